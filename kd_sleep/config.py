@@ -1,0 +1,223 @@
+"""Every setting, as frozen dataclasses: validated, documented, with named presets.
+
+Launchers derive their flags from these fields (`launch/flags.py`), so a setting that exists here has a
+flag, a default and a help text, and none is defined twice. Constants of physiology and of file formats
+are no settings: they stand with their sources in the module that uses them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from kd_sleep.errors import ConfigError
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple | None = None,
+) -> Any:
+    """A dataclass field with a help text and bounds: low <= value <= high, value > above."""
+    metadata = {"help": text, "low": low, "high": high, "above": above, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Config:
+    """Base of all configs: checks every field's type and bounds when one is made."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, bounds = getattr(self, field.name), field.metadata
+            where = f"{type(self).__name__}.{field.name}={value!r}:"
+            kind = type(field.default)
+            if kind is float and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, field.name, float(value))
+            elif field.default is not dataclasses.MISSING and type(value) is not kind:
+                raise ConfigError(f"{where} expected {kind.__name__}.")
+            if bounds.get("choices") is not None and value not in bounds["choices"]:
+                raise ConfigError(f"{where} expected one of {', '.join(map(str, bounds['choices']))}.")
+            if bounds.get("low") is not None and not value >= bounds["low"]:
+                raise ConfigError(f"{where} expected at least {bounds['low']}.")
+            if bounds.get("high") is not None and not value <= bounds["high"]:
+                raise ConfigError(f"{where} expected at most {bounds['high']}.")
+            if bounds.get("above") is not None and not value > bounds["above"]:
+                raise ConfigError(f"{where} expected more than {bounds['above']}.")
+
+
+_CONTEXTS = tuple(2**n - 1 for n in range(8))  # what a stack of dilated convolutions 1, 2, 4, … reaches
+
+
+@dataclasses.dataclass(frozen=True)
+class CohortConfig(Config):
+    """A simulated cohort on disk, in SHHS's folder layout."""
+
+    subjects: int = setting(60, "Subjects to simulate.", low=1, high=99_999)
+    cohort_seed: int = setting(0, "Seed of the cohort: the same seed gives the same bytes.", low=0)
+    hours: float = setting(7.5, "Mean length of a night in hours.", low=0.5, high=14.0)
+    second_visit_share: float = setting(
+        0.15, "Share of subjects with a second visit (ECG at 250 Hz).", low=0.0, high=1.0
+    )
+    rpoints_share: float = setting(
+        0.8, "Share of nights with an R-point CSV; the others leave beats to the detector.",
+        low=0.0, high=1.0,
+    )  # fmt: skip
+    signals: str = setting(
+        "cardiac",
+        "EDF channels to write: cardiac leaves out EEG, EOG and EMG (9 MB a night),"
+        " all writes the 14 of SHHS (36 MB a night).",
+        choices=("cardiac", "all"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig(Config):
+    """How files become night records."""
+
+    bcg_source: str = setting(
+        "simulated",
+        "Where BCG comes from: simulated runs the forward model on the night's recorded beats, breathing"
+        " and movement; paired reads a BCG file of its own from --bcg_dir.",
+        choices=("simulated", "paired"),
+    )
+    workers: int = setting(0, "Processes that read nights; 0 takes all cores.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig(Config):
+    """The teacher: a 1-D CNN on the tachogram and HRV of a window and its neighbours."""
+
+    width: int = setting(48, "Channels of the network.", low=4)
+    context_windows: int = setting(
+        31, "Windows that it sees on each side; 2**n - 1, 0 for none.", choices=_CONTEXTS
+    )
+    dropout: float = setting(0.1, "Dropout rate on a window's embedding.", low=0.0, high=0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig(Config):
+    """The student: BCG windows in, stage logits out."""
+
+    front_end: str = setting(
+        "autocorrelation",
+        "First layer: autocorrelation (short-time, of the heartbeat band) or convolution (strided, raw).",
+        choices=("autocorrelation", "convolution"),
+    )
+    width: int = setting(48, "Channels of the network.", low=4)
+    context_windows: int = setting(
+        31,
+        "Windows that it sees on each side; 2**n - 1. 0 is the article's single-window student.",
+        choices=_CONTEXTS,
+    )
+    dropout: float = setting(0.1, "Dropout rate on a window's embedding.", low=0.0, high=0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillConfig(Config):
+    """The loss: alpha * CE + (1 - alpha) * T^2 * KL(teacher || student)."""
+
+    alpha: float = setting(
+        0.3, "Weight of the hard labels; 1 is the hard-label baseline.", low=0.0, high=1.0
+    )
+    temperature: float = setting(4.0, "T, applied to the logits of both before softmax.", above=0.0)
+    labelled_nights: int = setting(
+        0, "Training nights whose scored stages the student may see; 0 means all.", low=0
+    )
+    label_seed: int = setting(0, "Chooses which nights are the labelled ones; the sets nest.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Config):
+    """Optimisation, counted in steps."""
+
+    steps: int = setting(600, "Optimiser steps.", low=1)
+    batch_size: int = setting(8, "Sequences in a batch.", low=1)
+    sequence_windows: int = setting(64, "Windows in a training sequence.", low=1)
+    learning_rate: float = setting(3e-3, "Peak learning rate of AdamW.", above=0.0)
+    warmup_share: float = setting(
+        0.1, "Share of the steps that warm up; cosine decay to 0 after.", low=0.0, high=0.9
+    )
+    weight_decay: float = setting(1e-2, "AdamW weight decay.", low=0.0)
+    clip_norm: float = setting(1.0, "Clip the gradient to this global norm.", above=0.0)
+    evaluate_every: int = setting(
+        100, "Steps between evaluations on validation; each one is a checkpoint.", low=1
+    )
+    seed: int = setting(0, "Seed of initial parameters, batches and dropout.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig(Config):
+    """Scores and their intervals."""
+
+    bootstrap_draws: int = setting(2000, "Bootstrap draws over subjects.", low=10)
+    confidence: float = setting(0.95, "Coverage of the intervals.", above=0.0, high=0.999)
+    bootstrap_seed: int = setting(0, "Seed of the bootstrap.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """One size of the whole mission. `student_train` serves every student alike."""
+
+    cohort: CohortConfig = CohortConfig()
+    dataset: DatasetConfig = DatasetConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    teacher_train: TrainConfig = TrainConfig()
+    student: StudentConfig = StudentConfig()
+    student_train: TrainConfig = TrainConfig()
+    distill: DistillConfig = DistillConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+PRESETS: dict[str, Preset] = {
+    # For tests: every part runs, no number means anything.
+    "tiny": Preset(
+        cohort=CohortConfig(subjects=12, hours=1.5, second_visit_share=0.25),
+        dataset=DatasetConfig(workers=2),
+        teacher=TeacherConfig(width=8, context_windows=3),
+        teacher_train=TrainConfig(steps=20, batch_size=4, sequence_windows=16, evaluate_every=10),
+        student=StudentConfig(width=8, context_windows=3),
+        student_train=TrainConfig(steps=20, batch_size=4, sequence_windows=16, evaluate_every=10),
+        distill=DistillConfig(labelled_nights=2),
+        evaluation=EvaluationConfig(bootstrap_draws=100),
+    ),
+    # For the quickstart: minutes on two cores.
+    "cpu": Preset(distill=DistillConfig(labelled_nights=6)),
+    # For SHHS on a GPU or TPU.
+    "accelerator": Preset(
+        cohort=CohortConfig(subjects=1000),
+        teacher=TeacherConfig(width=128, context_windows=127),
+        teacher_train=TrainConfig(
+            steps=20_000, batch_size=64, sequence_windows=256, learning_rate=1e-3, evaluate_every=1000
+        ),
+        student=StudentConfig(width=128, context_windows=127),
+        student_train=TrainConfig(
+            steps=20_000, batch_size=64, sequence_windows=256, learning_rate=1e-3, evaluate_every=1000
+        ),
+    ),
+}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config, or a preset of configs, as plain JSON types."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type, values: Mapping[str, Any]) -> Any:
+    """The inverse of `to_dict` for one config class.
+
+    Raises:
+      ConfigError: for a field that the class does not have, or lacks here.
+    """
+    known = {field.name for field in dataclasses.fields(kind)}
+    if set(values) != known:
+        raise ConfigError(
+            f"{kind.__name__}: unknown fields {sorted(set(values) - known)},"
+            f" missing fields {sorted(known - set(values))}.",
+            "The file was written by another version of kd_sleep.",
+        )
+    return kind(**values)

@@ -1,0 +1,389 @@
+"""The report of an evaluation: one HTML file that a sleep researcher can read, mail and print.
+
+It needs no network and no other file. What it says in words follows from the numbers by the rule of
+`scores.verdict`; figures that others published stand apart from ours.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from kd_sleep.evaluation import plots
+from kd_sleep.evaluation.plots import STAGE_COLOURS, SYSTEM_LABELS, ReportNight, label
+from kd_sleep.evaluation.scores import DISTILLED, TEACHER, TIME_OF_NIGHT, median_recording, verdict
+from kd_sleep.stages import STAGE_NAMES
+
+# System, sensor, test data, accuracy and kappa, as their authors give them; four stages each.
+PUBLISHED = (
+    ("Jones 2024, whole night", "ECG", "five NSRR cohorts", "84.2", "0.77"),
+    ("Sridhar 2020, whole night", "heart rate from ECG", "SHHS", "77", "0.66"),
+    ("SleepPPG-Net", "PPG", "MESA, CFS", "–", "0.75"),
+    ("SleepNetZero", "heart rate, breath, movement", "PSG", "80.3", "0.72"),
+    ("SleepNetZero", "BCG pads", "265 users", "69.7", "0.59"),
+    ("Claim of the article: teacher", "ECG", "SHHS", "85", "–"),
+    ("Claim of the article: BCG alone", "BCG", "not stated", "71", "–"),
+    ("Claim of the article: distilled", "BCG", "not stated", "79", "–"),
+)
+
+
+def write_report(
+    path: Path,
+    results: Mapping[str, Any],
+    night: ReportNight,
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
+    """Writes the report as one HTML file.
+
+    Args:
+      path: where to write it.
+      results: what `scores.score` returned, with "data" and "provenance" added.
+      night: the night to draw; `scores.median_recording` names a fair one.
+      curves: system -> rows with "step" and any of "loss", "validation_kappa" and
+        "validation_accuracy".
+    """
+    systems = _ordered(results["systems"])
+    sections = [
+        _summary(results),
+        _scores(results, systems),
+        _published(),
+        _distillation(results["distillation"]),
+        _confusions(systems),
+        _section(
+            "Recall of each stage",
+            _figure(
+                plots.recall_bars(systems), f"Bars: pooled windows. Lines: {_coverage(results)}."
+            ),
+        ),
+        _night(night, results),
+        _section(
+            "From subject to subject",
+            _figure(
+                plots.subject_spread(systems),
+                "A dot is a subject with all of their nights, a thin line follows one subject from"
+                " system to system, the upright bar is the median subject.",
+            ),
+            _recordings(systems),
+        ),
+        _curves(curves),
+        _provenance(results),
+    ]
+    path.write_text(_PAGE % {"css": _CSS, "body": "\n".join(sections)}, encoding="utf-8")
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The scores as plain text for a terminal, 100 columns wide."""
+    heads = ["accuracy, %", "kappa", "macro F1", *(f"{stage} recall, %" for stage in STAGE_NAMES)]
+    rows = {name: _cells(system["pooled"]) for name, system in _ordered(results["systems"]).items()}
+    lines = []
+    for block in (slice(0, 3), slice(3, None)):
+        lines.append(" " * 20 + "".join(f"{head:>20}" for head in heads[block]))
+        for name, cells in rows.items():
+            texts = (f"{value} {interval}" for value, interval in cells[block])
+            lines.append(f"{name:<20.20}" + "".join(f"{text:>20}" for text in texts))
+        lines.append("")
+    if distillation := results["distillation"]:
+        lines.append(f"Distilled against hard labels, accuracy: {distillation['conclusion']}.")
+    lines.append(f"{_coverage(results)}.")
+    lines.append(textwrap.fill(results["bootstrap"]["note"] or "", 100))
+    return "\n".join(lines).rstrip()
+
+
+def _ordered(systems: Mapping[str, Any]) -> dict[str, Any]:
+    """Teacher, students, floors, then whatever else was scored."""
+    names = [name for name in SYSTEM_LABELS if name in systems]
+    return {name: systems[name] for name in [*names, *(n for n in systems if n not in names)]}
+
+
+def _show(interval: Mapping[str, Any], percent: bool = True) -> tuple[str, str]:
+    """Value and interval as text; – for what is not defined."""
+
+    def text(value: float) -> str:
+        number = f"{100 * value:.1f}" if percent else f"{value:.2f}"
+        return number.replace("100.0", "100").replace("-", "−")
+
+    value, low, high = (interval[key] for key in ("value", "low", "high"))
+    return (
+        "–" if value is None else text(value),
+        "–" if low is None else f"[{text(low)}, {text(high)}]",
+    )
+
+
+def _cells(pooled: Mapping[str, Any]) -> list[tuple[str, str]]:
+    overall = [_show(pooled[key], percent=key == "accuracy") for key in plots.METRIC_LABELS]
+    return overall + [_show(pooled["recall"][stage]) for stage in STAGE_NAMES]
+
+
+def _coverage(results: Mapping[str, Any]) -> str:
+    bootstrap = results["bootstrap"]
+    return (
+        f"{100 * bootstrap['confidence']:g} % intervals from {bootstrap['draws']:,} bootstrap draws"
+        f" over {bootstrap['subjects']} subjects"
+    )
+
+
+# --- HTML. Every string that is not ours passes through `escape` on its way in. ---
+
+
+def _section(title: str, *parts: str) -> str:
+    return f"<section><h2>{title}</h2>{''.join(parts)}</section>"
+
+
+def _figure(svg: str, caption: str, kind: str = "narrow") -> str:
+    return (
+        f'<figure class="{kind}"><div class="scroll" tabindex="0">{svg}</div>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _table(
+    heads: Iterable[str], rows: Iterable[Sequence[str]], kind: str, caption: str = ""
+) -> str:
+    """A table of HTML cells; the first cell of a row heads it."""
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0"><table class="{kind}"><caption>{caption}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _two_lines(texts: tuple[str, str]) -> str:
+    return "{}<small>{}</small>".format(*texts)
+
+
+def _stage(name: str) -> str:
+    return f'<i class="chip" style="background:{STAGE_COLOURS[name]}"></i>{name}'
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    """The title and what was found, in three sentences."""
+    data, systems, distillation = results["data"], results["systems"], results["distillation"]
+    main = distillation["distilled"] if distillation else next(iter(_ordered(systems)))
+    pooled = systems[main]["pooled"]
+    kind = "<strong>simulated</strong>" if data["simulated"] else "recorded"
+    sentences = [
+        f"On {kind} data of {data['subjects']:,} subjects ({data['recordings']:,} nights,"
+        f" {data['windows']:,} scored 30-s windows of the {escape(str(data['split']))} split),"
+        f" the system <b>{escape(label(main))}</b> reaches an accuracy of"
+        " <b>{} %</b> {}".format(*_show(pooled["accuracy"]))
+        + " and a kappa of <b>{}</b> {}.".format(*_show(pooled["kappa"], percent=False))
+    ]
+    if distillation:
+        recalls = distillation["differences"]["recall"]
+        verdicts = {stage: verdict(recalls[stage]) for stage in STAGE_NAMES}
+        clear = [f"{s} {text}" for s, text in verdicts.items() if text.startswith(("gain", "loss"))]
+        sentences.append(
+            "Against the same student without a teacher, both with labels on"
+            f" {data['labelled_nights']:,} of {data['training_nights']:,} training nights, its"
+            f" accuracy shows: <b>{distillation['conclusion']}</b>; clear changes of recall:"
+            f" {'; '.join(clear) or 'none'}."
+        )
+    others = [
+        "{}: {} % {}".format(escape(label(name)), *_show(systems[name]["pooled"]["accuracy"]))
+        for name in (TEACHER, TIME_OF_NIGHT)
+        if name in systems and name != main
+    ]
+    if others:
+        sentences.append(f"The accuracies to compare with: {', '.join(others)}.")
+    badge = ""
+    if data["simulated"]:
+        badge = (
+            '<p class="badge"><strong>Simulated data.</strong>'
+            f" Cohort: {escape(str(data['cohort']))}; BCG: {escape(str(data['bcg_source']))}."
+            " The numbers show how the method behaves on a model of sleepers, not how well it"
+            " stages a patient.</p>"
+        )
+    lead = "".join(f"<p>{sentence}</p>" for sentence in sentences)
+    return f"<h1>Sleep stages from the ballistocardiogram</h1>{badge}{lead}"
+
+
+def _scores(results: Mapping[str, Any], systems: Mapping[str, Any]) -> str:
+    heads = ["System", "Accuracy, %", "Kappa", "Macro F1"]
+    heads += [f"{_stage(stage)}<small>recall, %</small>" for stage in STAGE_NAMES]
+    rows = [
+        [escape(label(name)), *map(_two_lines, _cells(system["pooled"]))]
+        for name, system in systems.items()
+    ]
+    notes = [f"In brackets: {_coverage(results)}, the same draws for every system."]
+    notes += filter(None, [results["bootstrap"]["note"]])
+    if unscored := results["unscored_recordings"]:
+        notes.append(f"Without any label, in no score: {', '.join(unscored)}.")
+    note = f'<p class="note">{escape(" ".join(notes))}</p>'
+    return _table(heads, rows, "scores") + note
+
+
+def _published() -> str:
+    note = (
+        "None of this was computed here: other people, sensors, scorers and splits. Do not read it"
+        " against the table above. The article's three figures are its claims, not reproduced here."
+    )
+    heads = ["System", "Sensor", "Tested on", "Accuracy, %", "Kappa"]
+    return (
+        f'<aside><h2>Published by others, for orientation</h2><p class="note">{note}</p>'
+        f"{_table(heads, PUBLISHED, 'published')}</aside>"
+    )
+
+
+def _distillation(distillation: Mapping[str, Any] | None) -> str:
+    if distillation is None:
+        text = "<p>Only one kind of student was scored, so there is no difference to show.</p>"
+        return _section("What distillation changed", text)
+    recovered = distillation["teacher_lead_recovered"]
+    share = "{} % {} of the teacher's lead in accuracy is recovered.".format(*_show(recovered))
+    return _section(
+        "What distillation changed",
+        _figure(
+            plots.forest(distillation),
+            f"{escape(label(distillation['distilled']))} minus"
+            f" {escape(label(distillation['baseline']))}, on the same subjects and draws. A change"
+            " is claimed only where a line stays clear of 0."
+            f" {escape(recovered['reason'] or share)}",
+        ),
+    )
+
+
+def _confusions(systems: Mapping[str, Any]) -> str:
+    tables = []
+    for name, system in systems.items():
+        rows = [
+            [_stage(stage), *(_heat(count, sum(counts)) for count in counts)]
+            for stage, counts in zip(STAGE_NAMES, system["confusion"], strict=True)
+        ]
+        tables.append(_table(["Scored", *STAGE_NAMES], rows, "confusion", escape(label(name))))
+    return _section(
+        "What is taken for what",
+        f'<div class="side">{"".join(tables)}</div>',
+        '<p class="note">Rows: the stage scored by hand. Columns: the stage the system gave, in %'
+        " of the row and in windows.</p>",
+    )
+
+
+def _heat(count: int, total: int) -> str:
+    share = count / total if total else 0.0
+    text = f"{100 * share:.0f} %" if total else "–"
+    return f'<span style="--share:{share:.2f}">{text}<small>{count:,}</small></span>'
+
+
+def _night(night: ReportNight, results: Mapping[str, Any]) -> str:
+    names = [n for n in (TEACHER, DISTILLED) if n in night.probs] or list(night.probs)
+    systems = results["systems"]
+    median = DISTILLED in systems and night.recording_id == median_recording(results)
+    why = "median in the distilled student's accuracy: neither its best nor its worst"
+    caption = (
+        f"<b>{escape(night.recording_id)}</b>, {why if median else 'chosen by hand'}."
+        f" {' '.join(map(_stage, STAGE_NAMES))}. BCG quality: power in 1–8 Hz over 10–20 Hz;"
+        f" dotted, {plots.RELIABLE_SNR_DB:g} dB, above which heartbeats are found reliably; shaded,"
+        " at least half of the window is missing. Below a hypnogram: the probabilities behind it."
+    )
+    return _section("One night", _figure(plots.night(night, names), caption, "wide"))
+
+
+def _recordings(systems: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            escape(first["recording_id"]),
+            escape(first["subject_id"]),
+            f"{first['windows']:,}",
+            *("–" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}" for row in night),
+        ]
+        for night in zip(*(s["per_recording"] for s in systems.values()), strict=True)
+        for first in night[:1]
+    ]
+    heads = ["Recording", "Subject", "Windows", *(escape(label(name)) for name in systems)]
+    listing = _table(heads, rows, "scores", "Accuracy, %")
+    return f"<details><summary>Every recording</summary>{listing}</details>"
+
+
+def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    if not any(set(row) & set(plots.CURVE_LABELS) for rows in curves.values() for row in rows):
+        return ""
+    caption = "Losses of two systems are not comparable: each has terms of its own."
+    return _section("Training", _figure(plots.training_curves(curves), caption))
+
+
+def _provenance(results: Mapping[str, Any]) -> str:
+    blocks = {key: results[key] for key in ("data", "bootstrap", "provenance")}
+    text = escape(json.dumps(blocks, indent=2, ensure_ascii=False, default=str))
+    return _section(
+        "How it was made",
+        f"<details><summary>Data, settings and versions</summary><pre>{text}</pre></details>",
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Sleep stages from the ballistocardiogram</title>
+<style>%(css)s</style>
+</head>
+<body><main>
+%(body)s
+</main></body>
+</html>
+"""
+
+_CSS = """
+:root { --ink: #1b2026; --muted: #5c6670; --paper: #f7f7f4; --card: #fff; --line: #dfe2e5;
+  --heat: 0 114 178; }
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #e7eaed; --muted: #9ba6b0;
+  --paper: #13161a; --card: #1c2127; --line: #343b43; --heat: 86 180 233; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); overflow-wrap: break-word;
+  font: 1rem/1.55 system-ui, sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 1rem; }
+h2 { font-size: 1.2rem; margin: 0 0 .7rem; }
+section { margin-top: 2.5rem; }
+p { max-width: 46rem; margin: 0 0 1rem; }
+.note, figcaption, caption { color: var(--muted); font-size: .875rem; }
+.badge { background: var(--ink); color: var(--paper); border-radius: .4rem; padding: .6rem .9rem; }
+.scroll { overflow-x: auto; }
+small { display: block; color: var(--muted); font-size: .75rem; font-weight: normal; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: .6rem; }
+caption { text-align: left; padding-bottom: .3rem; }
+th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line);
+  white-space: nowrap; vertical-align: top; }
+th:first-child { text-align: left; }
+thead th { white-space: normal; }
+tbody th { font-weight: 600; }
+.scores { width: 100%; background: var(--card); }
+.scores th:first-child { position: sticky; left: 0; background: var(--card); }
+.published :nth-child(-n+3) { text-align: left; }
+aside { margin-top: 2.5rem; padding: 1rem; border: 1px dashed var(--muted); border-radius: .4rem; }
+.side { display: grid; grid-template-columns: repeat(auto-fill, minmax(18.5rem, 1fr)); gap: 1rem; }
+.confusion { width: 100%; table-layout: fixed; }
+.confusion caption { color: var(--ink); font-weight: 600; }
+.confusion th, .confusion td { padding: .2rem; border: 0; text-align: center; font-weight: 400; }
+.confusion th:first-child { width: 24%; text-align: left; vertical-align: middle; }
+.confusion td span { display: block; text-align: center; padding: .3rem 0; border-radius: .25rem;
+  background: rgb(var(--heat) / calc(.06 + .5 * var(--share))); }
+.confusion td small { color: inherit; }
+.chip { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .3em; }
+figure { margin: 0 0 1rem; background: var(--card); border-radius: .4rem; padding: 1rem; }
+.narrow { display: flex; flex-wrap: wrap; gap: .6rem 2rem; }
+.narrow figcaption { flex: 1 1 16rem; }
+figure svg { display: block; height: auto; max-width: 100%; }
+figure svg text { font-family: inherit !important; }
+.wide svg { width: 100%; min-width: 40rem; }
+pre { white-space: pre-wrap; font-size: .8rem; }
+summary { cursor: pointer; }
+@media (max-width: 40rem) { .scores th:first-child, .published th:first-child {
+  white-space: normal; width: 6.5rem; min-width: 6.5rem; } th, td { padding: .35rem; } }
+@media print { h2 { break-after: avoid; }
+  body { background: #fff; font-size: 10pt; } .scroll { overflow: visible; }
+  figure, table, aside { break-inside: avoid; }
+  .wide svg { min-width: 0; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+  * { print-color-adjust: exact; } }
+"""

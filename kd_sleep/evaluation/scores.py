@@ -1,0 +1,330 @@
+"""Scores of staging systems over nights, with intervals from a bootstrap over subjects.
+
+Windows of one person resemble each other, so what is resampled is the subject, with all of their
+recordings (the cluster bootstrap of Field & Welsh 2007,
+https://doi.org/10.1111/j.1467-9868.2007.00593.x). Confusion counts add up, so a draw is a weighted
+sum of the subjects' counts, and all draws are one matrix product. Every system meets the same
+draws: differences between systems are paired.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_sleep import metrics
+from kd_sleep.config import EvaluationConfig
+from kd_sleep.errors import DatasetError
+from kd_sleep.stages import NUM_STAGES, STAGE_NAMES, UNSCORED
+
+TEACHER = "teacher"
+DISTILLED = "student_distilled"
+HARD_LABELS = "student_hard_labels"
+TIME_OF_NIGHT = "time_of_night"
+MAJORITY = "majority"
+
+BIN_WINDOWS = 20  # 10 minutes of the night share one estimate of the time-of-night floor
+FEW_SUBJECTS = 20  # below, percentile intervals are visibly too narrow
+_ANY_TIME = np.iinfo(np.int64).max  # one bin that takes the whole night
+
+Interval = dict[str, float | None]  # value, low, high; None is "not defined", JSON's null
+
+
+@dataclasses.dataclass(frozen=True)
+class Nights:
+    """What was scored by hand: one entry per recording, in one order.
+
+    Attributes:
+      recording_ids: unique names.
+      subject_ids: one per recording; visits of one person share it.
+      labels: int arrays [N_r], the stage of each window, -1 where nobody scored it.
+    """
+
+    recording_ids: Sequence[str]
+    subject_ids: Sequence[str]
+    labels: Sequence[NDArray[np.integer]]
+
+    def __post_init__(self) -> None:
+        if not len(self.recording_ids) == len(self.subject_ids) == len(self.labels) > 0:
+            raise ValueError(
+                f"expected at least one night and equal lengths, got {len(self.recording_ids)}"
+                f" recordings, {len(self.subject_ids)} subjects, {len(self.labels)} label arrays"
+            )
+        if len(set(self.recording_ids)) != len(self.recording_ids):
+            raise ValueError("recording_ids: a recording occurs twice")
+        for recording, labels in zip(self.recording_ids, self.labels, strict=True):
+            if labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iu":
+                raise ValueError(
+                    f"{recording}: expected integer labels [N], N > 0,"
+                    f" got {labels.dtype}{list(labels.shape)}"
+                )
+            if labels.min() < UNSCORED or labels.max() >= NUM_STAGES:
+                raise ValueError(f"{recording}: labels outside {UNSCORED}..{NUM_STAGES - 1}")
+
+
+def majority_probs(
+    train_labels: Sequence[NDArray[np.integer]], nights: Nights
+) -> list[NDArray[np.float64]]:
+    """The floor that knows no night: P(stage) over the training labels, [N_r, K] for each night."""
+    return _share_by_time(train_labels, nights, _ANY_TIME)
+
+
+def time_of_night_probs(
+    train_labels: Sequence[NDArray[np.integer]], nights: Nights
+) -> list[NDArray[np.float64]]:
+    """The floor that knows only the clock: P(stage | time since start), [N_r, K] for each night.
+
+    (count of the stage in the 10-minute bin + 1) / (count of the bin + K) over the training labels.
+    Windows later than any scored training window take the last bin.
+    """
+    return _share_by_time(train_labels, nights, BIN_WINDOWS)
+
+
+def _share_by_time(
+    train_labels: Sequence[NDArray[np.integer]], nights: Nights, bin_windows: int
+) -> list[NDArray[np.float64]]:
+    times = [np.flatnonzero(labels >= 0) for labels in train_labels]
+    if not any(time.size for time in times):
+        raise DatasetError(
+            "The training labels have no scored window, so no floor can be fitted.",
+            "Evaluate with the labels of the training split.",
+        )
+    last_bin = max(time[-1] for time in times if time.size) // bin_windows
+    counts = np.ones((last_bin + 1, NUM_STAGES))  # Laplace: no stage is ever impossible
+    for time, labels in zip(times, train_labels, strict=True):
+        np.add.at(counts, (time // bin_windows, labels[time]), 1)
+    shares = counts / counts.sum(-1, keepdims=True)
+    return [shares[np.minimum(np.arange(len(n)) // bin_windows, last_bin)] for n in nights.labels]
+
+
+def score(
+    nights: Nights,
+    systems: Mapping[str, Sequence[NDArray[np.floating]]],
+    config: EvaluationConfig,
+    *,
+    teacher: str = TEACHER,
+    distilled: str = DISTILLED,
+    baseline: str = HARD_LABELS,
+) -> dict[str, Any]:
+    """Scores every system on the same nights; the prediction is the most probable stage.
+
+    Args:
+      nights: R nights with their labels.
+      systems: name -> probabilities [N_r, K] for each of the R nights.
+      config: draws, coverage and seed of the bootstrap.
+      teacher, distilled, baseline: which systems, where present, the gain of distillation is
+        measured between.
+
+    Returns:
+      Plain JSON, None where a number is not defined; an interval is {"value", "low", "high"}:
+        "bootstrap": {"subjects", "draws", "confidence", "seed", "note"}
+        "unscored_recordings": ids of nights without any label; they enter no score
+        "systems": name -> {"pooled": {"accuracy", "kappa", "macro_f1", "recall": {stage: ...}},
+          "confusion" [K, K] (rows: truth), "per_recording": one row of counts and values each}
+        "distillation": None without both students, else {"teacher", "distilled", "baseline",
+          "differences" (as "pooled"; distilled - baseline), "conclusion",
+          "teacher_lead_recovered": interval and "reason" where it is None}
+
+    Raises:
+      ValueError: where probabilities do not fit the nights or are not finite; it names the system
+        and the recording.
+      DatasetError: if no window of any night is scored.
+    """
+    confusions = {name: _confusions(name, probs, nights) for name, probs in systems.items()}
+    windows = np.array([int((labels >= 0).sum()) for labels in nights.labels])
+    scored = windows > 0
+    if not scored.any():
+        raise DatasetError("These nights have no scored window, so there is nothing to score.")
+    # Only subjects with labels can be drawn: the others would add nothing but noise to the draws.
+    names, subject = np.unique(np.asarray(nights.subject_ids)[scored], return_inverse=True)
+    subjects = len(names)
+    weights_DU = _draw_weights(subjects, config)
+
+    values, draws = {}, {}
+    for name, counts_RKK in confusions.items():
+        counts_UKK = np.zeros((subjects, NUM_STAGES, NUM_STAGES))
+        np.add.at(counts_UKK, subject, counts_RKK[scored])
+        values[name] = _metrics(counts_UKK.sum(0))
+        draws[name] = _metrics(np.tensordot(weights_DU, counts_UKK, axes=1))
+
+    return {
+        "bootstrap": {
+            "subjects": subjects,
+            "draws": config.bootstrap_draws,
+            "confidence": config.confidence,
+            "seed": config.bootstrap_seed,
+            "note": _note(subjects),
+        },
+        "unscored_recordings": [
+            recording for recording, n in zip(nights.recording_ids, windows, strict=True) if n == 0
+        ],
+        "systems": {
+            name: {
+                "pooled": _intervals(values[name], draws[name], config.confidence),
+                "confusion": counts_RKK.sum(0).tolist(),
+                "per_recording": _per_recording(nights, counts_RKK),
+            }
+            for name, counts_RKK in confusions.items()
+        },
+        "distillation": _distillation(values, draws, config, teacher, distilled, baseline),
+    }
+
+
+def verdict(difference: Interval) -> str:
+    """What a difference says, by rule: a gain or a loss only if its interval excludes 0.
+
+    Values are shares and are written in points (hundredths): "gain 3.1 [1.9, 4.4] points".
+    """
+    value, low, high = (difference[key] for key in ("value", "low", "high"))
+    if value is None:
+        return "not defined"
+    if low is None or high is None:
+        text = f"no gain shown ({100 * value:.1f} points, no interval)"
+    elif low > 0:
+        text = f"gain {100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}] points"
+    elif high < 0:
+        text = f"loss {-100 * value:.1f} [{-100 * high:.1f}, {-100 * low:.1f}] points"
+    else:
+        text = f"no gain shown ({100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}] points)"
+    return text.replace("-", "−")
+
+
+def median_recording(results: Mapping[str, Any], system: str = DISTILLED) -> str:
+    """The recording with the (lower) median accuracy of `system`: neither best nor worst."""
+    ranked = sorted(
+        (row["accuracy"], row["recording_id"])
+        for row in results["systems"][system]["per_recording"]
+        if row["accuracy"] is not None
+    )
+    return ranked[(len(ranked) - 1) // 2][1]
+
+
+def _confusions(
+    system: str, probs: Sequence[NDArray[np.floating]], nights: Nights
+) -> NDArray[np.int64]:
+    """Confusion counts of every night, [R, K, K]."""
+    if len(probs) != len(nights.labels):
+        raise ValueError(f"{system}: {len(probs)} nights, expected {len(nights.labels)}")
+    counts = []
+    for recording, labels, probs_NK in zip(nights.recording_ids, nights.labels, probs, strict=True):
+        where, shape = f"{system}, {recording}:", (len(labels), NUM_STAGES)
+        if probs_NK.shape != shape:
+            raise ValueError(f"{where} expected probabilities {shape}, got {probs_NK.shape}")
+        if broken := np.count_nonzero(~np.isfinite(probs_NK)):
+            raise ValueError(f"{where} {broken} probabilities are not finite")
+        # Wide enough for bfloat16, narrow enough to notice logits.
+        if probs_NK.min() < 0 or np.abs(probs_NK.sum(-1, dtype=np.float64) - 1).max() > 0.02:
+            raise ValueError(f"{where} a window's probabilities are negative or do not sum to 1")
+        counts.append(metrics.confusion_counts(labels, probs_NK.argmax(-1), NUM_STAGES))
+    return np.stack(counts)
+
+
+def _draw_weights(subjects: int, config: EvaluationConfig) -> NDArray[np.int64]:
+    """How often each draw takes each subject, [D, U]; no draws from one subject."""
+    draws = config.bootstrap_draws if subjects > 1 else 0
+    rng = np.random.default_rng(config.bootstrap_seed)
+    return rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=draws)
+
+
+def _note(subjects: int) -> str | None:
+    if subjects == 1:
+        return "One subject: there is nothing to resample, so no interval is given."
+    if subjects < FEW_SUBJECTS:
+        return (
+            f"Only {subjects} subjects: the intervals are too narrow. A nominal 95 % interval of a"
+            " mean covers about 84 % with 5 subjects and 90 % with 10."
+        )
+    return None
+
+
+def _metrics(counts: NDArray) -> NDArray[np.float64]:
+    """Accuracy, kappa, macro F1, then K recalls of counts [..., K, K], on one axis [..., 3 + K]."""
+    overall = [metrics.accuracy(counts), metrics.kappa(counts), metrics.macro_f1(counts)]
+    return np.concatenate([np.stack(overall, -1), metrics.recall(counts)], -1)
+
+
+def _by_name(items: Sequence[Any]) -> dict[str, Any]:
+    """Names for the last axis of `_metrics`."""
+    accuracy, kappa, macro_f1, *recall = items
+    return {
+        "accuracy": accuracy,
+        "kappa": kappa,
+        "macro_f1": macro_f1,
+        "recall": dict(zip(STAGE_NAMES, recall, strict=True)),
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _interval(value: float, draws_D: NDArray[np.float64], confidence: float) -> Interval:
+    """Percentile interval. None where draws without the stage leave the percentiles unknown."""
+    defined = draws_D[np.isfinite(draws_D)]
+    if not math.isfinite(value) or not defined.size or defined.size < confidence * draws_D.size:
+        return {"value": _number(value), "low": None, "high": None}
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def _intervals(values_M: NDArray, draws_DM: NDArray, confidence: float) -> dict[str, Any]:
+    pairs = zip(values_M, draws_DM.T, strict=True)
+    return _by_name([_interval(value, draws_D, confidence) for value, draws_D in pairs])
+
+
+def _per_recording(nights: Nights, counts_RKK: NDArray[np.int64]) -> list[dict[str, Any]]:
+    ids = zip(nights.recording_ids, nights.subject_ids, counts_RKK, strict=True)
+    return [
+        {
+            "recording_id": recording,
+            "subject_id": subject,
+            "windows": int(counts.sum()),
+            **_by_name([_number(value) for value in _metrics(counts)]),
+            "confusion": counts.tolist(),
+        }
+        for recording, subject, counts in ids
+    ]
+
+
+def _distillation(
+    values: Mapping[str, NDArray],
+    draws: Mapping[str, NDArray],
+    config: EvaluationConfig,
+    teacher: str,
+    distilled: str,
+    baseline: str,
+) -> dict[str, Any] | None:
+    """What distillation changed, and how much of the teacher's lead it recovered."""
+    if distilled not in values or baseline not in values:
+        return None
+    gain_M, gains_DM = values[distilled] - values[baseline], draws[distilled] - draws[baseline]
+    differences = _intervals(gain_M, gains_DM, config.confidence)
+
+    recovered: dict[str, Any] = {"value": None, "low": None, "high": None, "reason": None}
+    if teacher not in values:
+        recovered["reason"] = "The teacher was not scored."
+    else:
+        lead, leads_D = (x[teacher][..., 0] - x[baseline][..., 0] for x in (values, draws))
+        interval = _interval(lead, leads_D, config.confidence)
+        if interval["low"] is None or interval["low"] <= 0:  # a share of nothing has no meaning
+            recovered["reason"] = (
+                f"The teacher's own lead over the baseline is not clear: {verdict(interval)}."
+            )
+        else:
+            shares_D = np.divide(
+                gains_DM[:, 0], leads_D, out=np.full_like(leads_D, np.nan), where=leads_D != 0
+            )
+            recovered |= _interval(gain_M[0] / lead, shares_D, config.confidence)
+    return {
+        "teacher": teacher if teacher in values else None,
+        "distilled": distilled,
+        "baseline": baseline,
+        "differences": differences,
+        "conclusion": verdict(differences["accuracy"]),
+        "teacher_lead_recovered": recovered,
+    }

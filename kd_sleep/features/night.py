@@ -1,0 +1,200 @@
+"""One night's files to one night record: a pure function, the same under every engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_sleep import schema
+from kd_sleep.config import DatasetConfig
+from kd_sleep.errors import RecordingError
+from kd_sleep.features import rr
+from kd_sleep.features.windows import to_windows
+from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
+from kd_sleep.recordings.recording import Recording
+from kd_sleep.recordings.shhs import NightFiles, read_recording
+from kd_sleep.signals import alignment, quality
+from kd_sleep.signals.filters import bandpass, moving_sd, resample
+from kd_sleep.signals.heartbeats import r_peaks
+from kd_sleep.simulation import sensors
+from kd_sleep.simulation.physiology import DRIVE_HZ, Drive
+
+MIN_BEATS_PER_MIN = 20.0  # fewer over the whole night, and the ECG shows no heart
+FLAT_S = 1.0  # a BCG that does not change for this long has dropped out
+HIGHPASS_HZ = 0.05  # keeps breathing, drops the mattress's creep
+LARGEST = 500.0  # in heartbeat amplitudes; larger movements saturate, and say as much
+BCG_SAMPLING_HZ = 100.0  # of the forward model
+
+
+@dataclasses.dataclass(frozen=True)
+class Exclusion:
+    """A night that is not used: which, by which file, why, and what to do about it."""
+
+    recording_id: str
+    path: str
+    reason: str
+    remedy: str
+
+
+def process_night(files: NightFiles, config: DatasetConfig) -> schema.NightRecord | Exclusion:
+    """Reads a night and computes every field of `schema.NIGHT_FIELDS`.
+
+    Returns:
+      The record, or an Exclusion where a file cannot be used. Other errors are bugs and are raised.
+    """
+    try:
+        return _record(files, config)
+    except RecordingError as error:
+        return Exclusion(files.recording_id, error.path, error.problem, error.remedy)
+
+
+def _record(files: NightFiles, config: DatasetConfig) -> schema.NightRecord:
+    recording = read_recording(files)
+    windows = len(recording.labels)
+    beats, normal = _beats(files, recording)
+    intervals = rr.nn_intervals(beats, normal)
+    tachogram = rr.tachogram(intervals, windows)
+    if config.bcg_source == "simulated":
+        bcg = _simulated_bcg(recording, beats, normal)
+    else:
+        bcg = _paired_bcg(files, recording, beats)
+    record = {
+        "recording_id": recording.recording_id,
+        "subject_id": recording.subject_id,
+        "visit": np.int32(recording.visit),
+        "cohort": recording.cohort,
+        "bcg_source": config.bcg_source,
+        "label": recording.labels.astype(np.int8),
+        "tachogram": tachogram.astype(np.float32),
+        "hrv": rr.hrv(intervals, tachogram).astype(np.float32),
+        "rr_missing": np.isnan(tachogram).mean(1).astype(np.float32),
+        **_bcg_fields(files, bcg, windows),
+    }
+    schema.validate(record)
+    return record
+
+
+def _beats(files: NightFiles, recording: Recording) -> tuple[NDArray, NDArray | None]:
+    """R points where given, else the detector's; and which of them are normal, where somebody told."""
+    if recording.rpoints is not None:
+        return recording.rpoints.times_s, recording.rpoints.normal
+    times = r_peaks(recording.ecg.values, recording.ecg.rate_hz)
+    if len(times) < MIN_BEATS_PER_MIN * recording.duration_s / 60.0:
+        raise RecordingError(
+            files.edf,
+            f"the ECG shows no heartbeat ({len(times)} beats in {recording.duration_s / 3600:.1f} h).",
+            "Look at the channel; give an R-point CSV, or leave the night out.",
+        )
+    return times, None
+
+
+def drive_of(recording: Recording, beats: NDArray, normal: NDArray | None) -> Drive:
+    """What a recorded night tells a simulated sensor: beats, effort, and movement from ECG artefact.
+
+    Movement shows as a swing of the ECG's baseline (below 0.7 Hz) to over three times its median.
+    """
+    samples = round(recording.duration_s * DRIVE_HZ)
+    clock = np.arange(samples) / DRIVE_HZ
+    breathing = np.zeros(samples)
+    if recording.effort:
+        effort = recording.effort[0]
+        chest = bandpass(effort.values, effort.rate_hz, 0.1, 0.6)
+        spread = np.sqrt(2.0) * moving_sd(chest, effort.rate_hz, 60.0)
+        chest = np.clip(chest / np.maximum(spread, 1e-3 * spread.max(initial=1e-9) + 1e-9), -3.0, 3.0)
+        breathing = np.interp(clock, np.arange(len(chest)) / effort.rate_hz, chest)
+    ecg = resample(recording.ecg.values, recording.ecg.rate_hz, 25.0)
+    swing = moving_sd(bandpass(ecg, 25.0, 0.05, 0.7), 25.0, 3.0)
+    ratio = swing / (np.median(swing) + 1e-9)
+    movement = np.where(ratio > 3.0, np.clip(5.0 * ratio, 0.0, 50.0), 0.0)
+    return Drive(
+        duration_s=recording.duration_s,
+        beat_times_s=beats,
+        beat_normal=np.ones(len(beats), bool) if normal is None else normal,
+        breathing=breathing,
+        movement=np.interp(clock, np.arange(len(movement)) / 25.0, movement),
+    )
+
+
+def _simulated_bcg(recording: Recording, beats: NDArray, normal: NDArray | None) -> NDArray:
+    """The forward model's BCG at 50 Hz on the ECG's clock; the same night always gives the same."""
+    seed = int.from_bytes(hashlib.sha256(recording.recording_id.encode()).digest()[:8], "big")
+    drive = drive_of(recording, beats, normal)
+    made = sensors.bcg(np.random.default_rng(seed), drive, BCG_SAMPLING_HZ)
+    return resample(made.values, made.rate_hz, schema.BCG_HZ)
+
+
+def _paired_bcg(files: NightFiles, recording: Recording, beats: NDArray) -> NDArray:
+    """The night's BCG file at 50 Hz on the ECG's clock; NaN where it has no samples."""
+    if files.bcg is None or not files.bcg.exists():
+        raise RecordingError(
+            files.bcg or files.edf,
+            "the night has no BCG file.",
+            "Put it into --bcg_dir as <recording id>.edf, or build with --bcg_source=simulated.",
+        )
+    bcg = read_bcg(files.bcg)
+    try:
+        clock = alignment.align(
+            beats, bcg.signal.values, bcg.signal.rate_hz, guess_s=_header_offset_s(recording, bcg)
+        )
+    except alignment.NoAlignment as error:
+        raise RecordingError(
+            files.bcg,
+            f"its clock cannot be told from its heartbeats: {error}.",
+            "Check that the file is of the same night and sleeper.",
+        ) from error
+    values = np.where(_flat(bcg.signal.values, bcg.signal.rate_hz), np.nan, bcg.signal.values)
+    return alignment.to_true_clock(
+        values, bcg.signal.rate_hz, clock, schema.BCG_HZ, recording.duration_s
+    )
+
+
+def _header_offset_s(recording: Recording, bcg: BcgRecording) -> float:
+    """Seconds from the ECG's start to the BCG's by the files' headers; 0 where one has no clock."""
+    if recording.start is None or bcg.start is None:
+        return 0.0
+    return (bcg.start - recording.start).total_seconds()
+
+
+def _flat(values: NDArray, rate_hz: float) -> NDArray[np.bool_]:
+    """Samples in a run of FLAT_S or more without any change: a dropout, or a saturated sensor."""
+    size = max(2, round(FLAT_S * rate_hz))
+    still = np.concatenate([[False], np.diff(values) == 0])
+    edges = np.flatnonzero(np.diff(still.astype(np.int8), prepend=0, append=0))
+    flat = np.zeros(len(values), bool)
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        if stop - start >= size:
+            flat[max(start - 1, 0) : stop] = True
+    return flat
+
+
+def _bcg_fields(files: NightFiles, bcg: NDArray, windows: int) -> schema.NightRecord:
+    """The record's BCG fields from a BCG at 50 Hz on the ECG's clock, NaN where missing.
+
+    One heartbeat amplitude is the night's median, over windows, of the RMS in the heartbeat band.
+    """
+    bcg = to_windows(bcg, schema.BCG_HZ, windows).ravel()
+    missing = ~np.isfinite(bcg)
+    if missing.all():
+        raise RecordingError(files.bcg or files.edf, "no BCG lies within the night.", "")
+    clock = np.arange(len(bcg))
+    filled = np.interp(clock, clock[~missing], bcg[~missing])
+    filled = bandpass(filled, schema.BCG_HZ, HIGHPASS_HZ, None)
+    heart = bandpass(filled, schema.BCG_HZ, 2.0, 10.0).reshape(windows, -1)
+    usable = missing.reshape(windows, -1).mean(1) < 0.5
+    unit = float(np.median(np.sqrt(np.mean(heart[usable] ** 2, axis=1)))) if usable.any() else 0.0
+    if unit <= 0:
+        raise RecordingError(files.bcg or files.edf, "the BCG shows no heartbeat band at all.", "")
+    values = np.where(missing, 0.0, np.clip(filled / unit, -LARGEST, LARGEST))
+    scale = max(float(np.abs(values).max()), 1.0) / 32767.0
+    values_NS = values.reshape(windows, -1)
+    return {
+        "bcg": np.rint(values_NS / scale).astype(np.int16),
+        "bcg_scale": np.float32(scale),
+        "bcg_missing": missing.reshape(windows, -1).mean(1).astype(np.float32),
+        "bcg_snr_db": np.where(usable, quality.snr_db(values_NS, schema.BCG_HZ), np.nan).astype(
+            np.float32
+        ),
+    }

@@ -1,0 +1,137 @@
+"""Heartbeats to what the teacher sees: NN intervals, a tachogram per window, HRV per window.
+
+RR is any interval between two beats; NN is one between normal beats, after cleaning. No step rebuilds
+the clock by adding intervals up: an interval sits at the time of the beat that ends it, and where
+beats are missing the tachogram is missing too.
+
+Definitions follow the Task Force of the ESC and NASPE 1996, https://doi.org/10.1161/01.CIR.93.5.1043.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from kd_sleep.features.windows import spans, to_windows
+from kd_sleep.schema import HRV_FEATURES, TACHOGRAM_HZ, WINDOW_S
+
+RR_RANGE_S = (0.3, 2.5)  # beyond it no heart of a sleeper beats; NSRR's own HRV analysis drops > 2.5 s
+ECTOPIC_CHANGE = 0.2  # of the local median: a change of a fifth marks an ectopic beat or a lost one
+ECTOPIC_BEATS = 11  # intervals that the local median is over
+MAX_GAP_S = 3.0  # the tachogram bridges one lost beat, no more
+HRV_SPAN_WINDOWS = 11  # 5.5 min around a window: the Task Force's short-term recording, centred
+MIN_SPAN_VALID = 0.5  # less of the span than this, and HRV is missing
+BANDS_HZ = {"log_vlf": (0.0033, 0.04), "log_lf": (0.04, 0.15), "log_hf": (0.15, 0.4)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """Intervals [M-1] between M beats: when each ended, how long it was, whether it is an NN interval."""
+
+    end_s: NDArray[np.float64]
+    rr_s: NDArray[np.float64]
+    normal: NDArray[np.bool_]
+
+
+def nn_intervals(beat_times_s: NDArray, beat_normal: NDArray | None = None) -> Intervals:
+    """RR intervals, those marked that lie in range, off ectopic beats, and near their local median.
+
+    Args:
+      beat_times_s: [M] increasing.
+      beat_normal: [M] False for ectopic beats and artefacts; None where nobody told.
+    """
+    rr_s = np.diff(beat_times_s)
+    if len(rr_s) == 0:
+        return Intervals(np.empty(0), np.empty(0), np.empty(0, bool))
+    median = ndimage.median_filter(rr_s, ECTOPIC_BEATS, mode="nearest")
+    normal = (rr_s >= RR_RANGE_S[0]) & (rr_s <= RR_RANGE_S[1])
+    normal &= np.abs(rr_s - median) <= ECTOPIC_CHANGE * median
+    if beat_normal is not None:
+        normal &= beat_normal[1:] & beat_normal[:-1]
+    return Intervals(np.asarray(beat_times_s)[1:], rr_s, normal)
+
+
+def tachogram(intervals: Intervals, windows: int) -> NDArray[np.float64]:
+    """NN interval in seconds on a 4 Hz grid, [windows, 120]; NaN where no two near NN intervals bracket it."""
+    grid = np.arange(round(windows * WINDOW_S * TACHOGRAM_HZ)) / TACHOGRAM_HZ
+    times, values = intervals.end_s[intervals.normal], intervals.rr_s[intervals.normal]
+    if len(times) < 2:
+        return np.full((windows, round(WINDOW_S * TACHOGRAM_HZ)), np.nan)
+    series = np.interp(grid, times, values)
+    after = np.searchsorted(times, grid, side="right").clip(1, len(times) - 1)
+    bridged = times[after] - times[after - 1] <= MAX_GAP_S
+    inside = (grid >= times[0]) & (grid <= times[-1])
+    return to_windows(np.where(bridged & inside, series, np.nan), TACHOGRAM_HZ, windows)
+
+
+def hrv(intervals: Intervals, tachogram_NT: NDArray) -> NDArray[np.float64]:
+    """HRV features [N, F] in the order of `schema.HRV_FEATURES`, over 5.5 min centred on each window.
+
+    Time-domain features use the NN intervals that end in the span, successive differences only between
+    neighbours in time. Powers in s^2 are those of the span's tachogram, linearly detrended, under a
+    Hann window; missing samples are left out of window and normalisation. NaN where less than half of
+    the span is there.
+    """
+    windows = len(tachogram_NT)
+    side_s = HRV_SPAN_WINDOWS * WINDOW_S / 2
+    centre_s = (np.arange(windows) + 0.5) * WINDOW_S
+    out = dict.fromkeys(HRV_FEATURES, np.full(windows, np.nan))
+
+    times, nn_s = intervals.end_s[intervals.normal], intervals.rr_s[intervals.normal]
+    first = np.searchsorted(times, centre_s - side_s)
+    last = np.searchsorted(times, centre_s + side_s)
+
+    def mean_over(values: NDArray, a: NDArray, b: NDArray) -> NDArray:
+        total = np.concatenate([[0.0], np.cumsum(values)])
+        count = b - a
+        return np.divide(total[b] - total[a], count, out=np.full(windows, np.nan), where=count > 0)
+
+    shift = float(np.median(nn_s)) if len(nn_s) else 0.0  # keeps the variance free of cancellation
+    mean = mean_over(nn_s - shift, first, last)
+    out["mean_nn_s"] = mean + shift
+    out["sdnn_s"] = np.sqrt(np.maximum(mean_over((nn_s - shift) ** 2, first, last) - mean**2, 0.0))
+
+    index = np.flatnonzero(intervals.normal)
+    successive = np.diff(index) == 1
+    step_s, step_end = np.diff(nn_s)[successive], times[1:][successive]
+    # Both of a difference's intervals must end in the span.
+    a = np.searchsorted(times[:-1][successive], centre_s - side_s)
+    b = np.maximum(np.searchsorted(step_end, centre_s + side_s), a)
+    out["rmssd_s"] = np.sqrt(mean_over(step_s**2, a, b))
+    out["pnn50"] = mean_over((np.abs(step_s) > 0.050).astype(float), a, b)
+
+    span = spans(tachogram_NT, HRV_SPAN_WINDOWS)
+    valid = np.isfinite(span)
+    share = valid.mean(1)
+    powers = _band_powers(np.where(valid, span, 0.0), valid)
+    for name, power in powers.items():
+        out[name] = np.log(np.maximum(power, 1e-9))
+    out["log_lf_hf"] = out["log_lf"] - out["log_hf"]
+    table = np.stack([out[name] for name in HRV_FEATURES], axis=1)
+    table[share < MIN_SPAN_VALID] = np.nan
+    return table
+
+
+def _band_powers(span_NT: NDArray, valid_NT: NDArray) -> dict[str, NDArray[np.float64]]:
+    """Power in s^2 per band; a sinusoid of amplitude A has A^2 / 2, whatever share of it is valid."""
+    time = np.arange(span_NT.shape[1]) - span_NT.shape[1] / 2
+    count = np.maximum(valid_NT.sum(1), 1)
+
+    def mean(values: NDArray) -> NDArray:
+        return (np.where(valid_NT, values, 0.0).sum(1) / count)[:, None]
+
+    # Least-squares line through the valid samples.
+    t = time - mean(np.broadcast_to(time, span_NT.shape))
+    x = span_NT - mean(span_NT)
+    slope = mean(t * x) / np.maximum(mean(t * t), 1e-12)
+    weight = np.hanning(span_NT.shape[1]) * valid_NT
+    spectrum = np.abs(np.fft.rfft((x - slope * t) * weight, axis=1)) ** 2
+    frequency = np.fft.rfftfreq(span_NT.shape[1], 1 / TACHOGRAM_HZ)
+    scale = 2.0 / (span_NT.shape[1] * np.maximum((weight**2).sum(1), 1e-12))
+    return {
+        name: spectrum[:, (frequency >= low) & (frequency < high)].sum(1) * scale
+        for name, (low, high) in BANDS_HZ.items()
+    }

@@ -1,0 +1,52 @@
+"""What a run needs to be understood later: its settings, package versions and revision."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from kd_sleep.version import __version__
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions of Python and packages, the git revision where there is one, and the command line."""
+    versions = {"kd_sleep": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    return {"versions": versions, "git_revision": git_revision(), "command": sys.argv}
+
+
+def git_revision() -> str:
+    """Commit of the checkout this package runs from, with "+changes"; "unknown" outside one."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        # The package may be installed inside somebody else's repository.
+        if Path(git("rev-parse", "--show-toplevel")) != folder.parent:
+            return "unknown"
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)

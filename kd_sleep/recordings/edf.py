@@ -1,0 +1,284 @@
+"""EDF (European Data Format, Kemp 1992): reads the wanted channels, writes files as SHHS has them.
+
+edfio parses and calibrates. It takes a file that is shorter than its header says for a short night,
+so the size is checked here first: a download that broke off must be refused. Files are written
+without it, because it spells `1` where SHHS's recorder spells `1.00`, and a simulated cohort should
+differ from SHHS in the samples alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import edfio
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kd_sleep.errors import RecordingError
+from kd_sleep.recordings import files
+from kd_sleep.recordings.files import FETCH_AGAIN
+from kd_sleep.recordings.recording import Signal
+
+_T = TypeVar("_T", int, float)
+
+
+@dataclasses.dataclass(frozen=True)
+class EdfContents:
+    """What `read_signals` took from a file.
+
+    Attributes:
+      start: local wall clock at the first sample; None where the header's date or time is unusable.
+      duration_s: length of the recording in seconds.
+      recording_text: the header's local recording identification.
+      labels: of all ordinary channels in the file, as it spells them and in its order.
+      signals: the wanted channels that were found, by the caller's names.
+    """
+
+    start: datetime.datetime | None
+    duration_s: float
+    recording_text: str
+    labels: tuple[str, ...]
+    signals: dict[str, Signal]
+
+
+@dataclasses.dataclass(frozen=True)
+class Channel:
+    """A channel's entry in an EDF header, without its samples.
+
+    Attributes:
+      label: at most 16 characters.
+      unit: at most 8 characters; may be blank.
+      rate_hz: samples per second, a whole number, since records last 1 s.
+      physical_range: values in `unit` at the two ends of `digital_range`; may be inverted.
+      digital_range: smallest and largest integer stored.
+    """
+
+    label: str
+    unit: str
+    rate_hz: int
+    physical_range: tuple[float, float]
+    digital_range: tuple[int, int]
+
+
+def read_signals(path: str | os.PathLike, wanted: Mapping[str, Sequence[str]]) -> EdfContents:
+    """Reads the wanted channels of an EDF file; the others are never decoded.
+
+    Args:
+      path: an EDF or EDF+C file.
+      wanted: name -> labels under which files carry it, best first. Case and spaces do not matter.
+        Where several channels bear the same label, the fastest is taken, and the first of those.
+
+    Returns:
+      The channels found, float32 in physical units; a wanted name that no channel bears is absent.
+
+    Raises:
+      RecordingError: for a file that is missing, no EDF, damaged, discontinuous or without data,
+        and for a wanted channel whose ranges give it no scale.
+    """
+    records, record_s = _promised_records(path)
+    try:
+        with warnings.catch_warnings():
+            # edfio warns where size and header disagree, which `_promised_records` has settled.
+            warnings.simplefilter("ignore")
+            edf = edfio.read_edf(os.fspath(path), lazy_load_data=True)
+            channels = {name: _choose(edf.signals, labels) for name, labels in wanted.items()}
+            return EdfContents(
+                start=_start(edf),
+                duration_s=records * record_s,
+                recording_text=edf.local_recording_identification,
+                labels=edf.labels,
+                signals={
+                    name: _physical(path, channel, records)
+                    for name, channel in channels.items()
+                    if channel is not None
+                },
+            )
+    except RecordingError:
+        raise
+    except Exception as error:  # a header can be wrong in more ways than edfio has errors for
+        raise RecordingError(path, f"is no readable EDF ({error}).", FETCH_AGAIN) from error
+
+
+def write_signals(
+    path: str | os.PathLike,
+    signals: Sequence[tuple[Channel, ArrayLike]],
+    start: datetime.datetime,
+    recording_text: str,
+) -> None:
+    """Writes a plain EDF file of 1-s records with a blank patient field; same input, same bytes.
+
+    Args:
+      path: replaced whole or not at all; its folder is made.
+      signals: channels with their samples [seconds * rate_hz], in physical units. Values beyond the
+        physical range saturate, as they would in the recorder.
+      start: wall clock at the first sample, 1985 to 2084, to the second.
+      recording_text: local recording identification, at most 80 characters; says who made the file.
+
+    Raises:
+      ValueError: for samples that are not finite or not the same whole number of seconds in every
+        channel, and for text or numbers that do not fit their header fields.
+    """
+    if not 1985 <= start.year <= 2084:
+        raise ValueError(f"start={start}: EDF's two-digit years run from 1985 to 2084")
+    samples = [_digital(channel, values) for channel, values in signals]
+    seconds = {len(rows) for rows in samples}
+    if len(seconds) != 1 or seconds == {0}:
+        raise ValueError(f"channels must last the same number of seconds, got {sorted(seconds)}")
+    channels = [channel for channel, _ in signals]
+    header = [
+        _field("0", 8),  # version
+        _field("", 80),  # patient
+        _field(recording_text, 80),
+        _field(f"{start:%d.%m.%y}", 8),
+        _field(f"{start:%H.%M.%S}", 8),
+        _field(256 * (len(channels) + 1), 8),
+        _field("", 44),  # reserved: blank says plain EDF
+        _field(seconds.pop(), 8),
+        _field(1, 8),
+        _field(len(channels), 4),
+        *(_field(channel.label, 16) for channel in channels),
+        *(_field("", 80) for _ in channels),  # transducer
+        *(_field(channel.unit, 8) for channel in channels),
+        *(_field(_decimal(channel.physical_range[0]), 8) for channel in channels),
+        *(_field(_decimal(channel.physical_range[1]), 8) for channel in channels),
+        *(_field(channel.digital_range[0], 8) for channel in channels),
+        *(_field(channel.digital_range[1], 8) for channel in channels),
+        *(_field("", 80) for _ in channels),  # prefiltering
+        *(_field(channel.rate_hz, 8) for channel in channels),
+        *(_field("", 32) for _ in channels),  # reserved
+    ]
+    files.write_bytes(path, b"".join(header) + np.concatenate(samples, axis=1).tobytes())
+
+
+def _promised_records(path: str | os.PathLike) -> tuple[int, float]:
+    """Number of data records, all of them in the file, and the seconds that each lasts.
+
+    Samples beyond the promised records are nobody's and stay unread. A promise of -1 is how a
+    recorder marks a file that it never closed: there every whole record counts.
+    """
+    header, size = _header(path)
+    channels = len(header) // 256 - 1
+    rates = header[256 + 216 * channels : 256 + 224 * channels]
+    record_s = _number(path, "record duration", header[244:252], float)
+    per_record = [
+        _number(path, "samples per record", rates[8 * i : 8 * i + 8]) for i in range(channels)
+    ]
+    if not (0 < record_s < math.inf) or min(per_record) < 0 or sum(per_record) == 0:
+        raise RecordingError(path, "holds no sampled signals.", "Choose the file with the signals.")
+    promised = _number(path, "number of records", header[236:244])
+    present = (size - len(header)) // (2 * sum(per_record))
+    records = present if promised == -1 else promised
+    if records < 1:
+        raise RecordingError(path, "holds no data records, only a header.", FETCH_AGAIN)
+    if present < records:
+        raise RecordingError(
+            path, f"is cut short: {present} of {records} data records are there.", FETCH_AGAIN
+        )
+    return records, record_s
+
+
+def _header(path: str | os.PathLike) -> tuple[bytes, int]:
+    """The whole header of a file that is EDF by its first look, and the file's size in bytes."""
+    with files.opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        fixed = file.read(256)
+        if not fixed:
+            raise RecordingError(path, "is empty.", FETCH_AGAIN)
+        if fixed[:1] == b"\xff":
+            raise RecordingError(path, "is a BDF file.", "Convert it to EDF.")
+        if fixed[:8] != b"0       "[: len(fixed)]:
+            raise RecordingError(path, "is no EDF file.", "Convert it to EDF.")
+        if len(fixed) < 256:
+            raise RecordingError(path, f"ends inside its header, at byte {size}.", FETCH_AGAIN)
+        if fixed[192:197] == b"EDF+D":
+            raise RecordingError(
+                path,
+                "is discontinuous (EDF+D), which is not supported.",
+                "Export it as EDF or EDF+C.",
+            )
+        channels = _number(path, "number of signals", fixed[252:256])
+        if channels < 1 or _number(path, "header size", fixed[184:192]) != 256 * (channels + 1):
+            raise RecordingError(
+                path, f"has {channels} signals by a header of another size.", FETCH_AGAIN
+            )
+        header = fixed + file.read(256 * channels)
+        if len(header) < 256 * (channels + 1):
+            raise RecordingError(path, f"ends inside its header, at byte {size}.", FETCH_AGAIN)
+        return header, size
+
+
+def _number(
+    path: str | os.PathLike, name: str, field: bytes, kind: Callable[[str], _T] = int
+) -> _T:
+    try:
+        return kind(field.decode("ascii"))
+    except ValueError:
+        raise RecordingError(path, f"has {field!r} as its {name}.", FETCH_AGAIN) from None
+
+
+def _start(edf: edfio.Edf) -> datetime.datetime | None:
+    try:
+        return edf.startdatetime
+    # Date 00.00.00, an anonymised one, broken time-keeping: no reason to lose the night.
+    except Exception:
+        return None
+
+
+def _fold(label: str) -> str:
+    return "".join(label.split()).lower()
+
+
+def _choose(channels: Iterable[edfio.EdfSignal], labels: Sequence[str]) -> edfio.EdfSignal | None:
+    for label in labels:
+        same = [channel for channel in channels if _fold(channel.label) == _fold(label)]
+        if same:
+            return max(same, key=lambda channel: channel.sampling_frequency)  # first of equals
+    return None
+
+
+def _physical(path: str | os.PathLike, channel: edfio.EdfSignal, records: int) -> Signal:
+    low, high = channel.physical_range
+    if low == high or channel.digital_min >= channel.digital_max:
+        raise RecordingError(
+            path,
+            f"channel {channel.label!r} has no scale: physical {low:g}..{high:g}"
+            f" over digital {channel.digital_min}..{channel.digital_max}.",
+            "Correct the header, or leave this night out.",
+        )
+    values = channel.data[: records * channel.samples_per_data_record].astype(np.float32)
+    if values.size == 0 or not np.isfinite(values).all():
+        raise RecordingError(path, f"channel {channel.label!r} has no usable samples.", FETCH_AGAIN)
+    return Signal(values, channel.sampling_frequency, channel.physical_dimension, channel.label)
+
+
+def _digital(channel: Channel, values: ArrayLike) -> NDArray[np.int16]:
+    """Stored integers of one channel, [seconds, rate_hz]."""
+    physical = np.asarray(values, np.float64)
+    if physical.ndim != 1 or physical.size % channel.rate_hz or not np.isfinite(physical).all():
+        raise ValueError(
+            f"{channel.label}: expected finite samples for whole seconds at {channel.rate_hz} Hz,"
+            f" got shape {physical.shape}"
+        )
+    (low, high), (smallest, largest) = channel.physical_range, channel.digital_range
+    stored = (physical - low) / (high - low) * (largest - smallest) + smallest
+    rounded = np.rint(np.clip(stored, smallest, largest))
+    return rounded.astype("<i2").reshape(-1, channel.rate_hz)
+
+
+def _decimal(value: float) -> str:
+    """Two decimals, as SHHS's recorder writes ranges; more only where they are needed."""
+    text = f"{value:.2f}"
+    return text if float(text) == value else str(float(value))
+
+
+def _field(value: object, width: int) -> bytes:
+    text = str(value)
+    if len(text) > width or not text.isprintable():
+        raise ValueError(f"{text!r} is no EDF header text of at most {width} characters")
+    return text.encode("ascii").ljust(width)  # its UnicodeEncodeError is a ValueError, too

@@ -1,0 +1,42 @@
+"""Files read with errors that name them, and written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from kd_sleep.errors import RecordingError
+
+FETCH_AGAIN = "Download or copy the file again, or leave this night out."
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens `path` to read bytes.
+
+    Raises:
+      RecordingError: for a file that is missing, or that cannot be opened or read in the block.
+    """
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise RecordingError(path, "is missing.", "Download it, or leave this night out.") from None
+    except OSError as error:
+        raise RecordingError(path, f"cannot be read ({error.strerror}).", FETCH_AGAIN) from error
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Writes `data` to `path`, making its folder; a run killed half-way leaves no half file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename is atomic only within one file system.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""One table: every field of a night record, its shape, dtype and unit.
+
+Shape suffixes used all over the package (models, losses, features):
+
+  B  batch, a number of sequences        L  windows in a sequence
+  S  BCG samples in a window             T  tachogram samples in a window
+  K  classes (Wake, REM, Light, Deep)    F  HRV features
+  N  windows in a night                  C  channels of a network
+
+So `logits_BLK` is [batch, windows, classes].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kd_sleep.stages import NUM_STAGES, UNSCORED
+
+SCHEMA_VERSION = "1.0.0"  # the version of the TFDS dataset, too
+
+WINDOW_S = 30.0  # the unit that a scorer gives one stage
+TACHOGRAM_HZ = 4.0  # Task Force 1996: resample RR at 2-4 Hz for spectra up to 0.4 Hz
+TACHOGRAM_SAMPLES = int(WINDOW_S * TACHOGRAM_HZ)
+BCG_HZ = 50.0  # keeps the SQI's 10-20 Hz noise band; a SHHS-sized dataset is 24 GB
+BCG_SAMPLES = int(WINDOW_S * BCG_HZ)
+
+HRV_FEATURES = (
+    "mean_nn_s",
+    "sdnn_s",
+    "rmssd_s",
+    "pnn50",
+    "log_vlf",  # natural log of power in s^2, 0.0033-0.04 Hz
+    "log_lf",  # 0.04-0.15 Hz
+    "log_hf",  # 0.15-0.4 Hz
+    "log_lf_hf",
+)
+
+BCG_SOURCES = ("simulated", "paired")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of a night record. `shape` holds sizes; "N" is the night's number of windows."""
+
+    shape: tuple[int | str, ...]
+    dtype: type
+    unit: str
+    text: str
+
+
+NIGHT_FIELDS: dict[str, Field] = {
+    "recording_id": Field((), str, "", "file stem of the night, such as shhs1-200001"),
+    "subject_id": Field((), str, "", "one per person; both visits share it"),
+    "visit": Field((), np.int32, "", "1 or 2"),
+    "cohort": Field((), str, "", "recorded, or the simulator that made the night's files"),
+    "bcg_source": Field((), str, "", "simulated (forward model) or paired (a file of its own)"),
+    "label": Field(("N",), np.int8, "class", "scored stage: Wake 0, REM 1, Light 2, Deep 3, none -1"),
+    "tachogram": Field(
+        ("N", TACHOGRAM_SAMPLES), np.float32, "s", "NN interval on a 4 Hz grid; NaN where missing"
+    ),
+    "hrv": Field(
+        ("N", len(HRV_FEATURES)), np.float32, "mixed", "HRV over a stated span; NaN where missing"
+    ),
+    "rr_missing": Field(("N",), np.float32, "1", "fraction of the window without NN intervals"),
+    "bcg": Field(("N", BCG_SAMPLES), np.int16, "counts", "BCG at 50 Hz; times bcg_scale: beats ~ 1"),
+    "bcg_scale": Field((), np.float32, "1/count", "robust heartbeat amplitudes per count"),
+    "bcg_missing": Field(("N",), np.float32, "1", "fraction of the window without BCG"),
+    "bcg_snr_db": Field(("N",), np.float32, "dB", "power in 1-8 Hz over power in 10-20 Hz"),
+}
+
+NightRecord = Mapping[str, Any]  # keys and values as NIGHT_FIELDS says; `validate` holds it to that
+
+
+def validate(record: NightRecord) -> None:
+    """Raises ValueError unless `record` has exactly the fields, shapes and dtypes of the table."""
+    if set(record) != set(NIGHT_FIELDS):
+        missing, extra = set(NIGHT_FIELDS) - set(record), set(record) - set(NIGHT_FIELDS)
+        raise ValueError(f"night record: missing fields {missing or '{}'}, unknown {extra or '{}'}")
+    windows = len(record["label"])
+    for name, spec in NIGHT_FIELDS.items():
+        value = record[name]
+        if spec.dtype is str:
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"{name}: expected a non-empty string, got {value!r}")
+            continue
+        value = np.asarray(value)
+        shape = tuple(windows if size == "N" else size for size in spec.shape)
+        if value.shape != shape or value.dtype != spec.dtype:
+            raise ValueError(
+                f"{name}: expected {np.dtype(spec.dtype)}{list(shape)},"
+                f" got {value.dtype}{list(value.shape)}"
+            )
+    label = np.asarray(record["label"])
+    if windows == 0 or label.min() < UNSCORED or label.max() >= NUM_STAGES:
+        raise ValueError(f"label: expected classes {UNSCORED}..{NUM_STAGES - 1}, at least one window")

@@ -1,0 +1,56 @@
+"""Zero-phase filters and rate changes that the rest of the package shares. NumPy and SciPy only."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, signal
+
+
+def bandpass(
+    values: NDArray, rate_hz: float, low_hz: float | None, high_hz: float | None, order: int = 2
+) -> NDArray[np.float64]:
+    """Butterworth filter run forwards and backwards: no phase shift, twice the order.
+
+    Args:
+      values: [n] samples, finite.
+      rate_hz: sampling rate.
+      low_hz: lower edge, None for a low-pass.
+      high_hz: upper edge, None for a high-pass; an edge at or beyond Nyquist is none, too.
+      order: order of one run.
+
+    Raises:
+      ValueError: where no edge is left.
+    """
+    if high_hz is not None and high_hz >= 0.5 * rate_hz:
+        high_hz = None
+    if low_hz is None and high_hz is None:
+        raise ValueError(f"no edge below Nyquist ({0.5 * rate_hz} Hz)")
+    if low_hz is None:
+        sos = signal.butter(order, high_hz, "lowpass", fs=rate_hz, output="sos")
+    elif high_hz is None:
+        sos = signal.butter(order, low_hz, "highpass", fs=rate_hz, output="sos")
+    else:
+        sos = signal.butter(order, [low_hz, high_hz], "bandpass", fs=rate_hz, output="sos")
+    pad = min(len(values) - 1, int(3 * rate_hz / (low_hz or high_hz or 1.0)))
+    return signal.sosfiltfilt(sos, values, padlen=max(pad, 0))
+
+
+def resample(values: NDArray, rate_hz: float, new_rate_hz: float) -> NDArray[np.float64]:
+    """Samples at a new rate, polyphase with its anti-aliasing filter; the first sample stays at 0 s."""
+    ratio = Fraction(new_rate_hz / rate_hz).limit_denominator(1000)
+    if ratio == 1:
+        return np.asarray(values, np.float64)
+    return signal.resample_poly(
+        np.asarray(values, np.float64), ratio.numerator, ratio.denominator, padtype="line"
+    )
+
+
+def moving_sd(values: NDArray, rate_hz: float, seconds: float) -> NDArray[np.float64]:
+    """Root mean square about the moving mean, over `seconds` around each sample."""
+    size = max(1, round(seconds * rate_hz))
+    mean = ndimage.uniform_filter1d(np.asarray(values, np.float64), size, mode="nearest")
+    square = ndimage.uniform_filter1d(np.asarray(values, np.float64) ** 2, size, mode="nearest")
+    return np.sqrt(np.maximum(square - mean**2, 0.0))

@@ -1,0 +1,92 @@
+"""Teacher logits, computed once per night by the frozen teacher, and kept only for what it was shown.
+
+A file of soft labels names the teacher by the fingerprint of its parameters, and each night by the
+digest of its RR features. Logits of another teacher, or for features that have changed since, are
+refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_sleep.datasets.batches import Batch, Nights
+from kd_sleep.errors import TrainingError
+from kd_sleep.provenance import write_json
+from kd_sleep.stages import NUM_STAGES
+
+
+def fingerprint(params: Any) -> str:
+    """SHA-256 over names, shapes and values of a parameter tree."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def save(folder: Path, split: str, teacher: str, nights: Nights, logits: list[NDArray]) -> None:
+    """Writes `<split>.npy`, all nights' logits one after another, and `<split>.json` that names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"{split}.npy", np.concatenate(logits).astype(np.float32))
+    index = {
+        name: {"windows": len(values), "digest": digest}
+        for name, values, digest in zip(
+            nights.recording_ids, logits, nights.teacher_digest, strict=True
+        )
+    }
+    write_json(folder / f"{split}.json", {"teacher": teacher, "nights": index})
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftLabels:
+    """Logits of a split's nights side by side: logits [R, N, K] float32, 0 beyond a night's end."""
+
+    logits: NDArray[np.float32]
+
+    def crop(self, rows: NDArray, starts: NDArray, length: int) -> Batch:
+        """The batch column `teacher_logits`, [B, L, K], for the sequences of `batches.crop`."""
+        index = (starts[:, None] + np.arange(length)).clip(0, self.logits.shape[1] - 1)
+        return {"teacher_logits": self.logits[rows[:, None], index]}
+
+
+def load(folder: Path, split: str, teacher: str, nights: Nights) -> SoftLabels:
+    """Reads the logits of `nights`.
+
+    Raises:
+      TrainingError: none there, of another teacher, or for other RR features.
+    """
+    path = folder / f"{split}.json"
+    if not path.exists():
+        raise TrainingError(f"{path}: no soft labels.", "Run `python -m launch.train_teacher` first.")
+    index = json.loads(path.read_text())
+    if index["teacher"] != teacher:
+        raise TrainingError(
+            f"{path}: soft labels of another teacher.", "Run `python -m launch.train_teacher` again."
+        )
+    flat = np.load(folder / f"{split}.npy", allow_pickle=False)
+    ends = np.cumsum([entry["windows"] for entry in index["nights"].values()])
+    places = {
+        name: (end - entry["windows"], end, entry["digest"])
+        for (name, entry), end in zip(index["nights"].items(), ends, strict=True)
+    }
+    logits = np.zeros((*nights.label.shape, NUM_STAGES), np.float32)
+    for row, (name, digest) in enumerate(
+        zip(nights.recording_ids, nights.teacher_digest, strict=True)
+    ):
+        if name not in places or places[name][2] != digest:
+            what = "no soft labels for" if name not in places else "soft labels for other RR features of"
+            raise TrainingError(
+                f"{path}: {what} {name}.", "Train the teacher on this very dataset."
+            )
+        start, end, _ = places[name]
+        logits[row, : end - start] = flat[start:end]
+    return SoftLabels(logits)
