@@ -41,7 +41,9 @@ class Config:
             elif field.default is not dataclasses.MISSING and type(value) is not kind:
                 raise ConfigError(f"{where} expected {kind.__name__}.")
             if bounds.get("choices") is not None and value not in bounds["choices"]:
-                raise ConfigError(f"{where} expected one of {', '.join(map(str, bounds['choices']))}.")
+                raise ConfigError(
+                    f"{where} expected one of {', '.join(map(str, bounds['choices']))}."
+                )
             if bounds.get("low") is not None and not value >= bounds["low"]:
                 raise ConfigError(f"{where} expected at least {bounds['low']}.")
             if bounds.get("high") is not None and not value <= bounds["high"]:
@@ -50,7 +52,9 @@ class Config:
                 raise ConfigError(f"{where} expected more than {bounds['above']}.")
 
 
-_CONTEXTS = tuple(2**n - 1 for n in range(8))  # what a stack of dilated convolutions 1, 2, 4, … reaches
+_CONTEXTS = tuple(
+    2**n - 1 for n in range(8)
+)  # what a stack of dilated convolutions 1, 2, 4, … reaches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +132,9 @@ class DistillConfig(Config):
     labelled_nights: int = setting(
         0, "Training nights whose scored stages the student may see; 0 means all.", low=0
     )
-    label_seed: int = setting(0, "Chooses which nights are the labelled ones; the sets nest.", low=0)
+    label_seed: int = setting(
+        0, "Chooses which nights are the labelled ones; the sets nest.", low=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,11 +198,19 @@ PRESETS: dict[str, Preset] = {
         cohort=CohortConfig(subjects=1000),
         teacher=TeacherConfig(width=128, context_windows=127),
         teacher_train=TrainConfig(
-            steps=20_000, batch_size=64, sequence_windows=256, learning_rate=1e-3, evaluate_every=1000
+            steps=20_000,
+            batch_size=64,
+            sequence_windows=256,
+            learning_rate=1e-3,
+            evaluate_every=1000,
         ),
         student=StudentConfig(width=128, context_windows=127),
         student_train=TrainConfig(
-            steps=20_000, batch_size=64, sequence_windows=256, learning_rate=1e-3, evaluate_every=1000
+            steps=20_000,
+            batch_size=64,
+            sequence_windows=256,
+            learning_rate=1e-3,
+            evaluate_every=1000,
         ),
     ),
 }

@@ -134,7 +134,7 @@ def distillation_loss(
     kl_weights = weights_of(kl_weights, "kl_weights")
     ce = weighted_mean(cross_entropy(student_logits, labels), label_weights)
     kl = weighted_mean(tempered_kl(student_logits, teacher_logits, temperature), kl_weights)
-    temperature = jnp.asarray(temperature, jnp.float32)
+    alpha, temperature = jnp.float32(alpha), jnp.float32(temperature)
     loss = alpha * ce + (1.0 - alpha) * temperature**2 * kl
     aux = {
         "cross_entropy": ce,

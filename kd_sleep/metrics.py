@@ -22,7 +22,9 @@ def confusion_counts(labels: ArrayLike, predictions: ArrayLike, classes: int) ->
     labels = np.asarray(labels).ravel()
     predictions = np.asarray(predictions).ravel()
     if labels.shape != predictions.shape:
-        raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ in size")
+        raise ValueError(
+            f"labels {labels.shape} and predictions {predictions.shape} differ in size"
+        )
     scored = labels >= 0
     labels, predictions = labels[scored].astype(np.int64), predictions[scored].astype(np.int64)
     if labels.size and (
@@ -74,9 +76,7 @@ def precision(counts: ArrayLike) -> NDArray[np.float64]:
 def f1(counts: ArrayLike) -> NDArray[np.float64]:
     """F1 of each class, [..., K]; NaN for a class neither true nor predicted."""
     counts = np.asarray(counts, np.float64)
-    return _ratio(
-        2 * np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1) + counts.sum(-2)
-    )
+    return _ratio(2 * np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1) + counts.sum(-2))
 
 
 def macro_f1(counts: ArrayLike) -> NDArray[np.float64]:

@@ -58,7 +58,9 @@ NIGHT_FIELDS: dict[str, Field] = {
     "visit": Field((), np.int32, "", "1 or 2"),
     "cohort": Field((), str, "", "recorded, or the simulator that made the night's files"),
     "bcg_source": Field((), str, "", "simulated (forward model) or paired (a file of its own)"),
-    "label": Field(("N",), np.int8, "class", "scored stage: Wake 0, REM 1, Light 2, Deep 3, none -1"),
+    "label": Field(
+        ("N",), np.int8, "class", "scored stage: Wake 0, REM 1, Light 2, Deep 3, none -1"
+    ),
     "tachogram": Field(
         ("N", TACHOGRAM_SAMPLES), np.float32, "s", "NN interval on a 4 Hz grid; NaN where missing"
     ),
@@ -66,7 +68,9 @@ NIGHT_FIELDS: dict[str, Field] = {
         ("N", len(HRV_FEATURES)), np.float32, "mixed", "HRV over a stated span; NaN where missing"
     ),
     "rr_missing": Field(("N",), np.float32, "1", "fraction of the window without NN intervals"),
-    "bcg": Field(("N", BCG_SAMPLES), np.int16, "counts", "BCG at 50 Hz; times bcg_scale: beats ~ 1"),
+    "bcg": Field(
+        ("N", BCG_SAMPLES), np.int16, "counts", "BCG at 50 Hz; times bcg_scale: beats ~ 1"
+    ),
     "bcg_scale": Field((), np.float32, "1/count", "robust heartbeat amplitudes per count"),
     "bcg_missing": Field(("N",), np.float32, "1", "fraction of the window without BCG"),
     "bcg_snr_db": Field(("N",), np.float32, "dB", "power in 1-8 Hz over power in 10-20 Hz"),
@@ -96,4 +100,6 @@ def validate(record: NightRecord) -> None:
             )
     label = np.asarray(record["label"])
     if windows == 0 or label.min() < UNSCORED or label.max() >= NUM_STAGES:
-        raise ValueError(f"label: expected classes {UNSCORED}..{NUM_STAGES - 1}, at least one window")
+        raise ValueError(
+            f"label: expected classes {UNSCORED}..{NUM_STAGES - 1}, at least one window"
+        )

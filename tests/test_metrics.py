@@ -92,9 +92,14 @@ def test_what_is_not_defined_is_nan_without_a_warning():
 
 
 @pytest.mark.parametrize(
-    ("labels", "predictions"),
-    [([0, 4], [0, 0]), ([0, 0], [0, 4]), ([0, 0], [0, -1]), ([0], [0, 0])],
+    ("labels", "predictions", "message"),
+    [
+        ([0, 4], [0, 0], "classes 0..3"),
+        ([0, 0], [0, 4], "classes 0..3"),
+        ([0, 1], [0, -1], "classes 0..3"),
+        ([0], [0, 0], "differ in size"),
+    ],
 )
-def test_classes_out_of_range_and_unequal_sizes_are_refused(labels, predictions):
-    with pytest.raises(ValueError):
+def test_classes_out_of_range_and_unequal_sizes_are_refused(labels, predictions, message):
+    with pytest.raises(ValueError, match=message):
         metrics.confusion_counts(labels, predictions, K)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ class Nights:
     def select(self, rows: NDArray[np.int64] | list[int]) -> Nights:
         """These nights alone, in this order."""
         rows = np.asarray(rows, np.int64)
-        changes = {}
+        changes: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
@@ -115,7 +116,9 @@ def read_split(data_dir: str | Path, split: str) -> Nights:
                 record[name] = record[name].decode()
     stray = {record["subject_id"] for record in records} - set(subjects.get(split, ()))
     if stray:
-        raise DatasetError(f"{folder}: {split} holds subjects that are not its own: {sorted(stray)}.")
+        raise DatasetError(
+            f"{folder}: {split} holds subjects that are not its own: {sorted(stray)}."
+        )
     return stack(sorted(records, key=lambda record: record["recording_id"]))
 
 
@@ -180,7 +183,9 @@ def _teacher_inputs(record: dict) -> tuple[NDArray, NDArray, NDArray]:
     )
 
 
-def crop(nights: Nights, rows: NDArray, starts: NDArray, length: int, columns: tuple[str, ...]) -> Batch:
+def crop(
+    nights: Nights, rows: NDArray, starts: NDArray, length: int, columns: tuple[str, ...]
+) -> Batch:
     """A batch of B sequences of L windows from `starts` on; `valid_BL` is False beyond a night's ends."""
     windows = starts[:, None] + np.arange(length)
     valid = (windows >= 0) & (windows < nights.windows[rows][:, None])

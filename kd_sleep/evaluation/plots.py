@@ -292,7 +292,11 @@ def _draw_density(axes: Axes, hours: NDArray, probs_NK: NDArray) -> None:
 def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Figure, str]:
     """Loss and validation scores against steps, one panel for each that any row has."""
     points = {
-        (key, name): [(row["step"], row[key]) for row in rows if "step" in row and key in row]
+        (key, name): [
+            (row["step"], row[key])
+            for row in rows
+            if row.get("step") is not None and row.get(key) is not None
+        ]
         for key in CURVE_LABELS
         for name, rows in curves.items()
     }

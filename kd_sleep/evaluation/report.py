@@ -274,11 +274,12 @@ def _heat(count: int, total: int) -> str:
 
 def _night(night: ReportNight, results: Mapping[str, Any]) -> str:
     names = [n for n in (TEACHER, DISTILLED) if n in night.probs] or list(night.probs)
-    systems = results["systems"]
-    median = DISTILLED in systems and night.recording_id == median_recording(results)
-    why = "median in the distilled student's accuracy: neither its best nor its worst"
+    why = "chosen by hand"
+    shown = next((name for name in (DISTILLED, TEACHER) if name in results["systems"]), None)
+    if shown and night.recording_id == median_recording(results, shown):
+        why = f"median in accuracy of {label(shown)}: neither its best night nor its worst"
     caption = (
-        f"<b>{escape(night.recording_id)}</b>, {why if median else 'chosen by hand'}."
+        f"<b>{escape(night.recording_id)}</b>, {why}."
         f" {' '.join(map(_stage, STAGE_NAMES))}. BCG quality: power in 1–8 Hz over 10–20 Hz;"
         f" dotted, {plots.RELIABLE_SNR_DB:g} dB, above which heartbeats are found reliably; shaded,"
         " at least half of the window is missing. Below a hypnogram: the probabilities behind it."

@@ -103,7 +103,9 @@ def drive_of(recording: Recording, beats: NDArray, normal: NDArray | None) -> Dr
         effort = recording.effort[0]
         chest = bandpass(effort.values, effort.rate_hz, 0.1, 0.6)
         spread = np.sqrt(2.0) * moving_sd(chest, effort.rate_hz, 60.0)
-        chest = np.clip(chest / np.maximum(spread, 1e-3 * spread.max(initial=1e-9) + 1e-9), -3.0, 3.0)
+        chest = np.clip(
+            chest / np.maximum(spread, 1e-3 * spread.max(initial=1e-9) + 1e-9), -3.0, 3.0
+        )
         breathing = np.interp(clock, np.arange(len(chest)) / effort.rate_hz, chest)
     ecg = resample(recording.ecg.values, recording.ecg.rate_hz, 25.0)
     swing = moving_sd(bandpass(ecg, 25.0, 0.05, 0.7), 25.0, 3.0)

@@ -18,7 +18,10 @@ from scipy import ndimage
 from kd_sleep.features.windows import spans, to_windows
 from kd_sleep.schema import HRV_FEATURES, TACHOGRAM_HZ, WINDOW_S
 
-RR_RANGE_S = (0.3, 2.5)  # beyond it no heart of a sleeper beats; NSRR's own HRV analysis drops > 2.5 s
+RR_RANGE_S = (
+    0.3,
+    2.5,
+)  # beyond it no heart of a sleeper beats; NSRR's own HRV analysis drops > 2.5 s
 ECTOPIC_CHANGE = 0.2  # of the local median: a change of a fifth marks an ectopic beat or a lost one
 ECTOPIC_BEATS = 11  # intervals that the local median is over
 MAX_GAP_S = 3.0  # the tachogram bridges one lost beat, no more

@@ -104,7 +104,9 @@ class Autocorrelation(nn.Module):
         for _ in range(2):
             x = x + nn.Conv(self.width, (3,))(nn.gelu(nn.LayerNorm()(x)))
         breath_energy = 0.1 * (breath_energy - 10.0)[..., None]
-        slow = nn.gelu(nn.Dense(self.width)(jnp.concatenate([10.0 * breath, breath_energy], axis=-1)))
+        slow = nn.gelu(
+            nn.Dense(self.width)(jnp.concatenate([10.0 * breath, breath_energy], axis=-1))
+        )
         return nn.Dense(self.width)(jnp.concatenate([pool(nn.gelu(x)), slow], axis=-1))
 
 
@@ -115,9 +117,15 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, bcg_NS: jax.Array) -> jax.Array:
-        slope = jnp.diff(bcg_NS, axis=-1, prepend=bcg_NS[:, :1])  # brings heart to the size of breath
+        slope = jnp.diff(
+            bcg_NS, axis=-1, prepend=bcg_NS[:, :1]
+        )  # brings heart to the size of breath
         x = jnp.stack([jnp.arcsinh(bcg_NS) / 3.0, jnp.arcsinh(slope)], axis=-1)
-        for width, size, stride in ((self.width // 2, 15, 3), (self.width, 11, 5), (self.width, 7, 3)):
+        for width, size, stride in (
+            (self.width // 2, 15, 3),
+            (self.width, 11, 5),
+            (self.width, 7, 3),
+        ):
             x = nn.gelu(nn.LayerNorm()(nn.Conv(width, (size,), strides=stride)(x)))
         x = x + nn.Conv(self.width, (5,))(x)
         return nn.Dense(self.width)(pool(nn.gelu(x)))

@@ -1,15 +1,14 @@
 """EDF (European Data Format, Kemp 1992): reads the wanted channels, writes files as SHHS has them.
 
-edfio parses and calibrates. It takes a file that is shorter than its header says for a short night,
-so the size is checked here first: a download that broke off must be refused. Files are written
-without it, because it spells `1` where SHHS's recorder spells `1.00`, and a simulated cohort should
-differ from SHHS in the samples alone.
+edfio parses, calibrates and writes. It takes a file that is shorter than its header says for a short
+night, so the size is checked here first: a download that broke off must be refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import io
 import math
 import os
 import warnings
@@ -126,34 +125,29 @@ def write_signals(
     """
     if not 1985 <= start.year <= 2084:
         raise ValueError(f"start={start}: EDF's two-digit years run from 1985 to 2084")
-    samples = [_digital(channel, values) for channel, values in signals]
-    seconds = {len(rows) for rows in samples}
-    if len(seconds) != 1 or seconds == {0}:
-        raise ValueError(f"channels must last the same number of seconds, got {sorted(seconds)}")
-    channels = [channel for channel, _ in signals]
-    header = [
-        _field("0", 8),  # version
-        _field("", 80),  # patient
-        _field(recording_text, 80),
-        _field(f"{start:%d.%m.%y}", 8),
-        _field(f"{start:%H.%M.%S}", 8),
-        _field(256 * (len(channels) + 1), 8),
-        _field("", 44),  # reserved: blank says plain EDF
-        _field(seconds.pop(), 8),
-        _field(1, 8),
-        _field(len(channels), 4),
-        *(_field(channel.label, 16) for channel in channels),
-        *(_field("", 80) for _ in channels),  # transducer
-        *(_field(channel.unit, 8) for channel in channels),
-        *(_field(_decimal(channel.physical_range[0]), 8) for channel in channels),
-        *(_field(_decimal(channel.physical_range[1]), 8) for channel in channels),
-        *(_field(channel.digital_range[0], 8) for channel in channels),
-        *(_field(channel.digital_range[1], 8) for channel in channels),
-        *(_field("", 80) for _ in channels),  # prefiltering
-        *(_field(channel.rate_hz, 8) for channel in channels),
-        *(_field("", 32) for _ in channels),  # reserved
-    ]
-    files.write_bytes(path, b"".join(header) + np.concatenate(samples, axis=1).tobytes())
+    written = edfio.Edf(
+        [
+            edfio.EdfSignal.from_digital(
+                # edfio's ordinary constructor refuses SHHS's inverted effort ranges.
+                _digital(channel, values),
+                channel.rate_hz,
+                label=channel.label,
+                physical_dimension=channel.unit,
+                physical_range=channel.physical_range,
+                digital_range=channel.digital_range,
+            )
+            for channel, values in signals
+        ],
+        starttime=start.time(),
+        data_record_duration=1,
+    )
+    # Without EDF+'s subfields, as SHHS: its patient field is blank.
+    written.local_patient_identification = ""
+    written.local_recording_identification = recording_text
+    written.startdate = start.date()
+    content = io.BytesIO()
+    written.write(content)
+    files.write_bytes(path, content.getbuffer())
 
 
 def _promised_records(path: str | os.PathLike) -> tuple[int, float]:
@@ -258,7 +252,7 @@ def _physical(path: str | os.PathLike, channel: edfio.EdfSignal, records: int) -
 
 
 def _digital(channel: Channel, values: ArrayLike) -> NDArray[np.int16]:
-    """Stored integers of one channel, [seconds, rate_hz]."""
+    """Stored integers of one channel, [seconds * rate_hz]; values beyond its range saturate."""
     physical = np.asarray(values, np.float64)
     if physical.ndim != 1 or physical.size % channel.rate_hz or not np.isfinite(physical).all():
         raise ValueError(
@@ -267,18 +261,4 @@ def _digital(channel: Channel, values: ArrayLike) -> NDArray[np.int16]:
         )
     (low, high), (smallest, largest) = channel.physical_range, channel.digital_range
     stored = (physical - low) / (high - low) * (largest - smallest) + smallest
-    rounded = np.rint(np.clip(stored, smallest, largest))
-    return rounded.astype("<i2").reshape(-1, channel.rate_hz)
-
-
-def _decimal(value: float) -> str:
-    """Two decimals, as SHHS's recorder writes ranges; more only where they are needed."""
-    text = f"{value:.2f}"
-    return text if float(text) == value else str(float(value))
-
-
-def _field(value: object, width: int) -> bytes:
-    text = str(value)
-    if len(text) > width or not text.isprintable():
-        raise ValueError(f"{text!r} is no EDF header text of at most {width} characters")
-    return text.encode("ascii").ljust(width)  # its UnicodeEncodeError is a ValueError, too
+    return np.rint(np.clip(stored, smallest, largest)).astype(np.int16)

@@ -29,7 +29,7 @@ def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise RecordingError(path, f"cannot be read ({error.strerror}).", FETCH_AGAIN) from error
 
 
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
     """Writes `data` to `path`, making its folder; a run killed half-way leaves no half file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

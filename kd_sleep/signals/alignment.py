@@ -24,7 +24,9 @@ from kd_sleep.signals.heartbeats import bcg_beat_energy
 RATE_HZ = 25.0  # of the two traces that are correlated
 SEGMENT_S = 300.0
 RJ_S = 0.210  # mean R-to-J delay at rest
-TOLERANCE_S = 0.15  # a segment agrees with the line when its lag is this near: half the shortest beat
+TOLERANCE_S = (
+    0.15  # a segment agrees with the line when its lag is this near: half the shortest beat
+)
 MIN_AGREEING = 0.5  # share of the segments that must agree, else no clock can be told
 
 
@@ -93,7 +95,9 @@ def align(
             continue
         score = signal.correlate(reach, piece, mode="valid", method="fft")
         # Each score over the norm of the beats that it covers, so that a lead-off stretch cannot win.
-        norm = np.sqrt(np.maximum(signal.fftconvolve(reach**2, np.ones(segment), mode="valid"), 1e-9))
+        norm = np.sqrt(
+            np.maximum(signal.fftconvolve(reach**2, np.ones(segment), mode="valid"), 1e-9)
+        )
         score = score / np.maximum(norm, 0.2 * norm.max())
         peak = int(np.argmax(score))
         shift = 0.0

@@ -69,9 +69,7 @@ def write_night(out: Path, config: CohortConfig, visit: Visit) -> str:
     nsrr.write_stages(files.stages_xml, night.scored, start.time(), drive.duration_s)
     if rng.random() < config.rpoints_share:
         types = np.where(drive.beat_normal, 1, 2)
-        nsrr.write_rpoints(
-            files.rpoints_csv, drive.beat_times_s, types, files.subject_id, rate_hz
-        )
+        nsrr.write_rpoints(files.rpoints_csv, drive.beat_times_s, types, files.subject_id, rate_hz)
 
     clock = sensors.draw_clock(rng)
     bcg = sensors.bcg(rng, drive, BCG_CHANNEL.rate_hz, clock)

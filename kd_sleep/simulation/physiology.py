@@ -39,7 +39,9 @@ BREATHING_RATE = np.array([1.02, 1.00, 0.95, 0.92])  # of the REM rate [Penzel]
 RSA = np.array([0.90, 1.00, 1.33, 1.37])  # strength of respiratory sinus arrhythmia [Penzel]
 LF_HF = np.array([2.0, 2.2, 1.3, 0.6])  # unsourced
 BREATH_CV = np.array([0.25, 0.18, 0.10, 0.06])  # of breath intervals, unsourced
-VLF_LF = np.array([2.5, 2.0, 0.8, 0.4])  # slow power: 1/f-like in Wake and REM, little in NREM; unsourced
+VLF_LF = np.array(
+    [2.5, 2.0, 0.8, 0.4]
+)  # slow power: 1/f-like in Wake and REM, little in NREM; unsourced
 MOVEMENTS_PER_H = np.array([40.0, 7.0, 6.0, 1.5])  # large body movements, unsourced
 
 # Two scorers agree on 82-88 % of windows. Rows: the latent stage; what a scorer writes far from a

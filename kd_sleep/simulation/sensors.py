@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from scipy import ndimage, signal
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive, band_noise
 
 RJ_S = 0.210
+Time = TypeVar("Time", float, NDArray[np.float64])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +34,10 @@ class Clock:
     offset_s: float = 0.0
     drift: float = 0.0
 
-    def sensor_time(self, true_s: NDArray | float) -> NDArray | float:
+    def sensor_time(self, true_s: Time) -> Time:
         return (true_s - self.offset_s) * (1.0 + self.drift)
 
-    def true_time(self, sensor_s: NDArray | float) -> NDArray | float:
+    def true_time(self, sensor_s: Time) -> Time:
         return sensor_s / (1.0 + self.drift) + self.offset_s
 
 
@@ -192,7 +194,9 @@ def bcg(
     starts = _postures(rng, drive)
     posture = np.searchsorted(starts, times, side="right") - 1
     frequency, ring = rng.uniform(4.3, 6.3), rng.uniform(0.13, 0.24)
-    gain = np.exp(rng.normal(0.0, 0.35, len(starts))) * rng.choice([1.0, -1.0], len(starts), p=[0.8, 0.2])
+    gain = np.exp(rng.normal(0.0, 0.35, len(starts))) * rng.choice(
+        [1.0, -1.0], len(starts), p=[0.8, 0.2]
+    )
     for number in range(len(starts)):
         shape = _ijk(
             frequency * np.exp(rng.normal(0.0, 0.08)),

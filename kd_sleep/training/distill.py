@@ -34,9 +34,7 @@ TEACHER_COLUMNS = (*teacher_model.COLUMNS, "rr_missing")
 STUDENT_COLUMNS = (*student_model.COLUMNS, "bcg_missing", "rr_missing")
 
 
-def train_teacher(
-    data_dir: Path, workdir: Path, model: TeacherConfig, train: TrainConfig
-) -> None:
+def train_teacher(data_dir: Path, workdir: Path, model: TeacherConfig, train: TrainConfig) -> None:
     """Trains the teacher on the scored stages of the training nights and writes its soft labels."""
     splits = {split: read_split(data_dir, split) for split in SPLITS}
     module = Teacher(model)
@@ -72,6 +70,11 @@ def labelled_rows(nights: Nights, distill: DistillConfig) -> NDArray[np.int64]:
     ]
     order = sorted(range(len(nights)), key=rank.__getitem__)
     return np.array(sorted(order[: distill.labelled_nights]))
+
+
+def labelled_count(nights: Nights, settings: dict[str, Any]) -> int:
+    """How many of the training nights a trained student saw the labels of."""
+    return settings["distill"]["labelled_nights"] or len(nights)
 
 
 def train_student(

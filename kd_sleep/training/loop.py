@@ -46,7 +46,9 @@ class Run:
     settings: dict[str, Any]
 
 
-def predict(module: nn.Module, params: Any, nights: Nights, columns: tuple[str, ...]) -> list[np.ndarray]:
+def predict(
+    module: nn.Module, params: Any, nights: Nights, columns: tuple[str, ...]
+) -> list[np.ndarray]:
     """Logits [N, K] float32 of each night."""
     predictor = make_predict(module)
     logits = [np.asarray(predictor(params, batch)) for batch in whole_nights(nights, columns)]
@@ -167,7 +169,9 @@ def settings_of(workdir: Path, kind: str) -> dict[str, Any]:
       TrainingError: no run of that kind in the folder.
     """
     path = workdir / "settings.json"
-    found = json.loads(path.read_text()) if path.exists() else {"kind": "nothing trained"}
+    found: dict[str, Any] = {"kind": "nothing trained"}
+    if path.exists():
+        found = json.loads(path.read_text())
     if found["kind"] != kind:
         raise TrainingError(
             f"{workdir}: expected a trained {kind}, found {found['kind']}.",
@@ -182,5 +186,3 @@ def load_params(module: nn.Module, train: TrainConfig, batch: Batch, workdir: Pa
     _, state = checkpoints.best(create_state(module, train, batch))
     checkpoints.close()
     return state.params
-
-

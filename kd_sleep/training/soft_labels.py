@@ -66,11 +66,14 @@ def load(folder: Path, split: str, teacher: str, nights: Nights) -> SoftLabels:
     """
     path = folder / f"{split}.json"
     if not path.exists():
-        raise TrainingError(f"{path}: no soft labels.", "Run `python -m launch.train_teacher` first.")
+        raise TrainingError(
+            f"{path}: no soft labels.", "Run `python -m launch.train_teacher` first."
+        )
     index = json.loads(path.read_text())
     if index["teacher"] != teacher:
         raise TrainingError(
-            f"{path}: soft labels of another teacher.", "Run `python -m launch.train_teacher` again."
+            f"{path}: soft labels of another teacher.",
+            "Run `python -m launch.train_teacher` again.",
         )
     flat = np.load(folder / f"{split}.npy", allow_pickle=False)
     ends = np.cumsum([entry["windows"] for entry in index["nights"].values()])
@@ -83,7 +86,11 @@ def load(folder: Path, split: str, teacher: str, nights: Nights) -> SoftLabels:
         zip(nights.recording_ids, nights.teacher_digest, strict=True)
     ):
         if name not in places or places[name][2] != digest:
-            what = "no soft labels for" if name not in places else "soft labels for other RR features of"
+            what = (
+                "no soft labels for"
+                if name not in places
+                else "soft labels for other RR features of"
+            )
             raise TrainingError(
                 f"{path}: {what} {name}.", "Train the teacher on this very dataset."
             )

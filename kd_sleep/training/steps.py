@@ -101,7 +101,11 @@ def make_distillation_loss(config: DistillConfig) -> LossOf:
             kl_weights=seen * (1.0 - batch["rr_missing"]),
         )
         labelled = jnp.mean(aux["label_weight"] / jnp.maximum(jnp.sum(seen), 1.0))
-        scalars = {"cross_entropy": aux["cross_entropy"], "kl": aux["kl"], "labelled_share": labelled}
+        scalars = {
+            "cross_entropy": aux["cross_entropy"],
+            "kl": aux["kl"],
+            "labelled_share": labelled,
+        }
         return loss, scalars
 
     return loss_of

@@ -296,7 +296,7 @@ def test_one_predicted_class_has_kappa_zero(study):
         (lambda p: p[:-1], "expected probabilities"),
         (lambda p: p[:, :3], "expected probabilities"),
         (lambda p: 5 * p, "sum to 1"),
-        (lambda p: p * [3, -1, 1, 1] + [-1, 1, 0, 0], "negative"),
+        (lambda p: p + np.array([1, -1, 0, 0]), "negative"),
     ],
 )
 def test_broken_probabilities_name_the_system_and_the_recording(study, spoil, message):

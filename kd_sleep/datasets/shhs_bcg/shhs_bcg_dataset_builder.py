@@ -78,7 +78,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             shape = tuple(None if size == "N" else size for size in field.shape)
             encoding = tfds.features.Encoding.BYTES if shape else tfds.features.Encoding.NONE
             return tfds.features.Tensor(
-                shape=shape, dtype=field.dtype, encoding=encoding, doc=f"{field.text} [{field.unit}]"
+                shape=shape,
+                dtype=field.dtype,
+                encoding=encoding,
+                doc=f"{field.text} [{field.unit}]",
             )
 
         fields = {name: feature(field) for name, field in schema.NIGHT_FIELDS.items()}
@@ -92,9 +95,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         bcg_dir = Path(self._bcg_dir) if self._bcg_dir else root / "bcg"
         paired = self.builder_config.name == "paired"
         if paired and not bcg_dir.is_dir():
-            raise DatasetError(
-                f"{bcg_dir}: no folder of BCG files.", "Name it with --bcg_dir=DIR."
-            )
+            raise DatasetError(f"{bcg_dir}: no folder of BCG files.", "Name it with --bcg_dir=DIR.")
         by_split: dict[str, list[NightFiles]] = {split: [] for split in SPLITS}
         for files in find_nights(root, bcg_dir if paired else None):
             by_split[split_of(files.subject_id)].append(files)
@@ -110,7 +111,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self.info.metadata["subjects"] = subjects
         return {split: self._generate_examples(split, files) for split, files in by_split.items()}
 
-    def _generate_examples(self, split: str, nights: list[NightFiles]) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(
+        self, split: str, nights: list[NightFiles]
+    ) -> Iterator[tuple[str, dict]]:
         config = DatasetConfig(bcg_source=self.builder_config.name, workers=self._workers)
         reasons: collections.Counter[str] = collections.Counter()
         work = functools.partial(process_night, config=config)
@@ -160,5 +163,3 @@ def build(
 def exclusions(builder: Builder) -> Iterable[dict[str, str]]:
     """The nights that were left out, each with split, recording_id, path, reason and remedy."""
     return (builder.info.metadata or {}).get("exclusions", [])
-
-

@@ -1,0 +1,24 @@
+"""`python -m kd_sleep`: what there is to run."""
+
+from kd_sleep.version import __version__
+
+COMMANDS = {
+    "quickstart": "the whole mission on a simulated cohort, in minutes",
+    "simulate_cohort": "write a cohort in SHHS's own folder layout",
+    "build_dataset": "SHHS files -> TFDS dataset shhs_bcg",
+    "train_teacher": "RR intervals -> sleep stage, and soft labels for every night",
+    "distill_student": "BCG -> sleep stage, taught by the teacher",
+    "evaluate": "scores on held-out subjects -> results.json, report.html",
+}
+
+
+def main() -> None:
+    print(f"kd_sleep {__version__}: sleep staging from a ballistocardiogram, taught by an ECG.\n")
+    for name, text in COMMANDS.items():
+        print(f"  python -m launch.{name:<16} {text}")
+    print("\nEach explains its flags with --help. Start with:")
+    print("  python -m launch.quickstart --workdir=quickstart")
+
+
+if __name__ == "__main__":
+    main()

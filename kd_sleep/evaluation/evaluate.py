@@ -1,0 +1,120 @@
+"""Trained runs to results: predict the test nights, score them, draw the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from kd_sleep.config import EvaluationConfig, to_dict
+from kd_sleep.datasets.batches import Nights, read_split
+from kd_sleep.errors import TrainingError
+from kd_sleep.evaluation import scores
+from kd_sleep.evaluation.report import ReportNight, write_report
+from kd_sleep.provenance import provenance, write_json
+from kd_sleep.recordings.shhs import RECORDED
+from kd_sleep.training.distill import (
+    STUDENT_COLUMNS,
+    TEACHER_COLUMNS,
+    labelled_count,
+    load_student,
+    load_teacher,
+)
+from kd_sleep.training.loop import predict
+from kd_sleep.training.metrics_log import read_metrics
+
+
+def evaluate(
+    data_dir: Path,
+    teacher: Path,
+    students: Mapping[str, Path],
+    out: Path,
+    config: EvaluationConfig,
+    split: str = "test",
+) -> dict[str, Any]:
+    """Scores the teacher, every student and the floors on a split; writes results.json and report.html.
+
+    Args:
+      data_dir: folder of the dataset.
+      teacher: work folder of a trained teacher.
+      students: name -> work folder; `scores.DISTILLED` and `scores.HARD_LABELS` get compared.
+      out: folder of the two files.
+      config: bootstrap.
+      split: the held-out split.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      TrainingError: a student of another teacher, or a folder without a trained run.
+      DatasetError: no dataset, or none of its nights scored.
+    """
+    taken = {scores.TEACHER, scores.MAJORITY, scores.TIME_OF_NIGHT} & set(students)
+    if taken:
+        raise TrainingError(f"--student={taken.pop()}=…: this name is taken; choose another.")
+    nights, train = read_split(data_dir, split), read_split(data_dir, "train")
+    module, params, name = load_teacher(teacher, nights)
+    systems = {scores.TEACHER: _probs(predict(module, params, nights, TEACHER_COLUMNS))}
+    runs: dict[str, Any] = {}
+    for student, workdir in students.items():
+        network, weights, settings = load_student(workdir, nights)
+        if settings["teacher"] != name:
+            raise TrainingError(
+                f"{workdir}: this student learned from another teacher than {teacher}.",
+                "Evaluate it with its own teacher, or train it again.",
+            )
+        systems[student] = _probs(predict(network, weights, nights, STUDENT_COLUMNS))
+        runs[student] = settings
+    truth = scores.Nights(nights.recording_ids, nights.subject_ids, nights.labels())
+    systems[scores.TIME_OF_NIGHT] = scores.time_of_night_probs(train.labels(), truth)
+    systems[scores.MAJORITY] = scores.majority_probs(train.labels(), truth)
+
+    results = scores.score(truth, systems, config)
+    results["data"] = {
+        "split": split,
+        "subjects": len(set(nights.subject_ids)),
+        "recordings": len(nights),
+        "windows": int((nights.label >= 0).sum()),
+        "cohort": nights.cohort,
+        "bcg_source": nights.bcg_source,
+        "simulated": nights.cohort != RECORDED or nights.bcg_source == "simulated",
+        "training_nights": len(train),
+        "labelled_nights": min(
+            (labelled_count(train, settings) for settings in runs.values()), default=len(train)
+        ),
+    }
+    results["provenance"] = {
+        "evaluation": to_dict(config),
+        "students": runs,
+        "data_dir": str(data_dir),
+        **provenance(),
+    }
+    write_json(out / "results.json", results)
+    folders = {scores.TEACHER: teacher, **students}
+    curves = {system: read_metrics(folder) for system, folder in folders.items()}
+    write_report(out / "report.html", results, _median_night(results, nights, systems), curves)
+    return results
+
+
+def _probs(logits: list[NDArray]) -> list[NDArray]:
+    return [softmax(night.astype(np.float64), axis=-1) for night in logits]
+
+
+def _median_night(
+    results: Mapping[str, Any], nights: Nights, systems: Mapping[str, list[NDArray]]
+) -> ReportNight:
+    """The night of median accuracy: neither the best that we have nor the worst."""
+    shown = scores.DISTILLED if scores.DISTILLED in systems else scores.TEACHER
+    row = nights.recording_ids.index(scores.median_recording(results, shown))
+    count = nights.windows[row]
+    return ReportNight(
+        recording_id=nights.recording_ids[row],
+        labels=nights.label[row, :count],
+        probs={name: probs[row] for name, probs in systems.items()},
+        bcg_snr_db=nights.bcg_snr_db[row, :count],
+        bcg_missing=nights.bcg_missing[row, :count],
+    )

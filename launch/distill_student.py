@@ -1,0 +1,33 @@
+"""Trains a student on BCG from the teacher's soft labels and the scored stages of some nights.
+
+    python -m launch.distill_student --data_dir=DIR --teacher=WORKDIR --workdir=DIR --labelled_nights=6
+
+--alpha=1 leaves the teacher out: the hard-label baseline. --context_windows=0 is the article's student,
+which sees one window at a time. The same command goes on where a stopped run was.
+"""
+
+from kd_sleep.training.distill import train_student
+from launch import flags
+
+_DATA_DIR = flags.define_path("data_dir", "Folder of the dataset.")
+_TEACHER = flags.define_path("teacher", "Work folder of a trained teacher.")
+_WORKDIR = flags.define_path("workdir", "Folder of the run: settings, metrics, checkpoints.")
+flags.define_platform()
+flags.define_config("student", "distill", "student_train")
+
+
+def main() -> None:
+    preset = flags.preset()
+    train_student(
+        flags.path(_DATA_DIR),
+        flags.path(_TEACHER),
+        flags.path(_WORKDIR),
+        preset.student,
+        preset.distill,
+        preset.student_train,
+    )
+    print(f"student in {flags.path(_WORKDIR)}")
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,44 @@
+"""Scores a teacher, students and floors on held-out subjects: results.json and report.html.
+
+    python -m launch.evaluate --data_dir=DIR --teacher=WORKDIR --out=DIR \\
+        --student=student_hard_labels=WORKDIR --student=student_distilled=WORKDIR
+
+Under those two names students are compared with each other: what did distillation bring?
+"""
+
+from pathlib import Path
+
+from absl import flags as absl_flags
+
+from kd_sleep.errors import ConfigError
+from kd_sleep.evaluation.evaluate import evaluate
+from kd_sleep.evaluation.report import table
+from launch import flags
+
+_DATA_DIR = flags.define_path("data_dir", "Folder of the dataset.")
+_TEACHER = flags.define_path("teacher", "Work folder of a trained teacher.")
+_STUDENTS = absl_flags.DEFINE_multi_string(
+    "student", None, "NAME=WORKDIR of a trained student; repeat for several.", required=True
+)
+_OUT = flags.define_path("out", "Folder of results.json and report.html.")
+flags.define_platform()
+flags.define_config("evaluation")
+
+
+def main() -> None:
+    students: dict[str, Path] = {}
+    for value in _STUDENTS.value:
+        name, equals, workdir = value.partition("=")
+        if not (name and equals and workdir) or name in students:
+            raise ConfigError(f"--student={value}: expected NAME=WORKDIR, each name once.")
+        students[name] = Path(workdir).expanduser()
+    out = flags.path(_OUT)
+    results = evaluate(
+        flags.path(_DATA_DIR), flags.path(_TEACHER), students, out, flags.preset().evaluation
+    )
+    print(table(results))
+    print(f"\nReport: {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    flags.run(main)

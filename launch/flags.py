@@ -1,0 +1,126 @@
+"""Flags derived from the config dataclasses, and the frame that every launcher runs in.
+
+A launcher names the parts of `kd_sleep.config.Preset` that it needs; each of their fields becomes a flag
+whose default is the preset's value. Setting a flag overrides the preset in that one field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from kd_sleep.config import PRESETS, Preset
+from kd_sleep.errors import ConfigError, KdSleepError
+
+flags.disclaim_key_flags()  # flags belong to the launcher that asks for them, so its --help shows them
+
+_PLATFORMS = ("cpu", "gpu", "tpu")
+_DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+
+
+def define_config(*parts: str) -> None:
+    """Defines --preset and a flag for every field of these parts of a preset.
+
+    Raises:
+      absl.flags.DuplicateFlagError: two parts with a field of the same name.
+    """
+    flags.DEFINE_enum(
+        "preset", "cpu", list(PRESETS), "Defaults of the flags: tiny for tests, cpu, accelerator."
+    )
+    for part in parts:
+        for field in dataclasses.fields(getattr(PRESETS["cpu"], part)):
+            text = f"{field.metadata['help']} ({_defaults(part, field.name)})"
+            choices = field.metadata["choices"]
+            if choices and isinstance(choices[0], str):
+                flags.DEFINE_enum(field.name, None, choices, text)
+            else:
+                _DEFINE[type(field.default)](field.name, None, text)
+
+
+def _defaults(part: str, name: str) -> str:
+    values = {preset: getattr(getattr(value, part), name) for preset, value in PRESETS.items()}
+    if len(set(values.values())) == 1:
+        return f"default {values['cpu']}"
+    return "default " + ", ".join(f"{preset}: {value}" for preset, value in values.items())
+
+
+def preset() -> Preset:
+    """The chosen preset with the flags that were set put into it."""
+    chosen = PRESETS[flags.FLAGS.preset]
+    changes = {}
+    for part in typing.get_type_hints(Preset):
+        config = getattr(chosen, part)
+        named = {
+            field.name: flags.FLAGS[field.name].value
+            for field in dataclasses.fields(config)
+            if field.name in flags.FLAGS and flags.FLAGS[field.name].value is not None
+        }
+        changes[part] = dataclasses.replace(config, **named)
+    return dataclasses.replace(chosen, **changes)
+
+
+def define_path(name: str, text: str, *, required: bool = True) -> flags.FlagHolder[str | None]:
+    """A flag that names a file or folder."""
+    return flags.DEFINE_string(name, None, text, required=required)
+
+
+def path(holder: flags.FlagHolder[str | None]) -> Path:
+    """A path flag's value; ~ is the home folder."""
+    assert holder.value is not None  # absl has refused to start without it
+    return Path(holder.value).expanduser()
+
+
+def define_platform() -> None:
+    """Defines --platform, for launchers that compute with JAX."""
+    flags.DEFINE_enum(
+        "platform",
+        None,
+        _PLATFORMS,
+        "Where to compute; an absent one is an error. Default: the best.",
+    )
+
+
+def _use_platform() -> None:
+    if "platform" not in flags.FLAGS or flags.FLAGS.platform is None:
+        return
+    import jax
+
+    platform = flags.FLAGS.platform
+    jax.config.update("jax_platforms", {"gpu": "cuda,rocm"}.get(platform, platform))
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"--platform={platform}: JAX finds none on this machine ({error}).",
+            "Install the jax of that platform, or leave the flag out.",
+        ) from error
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags, then runs `main`; errors a user can act on end in one line and status 2."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            if len(argv) > 1:
+                raise ConfigError(
+                    f"{' '.join(argv[1:])}: not a flag.", "Flags look like --name=value."
+                )
+            if not flags.FLAGS["verbosity"].present:
+                logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it opens
+            _use_platform()
+            main()
+        except KdSleepError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("Stopped; the same command goes on from here.", file=sys.stderr)
+            sys.exit(130)
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's chatter
+    app.run(guarded)
