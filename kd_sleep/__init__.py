@@ -3,7 +3,7 @@
 The loss costs nothing but jax and optax to import:
 
     from kd_sleep import distillation_loss
-    loss, aux = distillation_loss(student_logits, teacher_logits, labels, alpha=0.3, temperature=4.0)
+    loss, aux = distillation_loss(student_logits, teacher_logits, labels, alpha=0.3)
 
 `python -m kd_sleep` lists the commands.
 """

@@ -1,8 +1,8 @@
 """Every setting, as frozen dataclasses: validated, documented, with named presets.
 
-Launchers derive their flags from these fields (`launch/flags.py`), so a setting that exists here has a
-flag, a default and a help text, and none is defined twice. Constants of physiology and of file formats
-are no settings: they stand with their sources in the module that uses them.
+Launchers derive their flags from these fields (`launch/flags.py`), so a setting that exists here
+has a flag, a default and a help text, and none is defined twice. Constants of physiology and of
+file formats are no settings: they stand with their sources in the module that uses them.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class DatasetConfig(Config):
 
     bcg_source: str = setting(
         "simulated",
-        "Where BCG comes from: simulated runs the forward model on the night's recorded beats, breathing"
-        " and movement; paired reads a BCG file of its own from --bcg_dir.",
+        "Where BCG comes from: simulated runs the forward model on the night's recorded beats,"
+        " breathing and movement; paired reads a BCG file of its own from --bcg_dir.",
         choices=("simulated", "paired"),
     )
     workers: int = setting(0, "Processes that read nights; 0 takes all cores.", low=0)
@@ -109,7 +109,7 @@ class StudentConfig(Config):
 
     front_end: str = setting(
         "autocorrelation",
-        "First layer: autocorrelation (short-time, of the heartbeat band) or convolution (strided, raw).",
+        "First layer: autocorrelation (short-time, heartbeat band) or convolution (strided).",
         choices=("autocorrelation", "convolution"),
     )
     width: int = setting(48, "Channels of the network.", low=4)

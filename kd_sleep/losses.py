@@ -1,11 +1,12 @@
 """The distillation loss: cross-entropy to labels plus tempered KL to a teacher.
 
-    L = alpha * CE(student, labels) + (1 - alpha) * T^2 * KL(softmax(teacher / T) || softmax(student / T))
+    L = alpha * CE(student, labels)
+      + (1 - alpha) * T^2 * KL(softmax(teacher / T) || softmax(student / T))
 
 Hinton, Vinyals & Dean 2015, https://arxiv.org/abs/1503.02531. T divides the logits, never the
-probabilities; T^2 keeps the size of the soft gradient from vanishing as T grows. The published formula
-that this package tests writes the arguments of KL in the order of a common library call; the
-divergence meant, and computed here, is Hinton's KL(teacher || student).
+probabilities; T^2 keeps the size of the soft gradient from vanishing as T grows. The published
+formula that this package tests writes the arguments of KL in the order of a common library call;
+the divergence meant, and computed here, is Hinton's KL(teacher || student).
 
 Imports jax and optax only. Shape suffixes: K classes, "..." any leading axes (batch, windows).
 """
@@ -55,7 +56,7 @@ def tempered_kl(
     teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits, jnp.float32)) / temperature
     log_q, log_p = jax.nn.log_softmax(student), jax.nn.log_softmax(teacher)
     p = jnp.exp(log_p)
-    # 0 * log 0 = 0. The inner `where` keeps -inf away from the product, so that its gradient is no NaN.
+    # 0 * log 0 = 0; the inner `where` keeps -inf out of the product, whose gradient would be NaN.
     difference = jnp.where(p > 0, log_p, 0.0) - jnp.where(p > 0, log_q, 0.0)
     return jnp.sum(p * difference, axis=-1)
 
@@ -78,9 +79,9 @@ def distillation_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """alpha * CE + (1 - alpha) * T^2 * KL(teacher || student), each a mean over its own windows.
 
-    A window without a label (-1) has no CE term and still a KL term; because each term is divided by
-    its own weight, alpha means the same however few windows carry a label. `alpha` and `temperature`
-    may be traced, for instance to train several of them in one program.
+    A window without a label (-1) has no CE term and still a KL term; because each term is divided
+    by its own weight, alpha means the same however few windows carry a label. `alpha` and
+    `temperature` may be traced, for instance to train several of them in one program.
 
     Args:
       student_logits: [..., K].
@@ -92,8 +93,8 @@ def distillation_loss(
       kl_weights: [...] weights or mask of the KL term; None is 1 everywhere.
 
     Returns:
-      The loss, a float32 scalar, and a dict of scalars: `cross_entropy` and `kl` (the two means, the
-      second without T^2), `label_weight` and `kl_weight` (the sums they were divided by).
+      The loss, a float32 scalar, and a dict of scalars: `cross_entropy` and `kl` (the two means,
+      the second without T^2), `label_weight` and `kl_weight` (the sums they were divided by).
 
     Raises:
       ValueError: shapes that do not agree, alpha outside [0, 1], T not above 0.
@@ -134,8 +135,7 @@ def distillation_loss(
     kl_weights = weights_of(kl_weights, "kl_weights")
     ce = weighted_mean(cross_entropy(student_logits, labels), label_weights)
     kl = weighted_mean(tempered_kl(student_logits, teacher_logits, temperature), kl_weights)
-    alpha, temperature = jnp.float32(alpha), jnp.float32(temperature)
-    loss = alpha * ce + (1.0 - alpha) * temperature**2 * kl
+    loss = jnp.asarray(alpha * ce + (1.0 - alpha) * jnp.float32(temperature) ** 2 * kl)
     aux = {
         "cross_entropy": ce,
         "kl": kl,

@@ -1,7 +1,7 @@
 """Scores from mergeable confusion counts. NumPy only; no imports from the package.
 
-A confusion matrix holds counts, rows the truth and columns the prediction. Counts of two sets add up
-to the counts of both, so everything here works on any number of leading axes: per recording
+A confusion matrix holds counts, rows the truth and columns the prediction. Counts of two sets add
+up to the counts of both, so everything here works on any number of leading axes: per recording
 [R, K, K], per bootstrap draw [D, K, K], or pooled [K, K].
 
 Reference: Cohen 1960, https://doi.org/10.1177/001316446002000104 (kappa).

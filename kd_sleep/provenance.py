@@ -16,7 +16,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sci
 
 
 def provenance() -> dict[str, Any]:
-    """Versions of Python and packages, the git revision where there is one, and the command line."""
+    """Versions of Python and packages, the git revision if there is one, the command line."""
     versions = {"kd_sleep": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:

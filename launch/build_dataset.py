@@ -3,8 +3,8 @@
     python -m launch.build_dataset --shhs_dir=DIR --data_dir=DIR --bcg_source=simulated
     python -m launch.build_dataset --shhs_dir=DIR --data_dir=DIR --bcg_source=paired --bcg_dir=DIR
 
---shhs_dir holds `polysomnography/` as NSRR has it: edfs/, annotations-events-nsrr/ and, where there are
-any, annotations-rpoints/. A night that cannot be used is left out by name, with the reason.
+--shhs_dir holds `polysomnography/` as NSRR has it: edfs/, annotations-events-nsrr/ and, where there
+are any, annotations-rpoints/. A night that cannot be used is left out by name, with the reason.
 """
 
 from kd_sleep.datasets import shhs_bcg

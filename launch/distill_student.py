@@ -1,9 +1,10 @@
 """Trains a student on BCG from the teacher's soft labels and the scored stages of some nights.
 
-    python -m launch.distill_student --data_dir=DIR --teacher=WORKDIR --workdir=DIR --labelled_nights=6
+    python -m launch.distill_student --data_dir=DIR --teacher=WORKDIR --workdir=DIR \\
+        --labelled_nights=6
 
---alpha=1 leaves the teacher out: the hard-label baseline. --context_windows=0 is the article's student,
-which sees one window at a time. The same command goes on where a stopped run was.
+--alpha=1 leaves the teacher out: the hard-label baseline. --context_windows=0 is the article's
+student, which sees one window at a time. The same command goes on where a stopped run was.
 """
 
 from kd_sleep.training.distill import train_student

@@ -1,7 +1,7 @@
 """Flags derived from the config dataclasses, and the frame that every launcher runs in.
 
-A launcher names the parts of `kd_sleep.config.Preset` that it needs; each of their fields becomes a flag
-whose default is the preset's value. Setting a flag overrides the preset in that one field.
+A launcher names the parts of `kd_sleep.config.Preset` that it needs; each of their fields becomes a
+flag whose default is the preset's value. Setting a flag overrides the preset in that one field.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from absl import app, flags, logging
 from kd_sleep.config import PRESETS, Preset
 from kd_sleep.errors import ConfigError, KdSleepError
 
-flags.disclaim_key_flags()  # flags belong to the launcher that asks for them, so its --help shows them
+flags.disclaim_key_flags()  # they belong to the launcher that asks for them: its --help shows them
 
 _PLATFORMS = ("cpu", "gpu", "tpu")
-_DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+_DEFINE: dict[type, Callable] = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
 
 
 def define_config(*parts: str) -> None:
@@ -37,10 +41,11 @@ def define_config(*parts: str) -> None:
         for field in dataclasses.fields(getattr(PRESETS["cpu"], part)):
             text = f"{field.metadata['help']} ({_defaults(part, field.name)})"
             choices = field.metadata["choices"]
+            define = _DEFINE[type(field.default)]
             if choices and isinstance(choices[0], str):
                 flags.DEFINE_enum(field.name, None, choices, text)
             else:
-                _DEFINE[type(field.default)](field.name, None, text)
+                define(field.name, None, text)
 
 
 def _defaults(part: str, name: str) -> str:

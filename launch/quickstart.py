@@ -2,10 +2,10 @@
 
     python -m launch.quickstart --workdir=DIR
 
-Simulates nights as SHHS files with a BCG beside each, builds the dataset, trains a teacher on the ECG's
-RR intervals, then the same student twice on BCG: on the few scored nights alone, and distilled from the
-teacher on all nights. Ends with the table and a report on held-out subjects. Each step is a launcher of
-its own, too. The same command goes on where a stopped one was.
+Simulates nights as SHHS files with a BCG beside each, builds the dataset, trains a teacher on the
+ECG's RR intervals, then the same student twice on BCG: on the few scored nights alone, and
+distilled from the teacher on all nights. Ends with the table and a report on held-out subjects.
+Each step is a launcher of its own, too. The same command goes on where a stopped one was.
 """
 
 import dataclasses

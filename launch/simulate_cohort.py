@@ -1,4 +1,4 @@
-"""Writes a simulated cohort in SHHS's own folder layout and file formats, with a BCG for each night.
+"""Writes a simulated cohort in SHHS's own layout and file formats, with a BCG for each night.
 
 python -m launch.simulate_cohort --out=DIR --subjects=60
 """

@@ -1,7 +1,7 @@
 """A split in memory, and batches of window sequences drawn from it.
 
-Which windows batch number `step` holds is a pure function of (seed, step): a run that was stopped goes
-on with the very batches that it would have had, with no iterator to save.
+Which windows batch number `step` holds is a pure function of (seed, step): a run that was stopped
+goes on with the very batches that it would have had, with no iterator to save.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _digest(*arrays: NDArray) -> str:
 
 
 def _teacher_inputs(record: dict) -> tuple[NDArray, NDArray, NDArray]:
-    """Tachogram, its validity and HRV of a night, scaled by the night itself: a slow heart is no stage."""
+    """Tachogram, its validity, and HRV, scaled by the night itself: a slow heart is no stage."""
     tachogram = np.asarray(record["tachogram"])
     valid = np.isfinite(tachogram)
     median = float(np.median(tachogram[valid])) if valid.any() else 1.0
@@ -186,7 +186,7 @@ def _teacher_inputs(record: dict) -> tuple[NDArray, NDArray, NDArray]:
 def crop(
     nights: Nights, rows: NDArray, starts: NDArray, length: int, columns: tuple[str, ...]
 ) -> Batch:
-    """A batch of B sequences of L windows from `starts` on; `valid_BL` is False beyond a night's ends."""
+    """B sequences of L windows from `starts` on; `valid_BL` is False beyond a night's ends."""
     windows = starts[:, None] + np.arange(length)
     valid = (windows >= 0) & (windows < nights.windows[rows][:, None])
     index = (rows[:, None], windows.clip(0, nights.label.shape[1] - 1))
@@ -239,7 +239,7 @@ class Crops:
 
 
 def whole_nights(nights: Nights, columns: tuple[str, ...], batch_size: int = 4) -> Iterator[Batch]:
-    """All nights whole and in order, in batches of one shape; the last is padded with empty ones."""
+    """All nights whole, in order, in batches of one shape; the last is padded with empty ones."""
     length = nights.label.shape[1]
     for first in range(0, len(nights), batch_size):
         rows = np.arange(first, first + batch_size)

@@ -1,8 +1,8 @@
 """Train, validation and test by subject, decided by the subject's id alone.
 
-An id's place on the unit interval is its multiple of the golden ratio, modulo 1. Such points fill the
-interval evenly however few there are, so that a cohort of ten has its three splits like one of five
-thousand; and a new download moves nobody, because no other id has a say.
+An id's place on the unit interval is its multiple of the golden ratio, modulo 1. Such points fill
+the interval evenly however few there are, so that a cohort of ten has its three splits like one of
+five thousand; and a new download moves nobody, because no other id has a say.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def split_of(subject_id: str) -> str:
 
 
 def assert_disjoint(subjects: Mapping[str, Iterable[str]]) -> None:
-    """Raises DatasetError where a subject is in two splits; `subjects` is split name -> subject ids."""
+    """Raises DatasetError where a subject is in two splits; `subjects` is split -> ids."""
     seen: dict[str, str] = {}
     for split, ids in subjects.items():
         for subject in set(ids):

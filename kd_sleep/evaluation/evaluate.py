@@ -36,7 +36,7 @@ def evaluate(
     config: EvaluationConfig,
     split: str = "test",
 ) -> dict[str, Any]:
-    """Scores the teacher, every student and the floors on a split; writes results.json and report.html.
+    """Scores teacher, students and floors on a split; writes results.json and report.html.
 
     Args:
       data_dir: folder of the dataset.
@@ -69,7 +69,7 @@ def evaluate(
             )
         systems[student] = _probs(predict(network, weights, nights, STUDENT_COLUMNS))
         runs[student] = settings
-    truth = scores.Nights(nights.recording_ids, nights.subject_ids, nights.labels())
+    truth = scores.ScoredNights(nights.recording_ids, nights.subject_ids, nights.labels())
     systems[scores.TIME_OF_NIGHT] = scores.time_of_night_probs(train.labels(), truth)
     systems[scores.MAJORITY] = scores.majority_probs(train.labels(), truth)
 

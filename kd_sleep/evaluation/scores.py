@@ -36,7 +36,7 @@ Interval = dict[str, float | None]  # value, low, high; None is "not defined", J
 
 
 @dataclasses.dataclass(frozen=True)
-class Nights:
+class ScoredNights:
     """What was scored by hand: one entry per recording, in one order.
 
     Attributes:
@@ -68,14 +68,14 @@ class Nights:
 
 
 def majority_probs(
-    train_labels: Sequence[NDArray[np.integer]], nights: Nights
+    train_labels: Sequence[NDArray[np.integer]], nights: ScoredNights
 ) -> list[NDArray[np.float64]]:
     """The floor that knows no night: P(stage) over the training labels, [N_r, K] for each night."""
     return _share_by_time(train_labels, nights, _ANY_TIME)
 
 
 def time_of_night_probs(
-    train_labels: Sequence[NDArray[np.integer]], nights: Nights
+    train_labels: Sequence[NDArray[np.integer]], nights: ScoredNights
 ) -> list[NDArray[np.float64]]:
     """The floor that knows only the clock: P(stage | time since start), [N_r, K] for each night.
 
@@ -86,7 +86,7 @@ def time_of_night_probs(
 
 
 def _share_by_time(
-    train_labels: Sequence[NDArray[np.integer]], nights: Nights, bin_windows: int
+    train_labels: Sequence[NDArray[np.integer]], nights: ScoredNights, bin_windows: int
 ) -> list[NDArray[np.float64]]:
     times = [np.flatnonzero(labels >= 0) for labels in train_labels]
     if not any(time.size for time in times):
@@ -103,7 +103,7 @@ def _share_by_time(
 
 
 def score(
-    nights: Nights,
+    nights: ScoredNights,
     systems: Mapping[str, Sequence[NDArray[np.floating]]],
     config: EvaluationConfig,
     *,
@@ -205,7 +205,7 @@ def median_recording(results: Mapping[str, Any], system: str = DISTILLED) -> str
 
 
 def _confusions(
-    system: str, probs: Sequence[NDArray[np.floating]], nights: Nights
+    system: str, probs: Sequence[NDArray[np.floating]], nights: ScoredNights
 ) -> NDArray[np.int64]:
     """Confusion counts of every night, [R, K, K]."""
     if len(probs) != len(nights.labels):
@@ -277,7 +277,7 @@ def _intervals(values_M: NDArray, draws_DM: NDArray, confidence: float) -> dict[
     return _by_name([_interval(value, draws_D, confidence) for value, draws_D in pairs])
 
 
-def _per_recording(nights: Nights, counts_RKK: NDArray[np.int64]) -> list[dict[str, Any]]:
+def _per_recording(nights: ScoredNights, counts_RKK: NDArray[np.int64]) -> list[dict[str, Any]]:
     ids = zip(nights.recording_ids, nights.subject_ids, counts_RKK, strict=True)
     return [
         {

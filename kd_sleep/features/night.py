@@ -78,21 +78,21 @@ def _record(files: NightFiles, config: DatasetConfig) -> schema.NightRecord:
 
 
 def _beats(files: NightFiles, recording: Recording) -> tuple[NDArray, NDArray | None]:
-    """R points where given, else the detector's; and which of them are normal, where somebody told."""
+    """R points where given, else the detector's; and which are normal, where somebody told."""
     if recording.rpoints is not None:
         return recording.rpoints.times_s, recording.rpoints.normal
     times = r_peaks(recording.ecg.values, recording.ecg.rate_hz)
     if len(times) < MIN_BEATS_PER_MIN * recording.duration_s / 60.0:
         raise RecordingError(
             files.edf,
-            f"the ECG shows no heartbeat ({len(times)} beats in {recording.duration_s / 3600:.1f} h).",
+            f"its ECG shows no heartbeat ({len(times)} in {recording.duration_s / 3600:.1f} h).",
             "Look at the channel; give an R-point CSV, or leave the night out.",
         )
     return times, None
 
 
 def drive_of(recording: Recording, beats: NDArray, normal: NDArray | None) -> Drive:
-    """What a recorded night tells a simulated sensor: beats, effort, and movement from ECG artefact.
+    """What a recorded night tells a simulated sensor: beats, effort, movement from ECG artefact.
 
     Movement shows as a swing of the ECG's baseline (below 0.7 Hz) to over three times its median.
     """

@@ -1,10 +1,11 @@
 """Heartbeats to what the teacher sees: NN intervals, a tachogram per window, HRV per window.
 
-RR is any interval between two beats; NN is one between normal beats, after cleaning. No step rebuilds
-the clock by adding intervals up: an interval sits at the time of the beat that ends it, and where
-beats are missing the tachogram is missing too.
+RR is any interval between two beats; NN is one between normal beats, after cleaning. No step
+rebuilds the clock by adding intervals up: an interval sits at the time of the beat that ends it,
+and where beats are missing the tachogram is missing too.
 
-Definitions follow the Task Force of the ESC and NASPE 1996, https://doi.org/10.1161/01.CIR.93.5.1043.
+Definitions follow the Task Force of the ESC and NASPE 1996,
+https://doi.org/10.1161/01.CIR.93.5.1043.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ BANDS_HZ = {"log_vlf": (0.0033, 0.04), "log_lf": (0.04, 0.15), "log_hf": (0.15, 
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """Intervals [M-1] between M beats: when each ended, how long it was, whether it is an NN interval."""
+    """The M-1 intervals between M beats: when each ended, how long it was, whether it is NN."""
 
     end_s: NDArray[np.float64]
     rr_s: NDArray[np.float64]
@@ -58,7 +59,7 @@ def nn_intervals(beat_times_s: NDArray, beat_normal: NDArray | None = None) -> I
 
 
 def tachogram(intervals: Intervals, windows: int) -> NDArray[np.float64]:
-    """NN interval in seconds on a 4 Hz grid, [windows, 120]; NaN where no two near NN intervals bracket it."""
+    """NN interval in s on a 4 Hz grid, [windows, 120]; NaN where no two near ones bracket it."""
     grid = np.arange(round(windows * WINDOW_S * TACHOGRAM_HZ)) / TACHOGRAM_HZ
     times, values = intervals.end_s[intervals.normal], intervals.rr_s[intervals.normal]
     if len(times) < 2:
@@ -71,12 +72,12 @@ def tachogram(intervals: Intervals, windows: int) -> NDArray[np.float64]:
 
 
 def hrv(intervals: Intervals, tachogram_NT: NDArray) -> NDArray[np.float64]:
-    """HRV features [N, F] in the order of `schema.HRV_FEATURES`, over 5.5 min centred on each window.
+    """HRV features [N, F], in `schema.HRV_FEATURES`' order, over 5.5 min centred on each window.
 
-    Time-domain features use the NN intervals that end in the span, successive differences only between
-    neighbours in time. Powers in s^2 are those of the span's tachogram, linearly detrended, under a
-    Hann window; missing samples are left out of window and normalisation. NaN where less than half of
-    the span is there.
+    Time-domain features use the NN intervals that end in the span, successive differences only
+    between neighbours in time. Powers in s^2 are those of the span's tachogram, linearly detrended,
+    under a Hann window; missing samples are left out of window and normalisation. NaN where less
+    than half of the span is there.
     """
     windows = len(tachogram_NT)
     side_s = HRV_SPAN_WINDOWS * WINDOW_S / 2
@@ -119,7 +120,7 @@ def hrv(intervals: Intervals, tachogram_NT: NDArray) -> NDArray[np.float64]:
 
 
 def _band_powers(span_NT: NDArray, valid_NT: NDArray) -> dict[str, NDArray[np.float64]]:
-    """Power in s^2 per band; a sinusoid of amplitude A has A^2 / 2, whatever share of it is valid."""
+    """Power in s^2 per band; a sinusoid of amplitude A has A^2 / 2, however little is valid."""
     time = np.arange(span_NT.shape[1]) - span_NT.shape[1] / 2
     count = np.maximum(valid_NT.sum(1), 1)
 

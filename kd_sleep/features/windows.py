@@ -9,7 +9,7 @@ from kd_sleep.schema import WINDOW_S
 
 
 def to_windows(values: NDArray, rate_hz: float, windows: int) -> NDArray:
-    """[windows, WINDOW_S * rate_hz] of a series that starts with the night; NaN where it is too short."""
+    """[windows, WINDOW_S * rate_hz] of a night's series; NaN where it is too short."""
     size = round(WINDOW_S * rate_hz)
     out = np.full(windows * size, np.nan)
     length = min(len(values), len(out))
@@ -18,7 +18,7 @@ def to_windows(values: NDArray, rate_hz: float, windows: int) -> NDArray:
 
 
 def spans(windows_NT: NDArray, span_windows: int) -> NDArray:
-    """[N, span_windows * T]: each window with its neighbours around it; NaN beyond the night's ends.
+    """[N, span_windows * T]: each window with its neighbours; NaN beyond the night's ends.
 
     Args:
       windows_NT: [N, T].

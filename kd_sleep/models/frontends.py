@@ -1,12 +1,14 @@
 """What a student first makes of a raw BCG window.
 
 `Autocorrelation`: short-time autocorrelation of the heartbeat band. The IJK complex changes with
-sleeper, posture and sensor, but whatever its shape it comes again after one beat interval: the lag of
-the first peak is the interval, its height the clarity, its wandering from frame to frame the
-variability. It learned faster and further here than strided convolutions on the samples (BUILD_NOTES.md).
+sleeper, posture and sensor, but whatever its shape it comes again after one beat interval: the lag
+of the first peak is the interval, its height the clarity, its wandering from frame to frame the
+variability. It learned faster and further here than strided convolutions on the samples
+(BUILD_NOTES.md).
 
-By Wiener-Khinchin the autocorrelation is the inverse transform of the power spectrum, so band-pass and
-autocorrelation are two constant matrix products, which suit a TPU better than an FFT of 250 samples.
+By Wiener-Khinchin the autocorrelation is the inverse transform of the power spectrum, so band-pass
+and autocorrelation are two constant matrix products, which suit a TPU better than an FFT of 250
+samples.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ def autocorrelation(bcg_NS: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def breath_spectrum(bcg_NS: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Shape of the breathing band's spectrum in a window, [N, bins] summing to 1, and log energy [N]."""
+    """Spectrum of the breathing band, [N, bins] summing to 1, and its log energy [N]."""
     centred = bcg_NS - bcg_NS.mean(-1, keepdims=True)
     power = _power(centred, jnp.asarray(_breath_matrix()))
     energy = power.sum(-1)

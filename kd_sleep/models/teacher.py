@@ -16,8 +16,8 @@ COLUMNS = ("tachogram", "tachogram_valid", "hrv")  # of a batch, that the teache
 class Teacher(nn.Module):
     """[B, L] windows of tachogram and HRV -> logits_BLK.
 
-    A strided 1-D CNN reads each window's 30-s tachogram; its embedding joins the window's HRV; dilated
-    convolutions over windows add context.
+    A strided 1-D CNN reads each window's 30-s tachogram; its embedding joins the window's HRV;
+    dilated convolutions over windows add context.
     """
 
     config: TeacherConfig

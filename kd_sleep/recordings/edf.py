@@ -1,7 +1,7 @@
 """EDF (European Data Format, Kemp 1992): reads the wanted channels, writes files as SHHS has them.
 
-edfio parses, calibrates and writes. It takes a file that is shorter than its header says for a short
-night, so the size is checked here first: a download that broke off must be refused.
+edfio parses, calibrates and writes. It takes a file that is shorter than its header says for a
+short night, so the size is checked here first: a download that broke off must be refused.
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@
 A bed sensor runs on its own clock, set by hand and driven by its own crystal. Both sensors see the
 same heart, and the pattern of long and short intervals over some minutes is like no other of the
 night. So the beats of the ECG, as a train of bumps, are correlated with the BCG's beat energy in
-segments of `SEGMENT_S`; the lags of the segments that agree lie on a line, and its intercept and slope
-are offset and drift.
+segments of `SEGMENT_S`; the lags of the segments that agree lie on a line, and its intercept and
+slope are offset and drift.
 
-The line holds the mean R-to-J delay as well: one constant cannot tell it from the offset. We take it
-to be `RJ_S`, and a BCG is aligned to the beats that it shows, to within a person's own deviation.
+The line holds the mean R-to-J delay as well: one constant cannot tell it from the offset. We take
+it to be `RJ_S`, and a BCG is aligned to the beats that it shows, to within a person's own
+deviation.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def align(
         if len(reach) < segment + margin or first < 0 or not piece.any():
             continue
         score = signal.correlate(reach, piece, mode="valid", method="fft")
-        # Each score over the norm of the beats that it covers, so that a lead-off stretch cannot win.
+        # Over the norm of the beats that it covers, so that a lead-off stretch cannot win.
         norm = np.sqrt(
             np.maximum(signal.fftconvolve(reach**2, np.ones(segment), mode="valid"), 1e-9)
         )
@@ -143,7 +144,7 @@ def align(
 def to_true_clock(
     bcg: NDArray, rate_hz: float, alignment: Alignment, new_rate_hz: float, duration_s: float
 ) -> NDArray[np.float64]:
-    """The BCG at `new_rate_hz` on the ECG's clock, [duration_s * new_rate_hz]; NaN where it has none."""
+    """The BCG on the ECG's clock, [duration_s * new_rate_hz]; NaN where it has no samples."""
     uniform = resample(bcg, rate_hz, new_rate_hz)
     true_s = np.arange(round(duration_s * new_rate_hz)) / new_rate_hz
     sensor_s = (true_s - alignment.offset_s) * (1.0 + alignment.drift)

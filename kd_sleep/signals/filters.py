@@ -39,7 +39,7 @@ def bandpass(
 
 
 def resample(values: NDArray, rate_hz: float, new_rate_hz: float) -> NDArray[np.float64]:
-    """Samples at a new rate, polyphase with its anti-aliasing filter; the first sample stays at 0 s."""
+    """Samples at a new rate, polyphase with anti-aliasing; the first sample stays at 0 s."""
     ratio = Fraction(new_rate_hz / rate_hz).limit_denominator(1000)
     if ratio == 1:
         return np.asarray(values, np.float64)

@@ -41,8 +41,8 @@ def bcg_beat_energy(bcg: NDArray, rate_hz: float) -> NDArray[np.float64]:
     """[n] envelope of the heartbeat band of a BCG: a bump at every beat, movement held down.
 
     Band-pass 2-10 Hz where the IJK complex lives, magnitude, low-pass at 3 Hz, divided by its own
-    spread over 10 s, so that gain, polarity and posture drop out; clipped, so that a movement weighs
-    no more than a beat.
+    spread over 10 s, so that gain, polarity and posture drop out; clipped, so that a movement
+    weighs no more than a beat.
     """
     envelope = bandpass(np.abs(bandpass(bcg, rate_hz, 2.0, 10.0)), rate_hz, None, 3.0)
     spread = moving_sd(envelope, rate_hz, 10.0)

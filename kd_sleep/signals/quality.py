@@ -10,8 +10,8 @@ from scipy import signal
 def snr_db(windows_NS: NDArray, rate_hz: float) -> NDArray[np.float64]:
     """10 log10(P[1-8 Hz] / P[10-20 Hz]) per window; 8-10 Hz is left out.
 
-    By Welch's method with 4-s Hann segments. Powers are means over each band's frequencies, so white
-    noise gives 0 dB.
+    By Welch's method with 4-s Hann segments. Powers are means over each band's frequencies, so
+    white noise gives 0 dB.
 
     Args:
       windows_NS: [N, S] samples, each window at least 4 s.

@@ -54,7 +54,8 @@ def write_night(out: Path, config: CohortConfig, visit: Visit) -> str:
     night = physiology.simulate_night(rng, subject, hours)
     drive = night.drive
     files = shhs.paths_of(out, visit.recording_id, out / "bcg")
-    assert files.rpoints_csv and files.bcg  # paths_of names every file of a night
+    assert files.rpoints_csv is not None  # paths_of names every file of a night
+    assert files.bcg is not None
     start = datetime.datetime(1985, 1, 1, 22) + datetime.timedelta(seconds=int(rng.integers(3600)))
     text = f"{shhs.SIMULATOR} {physiology.SIMULATOR_VERSION}"
 

@@ -1,10 +1,11 @@
 """A night's physiology: stages, beats, breathing and movement, before any sensor.
 
-The hypnogram drives everything here. What leaves this module towards the sensors is a `Drive`, which
-has no field for a stage: ECG and BCG can know of sleep only through beats, breath and movement.
+The hypnogram drives everything here. What leaves this module towards the sensors is a `Drive`,
+which has no field for a stage: ECG and BCG can know of sleep only through beats, breath and
+movement.
 
-Each constant stands with its source; "unsourced" marks common knowledge. [Mixed-500] is a stage chain
-of 500 mixed-age nights, [Penzel] is PMC5078504, both as collected in BUILD_NOTES.md.
+Each constant stands with its source; "unsourced" marks common knowledge. [Mixed-500] is a stage
+chain of 500 mixed-age nights, [Penzel] is PMC5078504, both as collected in BUILD_NOTES.md.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Drive:
 
 @dataclasses.dataclass(frozen=True)
 class Physiology:
-    """A night before any sensor: `latent` is what the body did, `scored` what a scorer wrote; [N] int8."""
+    """A night before any sensor: what the body did (`latent`), what a scorer wrote; [N] int8."""
 
     latent: NDArray[np.int8]
     scored: NDArray[np.int8]
@@ -98,11 +99,11 @@ class Physiology:
 
 
 def draw_subject(rng: np.random.Generator) -> Subject:
-    """A person: heart rate 62 ± 9 bpm, RMSSD median 25 ms (log SD 0.5), 15 ± 2.5 breaths a minute."""
+    """A person: heart rate 62 ± 9 bpm, RMSSD median 25 ms (log SD 0.5), 15 ± 2.5 breaths/min."""
     return Subject(
         heart_rate_bpm=float(np.clip(rng.normal(62.0, 9.0), 42.0, 95.0)),
-        # A sinusoid of amplitude A at a quarter of the heart rate has an RMSSD of about A; RSA in NREM,
-        # most of the night, is 1.33 times that in REM, and LF adds a fifth.
+        # A sinusoid of amplitude A at a quarter of the heart rate has an RMSSD of about A; RSA in
+        # NREM, most of the night, is 1.33 times that in REM, and LF adds a fifth.
         rsa_s=float(np.clip(0.025 / 1.3 * np.exp(rng.normal(0.0, 0.5)), 0.004, 0.08)),
         breaths_per_min=float(np.clip(rng.normal(15.0, 2.5), 9.0, 22.0)),
         ectopic_per_h=float(np.exp(rng.normal(2.0, 1.2)) if rng.random() < 0.4 else 0.0),
@@ -112,7 +113,7 @@ def draw_subject(rng: np.random.Generator) -> Subject:
 
 
 def _stage_chain(rng: np.random.Generator, windows: int) -> NDArray[np.int8]:
-    """A Markov chain whose way into Deep fades, and into REM grows, over the night in 90-min cycles."""
+    """A Markov chain whose way into Deep fades, and into REM grows, in cycles of 90 min."""
     hours = np.arange(windows) * WINDOW_S / 3600.0
     cycle = np.sin(2 * np.pi * (hours - 1.17) / 1.5)  # first REM rises about 70 min in
     into_deep = (2.2 * np.exp(-hours / 2.0) + 0.25) * (1.0 - 0.4 * cycle)
@@ -147,7 +148,7 @@ def _score(rng: np.random.Generator, latent: NDArray[np.int8]) -> NDArray[np.int
 def band_noise(
     rng: np.random.Generator, samples: int, low_hz: float, high_hz: float, slope: float = 0.0
 ) -> NDArray[np.float64]:
-    """Gaussian noise of unit variance in a band, power falling as 1 / f^slope, on the DRIVE_HZ grid."""
+    """Gaussian noise of unit variance in a band, power ~ 1 / f^slope, on the DRIVE_HZ grid."""
     frequency = np.fft.rfftfreq(samples, 1 / DRIVE_HZ)
     inside = (frequency >= low_hz) & (frequency <= high_hz) & (frequency > 0)
     inside[1] |= high_hz < frequency[1]  # a night shorter than the band's periods: its slowest wave
@@ -178,7 +179,7 @@ def _movement(
 def _beats(
     rng: np.random.Generator, rr_s: NDArray[np.float64], ectopic_per_h: float
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Beat times by integral pulse frequency modulation of the interval rr(t), some of them ectopic.
+    """Beat times by integral pulse frequency modulation of the interval rr(t), some ectopic.
 
     A beat falls where the integral of 1 / rr crosses an integer.
     """
@@ -199,9 +200,9 @@ def _beats(
 def simulate_night(rng: np.random.Generator, subject: Subject, hours: float) -> Physiology:
     """One night of `hours`, of `subject`.
 
-    The RR interval is a sum, RR(t) = mean(stage, clock) + VLF + LF + RSA + responses to movement, each
-    with a size that depends on the stage; RSA is bound to the phase of breathing. Stage-dependent sizes
-    glide over about 40 s.
+    The RR interval is a sum, RR(t) = mean(stage, clock) + VLF + LF + RSA + responses to movement,
+    each with a size that depends on the stage; RSA is bound to the phase of breathing.
+    Stage-dependent sizes glide over about 40 s.
     """
     windows = int(hours * 3600.0 / WINDOW_S)
     samples = int(windows * WINDOW_S * DRIVE_HZ)

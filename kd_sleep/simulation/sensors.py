@@ -1,14 +1,14 @@
 """Sensors: a body's beats, breathing and movement in, an ECG or a ballistocardiogram out.
 
 Both functions see a `Drive` alone, which holds no stage, so they serve a simulated night and a
-recorded one alike: from the R points, breathing effort and movement of an SHHS night, `bcg` makes the
-BCG that SHHS does not have.
+recorded one alike: from the R points, breathing effort and movement of an SHHS night, `bcg` makes
+the BCG that SHHS does not have.
 
 Figures: RJ interval about 210 ms at rest, moved by 40-80 ms over a night by the pre-ejection period
 (longer when the heart is slow), with a 10-20 ms sinusoid of breathing on top; heartbeat energy in
 1-8 Hz, the complex itself at 4-7 Hz, ring-down 0.3-0.5 s. Unsourced: I:J:K about -0.6:1:-0.7,
-breathing 10-100 times the beat below 0.5 Hz, beat amplitude modulated by 10-30 %, 2-4 posture changes
-an hour.
+breathing 10-100 times the beat below 0.5 Hz, beat amplitude modulated by 10-30 %, 2-4 posture
+changes an hour.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _at(values: NDArray, times_s: NDArray) -> NDArray[np.float64]:
 def ecg(rng: np.random.Generator, drive: Drive, rate_hz: float) -> NDArray[np.float64]:
     """An ECG in mV, [duration * rate_hz]: P-QRS-T, baseline wander, muscle noise, mains.
 
-    The T wave follows R at 0.3 s times the square root of the interval (Bazett); R is 0.6-1.2 mV, and
-    in one person of twelve the lead is the wrong way round.
+    The T wave follows R at 0.3 s times the square root of the interval (Bazett); R is 0.6-1.2 mV,
+    and in one person of twelve the lead is the wrong way round.
     """
     out = np.zeros(round(drive.duration_s * rate_hz))
     times, normal = drive.beat_times_s, drive.beat_normal
@@ -148,7 +148,7 @@ def _postures(rng: np.random.Generator, drive: Drive) -> NDArray[np.float64]:
 
 
 def _ijk(frequency_hz: float, ring_s: float, tail: float) -> Callable[[NDArray], NDArray]:
-    """I, J and K waves: a J peak of 1 at 0, half a period away I about -0.6 and K about -0.7, ringing."""
+    """I, J and K waves, ringing: J is 1 at 0, I about -0.6 and K about -0.7 half a period off."""
 
     def shape(x: NDArray) -> NDArray:
         rise = np.exp(-0.5 * (x / (0.49 / frequency_hz)) ** 2)  # -0.6 half a period before J
@@ -164,8 +164,8 @@ def bcg(
 ) -> Bcg:
     """A ballistocardiogram under the mattress, on the sensor's own clock.
 
-    RJ(t) = mean + slow(RR) + wander + breathing sinusoid + residual. Gain, polarity and shape change
-    with posture. Breathing, movement, sensor noise, dropouts and saturation are added.
+    RJ(t) = mean + slow(RR) + wander + breathing sinusoid + residual. Gain, polarity and shape
+    change with posture. Breathing, movement, sensor noise, dropouts and saturation are added.
     """
     clock = clock or Clock()
     samples = int(clock.sensor_time(drive.duration_s) * rate_hz)

@@ -87,8 +87,8 @@ def train_student(
 ) -> None:
     """Trains a student from BCG, labels of some nights and the teacher's soft labels of all.
 
-    With alpha = 1 the teacher has no say, and all batches come from labelled nights: the baseline gets
-    as many labelled windows into its steps as the loss can use.
+    With alpha = 1 the teacher has no say, and all batches come from labelled nights: the baseline
+    gets as many labelled windows into its steps as the loss can use.
     """
     nights, validation = read_split(data_dir, "train"), read_split(data_dir, "validation")
     rows = labelled_rows(nights, distill)

@@ -24,6 +24,8 @@ from kd_sleep.training.checkpoints import METRIC, Checkpoints
 from kd_sleep.training.metrics_log import MetricsLog
 from kd_sleep.training.steps import LossOf, create_state, make_predict, make_train_step
 
+_LAUNCHERS = {"teacher": "train_teacher", "student": "distill_student"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -175,7 +177,7 @@ def settings_of(workdir: Path, kind: str) -> dict[str, Any]:
     if found["kind"] != kind:
         raise TrainingError(
             f"{workdir}: expected a trained {kind}, found {found['kind']}.",
-            f"Train one with `python -m launch.{'train_teacher' if kind == 'teacher' else 'distill_student'}`.",
+            f"Train one with `python -m launch.{_LAUNCHERS[kind]}`.",
         )
     return found["settings"]
 

@@ -1,4 +1,4 @@
-"""Training metrics, one row per logged step: JSONL for programs, TensorBoard event files for eyes."""
+"""Training metrics, one row per logged step: JSONL for programs, TensorBoard for eyes."""
 
 from __future__ import annotations
 

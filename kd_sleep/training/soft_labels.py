@@ -1,4 +1,4 @@
-"""Teacher logits, computed once per night by the frozen teacher, and kept only for what it was shown.
+"""Teacher logits: computed once per night, good only for the teacher and features they are of.
 
 A file of soft labels names the teacher by the fingerprint of its parameters, and each night by the
 digest of its RR features. Logits of another teacher, or for features that have changed since, are
@@ -34,7 +34,7 @@ def fingerprint(params: Any) -> str:
 
 
 def save(folder: Path, split: str, teacher: str, nights: Nights, logits: list[NDArray]) -> None:
-    """Writes `<split>.npy`, all nights' logits one after another, and `<split>.json` that names them."""
+    """Writes `<split>.npy`, all nights' logits in a row, and `<split>.json` that names them."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / f"{split}.npy", np.concatenate(logits).astype(np.float32))
     index = {

@@ -28,7 +28,7 @@ class TrainState(train_state.TrainState):
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW under a clipped global norm; linear warm-up, then cosine decay to 0 at the last step."""
+    """AdamW under a clipped global norm; linear warm-up, then cosine decay to 0 at the end."""
     warmup = max(1, round(config.steps * config.warmup_share))
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, warmup, max(config.steps, warmup + 1)
@@ -87,7 +87,7 @@ def hard_label_loss(logits_BLK: jax.Array, batch: Batch) -> tuple[jax.Array, dic
 
 
 def make_distillation_loss(config: DistillConfig) -> LossOf:
-    """The student's loss. Windows without BCG teach nothing; nor do a teacher's guesses without beats."""
+    """The student's loss. Windows without BCG teach nothing, nor does a teacher without beats."""
 
     def loss_of(logits_BLK: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         seen = batch["valid_BL"] * (1.0 - batch["bcg_missing"])

@@ -53,7 +53,7 @@ class _Page(HTMLParser):
 def _study(subjects=6, stages=4):
     rng = np.random.default_rng(1)
     labels = [rng.integers(0, stages, size=60) for _ in range(subjects)]
-    nights = scores.Nights(
+    nights = scores.ScoredNights(
         [f"n{n}" for n in range(subjects)], [f"s{n}" for n in range(subjects)], labels
     )
     systems = {

@@ -30,7 +30,7 @@ def study():
     rng = np.random.default_rng(7)
     subjects = [f"s{n:02d}" for n in [*range(12), 0, 4, 8]]
     labels = [rng.choice(4, size=rng.integers(60, 90), p=[0.2, 0.2, 0.45, 0.15]) for _ in subjects]
-    nights = scores.Nights([f"n{n}" for n in range(15)], subjects, labels)
+    nights = scores.ScoredNights([f"n{n}" for n in range(15)], subjects, labels)
     systems = {
         name: [_guesses(rng, night, skill) for night in labels]
         for name, skill in [
@@ -103,13 +103,13 @@ def test_windows_of_a_subject_are_one_draw(study):
     nights, systems = study
     expected = _intervals(scores.score(nights, systems, CONFIG))
 
-    doubled = scores.Nights(
+    doubled = scores.ScoredNights(
         nights.recording_ids, nights.subject_ids, [np.repeat(n, 2) for n in nights.labels]
     )
     twice = {name: [np.repeat(p, 2, axis=0) for p in probs] for name, probs in systems.items()}
     assert _intervals(scores.score(doubled, twice, CONFIG)) == expected
 
-    cut = scores.Nights(
+    cut = scores.ScoredNights(
         [f"{r}{half}" for r in nights.recording_ids for half in "ab"],
         np.repeat(nights.subject_ids, 2).tolist(),
         [half for n in nights.labels for half in (n[:30], n[30:])],
@@ -121,7 +121,7 @@ def test_windows_of_a_subject_are_one_draw(study):
 def test_twice_the_subjects_narrow_the_intervals_by_about_root_two(study):
     nights, systems = study
     config = EvaluationConfig(bootstrap_draws=2000)
-    more = scores.Nights(
+    more = scores.ScoredNights(
         [*nights.recording_ids, *(f"{r}-twin" for r in nights.recording_ids)],
         [*nights.subject_ids, *(f"{s}-twin" for s in nights.subject_ids)],
         [*nights.labels, *nights.labels],
@@ -139,7 +139,7 @@ def test_order_of_nights_and_unlabelled_nights_leave_scores_alone(study):
     nights, systems = study
     results = scores.score(nights, systems, CONFIG)
     order = np.random.default_rng(0).permutation(15)
-    shuffled = scores.Nights(
+    shuffled = scores.ScoredNights(
         *(
             [field[n] for n in order]
             for field in (nights.recording_ids, nights.subject_ids, nights.labels)
@@ -148,7 +148,7 @@ def test_order_of_nights_and_unlabelled_nights_leave_scores_alone(study):
     moved = {name: [probs[n] for n in order] for name, probs in systems.items()}
     assert _intervals(scores.score(shuffled, moved, CONFIG)) == _intervals(results)
 
-    extra = scores.Nights(
+    extra = scores.ScoredNights(
         [*nights.recording_ids, "dark"],
         [*nights.subject_ids, "x"],
         [*nights.labels, np.full(9, -1)],
@@ -165,7 +165,7 @@ def test_intervals_cover_a_known_accuracy():
     """30 subjects drawn from a population of accuracy 0.6, 300 times: 95 % intervals cover it."""
     rng = np.random.default_rng(0)
     labels = [np.full(10, 2)] * 30
-    nights = scores.Nights([f"n{n}" for n in range(30)], [f"s{n}" for n in range(30)], labels)
+    nights = scores.ScoredNights([f"n{n}" for n in range(30)], [f"s{n}" for n in range(30)], labels)
     covered = 0
     for _ in range(300):
         right = rng.binomial(10, rng.beta(6, 4, size=30))  # mean 0.6, differing by subject
@@ -242,7 +242,7 @@ def test_verdict_claims_only_what_excludes_zero(value, low, high, text):
 
 def test_one_subject_has_values_but_no_intervals(study):
     nights, systems = study
-    alone = scores.Nights(nights.recording_ids, ["s"] * 15, nights.labels)
+    alone = scores.ScoredNights(nights.recording_ids, ["s"] * 15, nights.labels)
     results = scores.score(alone, systems, CONFIG)
     for value, low, high in _flat(_intervals(results)):
         assert np.isfinite(value)
@@ -254,7 +254,7 @@ def test_one_subject_has_values_but_no_intervals(study):
 def test_few_subjects_are_noted_and_many_are_not(study):
     assert "too narrow" in scores.score(*study, CONFIG)["bootstrap"]["note"]
     labels = [np.array([0, 1, 2, 3])] * 20
-    many = scores.Nights([f"n{n}" for n in range(20)], [f"s{n}" for n in range(20)], labels)
+    many = scores.ScoredNights([f"n{n}" for n in range(20)], [f"s{n}" for n in range(20)], labels)
     results = scores.score(many, {"x": [_one_hot(n) for n in labels]}, CONFIG)
     assert results["bootstrap"]["note"] is None
 
@@ -326,11 +326,11 @@ def test_a_missing_night_names_the_system(study):
 )
 def test_nights_that_cannot_be_are_refused(ids, labels, message):
     with pytest.raises(ValueError, match=message):
-        scores.Nights(ids, ids, labels)
+        scores.ScoredNights(ids, ids, labels)
 
 
 def test_nothing_scored_is_an_error_not_an_empty_result():
-    nights = scores.Nights(["a"], ["a"], [np.full(3, -1)])
+    nights = scores.ScoredNights(["a"], ["a"], [np.full(3, -1)])
     with pytest.raises(DatasetError, match="no scored window"):
         scores.score(nights, {"x": [_one_hot([0, 0, 0])]}, CONFIG)
     for floor in (scores.majority_probs, scores.time_of_night_probs):
@@ -339,7 +339,7 @@ def test_nothing_scored_is_an_error_not_an_empty_result():
 
 
 def test_majority_floor_knows_shares_only():
-    nights = scores.Nights(["a", "b"], ["a", "b"], [np.zeros(5, int), np.zeros(50, int)])
+    nights = scores.ScoredNights(["a", "b"], ["a", "b"], [np.zeros(5, int), np.zeros(50, int)])
     train = [np.array([2, 2, 2, -1, 1]), np.array([-1, 0, 2, 2])]
     short, long = scores.majority_probs(train, nights)
     np.testing.assert_allclose(short, np.tile([2 / 11, 2 / 11, 6 / 11, 1 / 11], (5, 1)))
@@ -349,7 +349,7 @@ def test_majority_floor_knows_shares_only():
 
 def test_time_of_night_floor_knows_ten_minute_bins_of_training_nights():
     train = [np.repeat([0, 3, 1], [20, 20, 5]), np.repeat([0, 3, -1], [20, 20, 100])]
-    nights = scores.Nights(["a"], ["a"], [np.full(200, 2)])
+    nights = scores.ScoredNights(["a"], ["a"], [np.full(200, 2)])
     (probs,) = scores.time_of_night_probs(train, nights)
     np.testing.assert_allclose(probs[:20], np.tile([41, 1, 1, 1], (20, 1)) / 44)
     np.testing.assert_allclose(probs[20:40], np.tile([1, 1, 1, 41], (20, 1)) / 44)

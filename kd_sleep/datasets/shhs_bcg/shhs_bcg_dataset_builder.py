@@ -127,7 +127,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if sum(reasons.values()) == len(nights):
             raise DatasetError(
                 f"split {split} has no usable night of {len(nights)}: {_summary(reasons)}.",
-                "Look at the files named; `python -m launch.build_dataset --help` tells what is read.",
+                "`python -m launch.build_dataset --help` tells what is read.",
             )
 
 
