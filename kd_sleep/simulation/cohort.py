@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from kd_sleep.config import CohortConfig, to_dict
+from kd_sleep.errors import ConfigError
 from kd_sleep.parallel import map_nights
+from kd_sleep.provenance import write_json
 from kd_sleep.recordings import edf, nsrr, shhs
 from kd_sleep.simulation import physiology, sensors
 
@@ -121,11 +123,25 @@ def _background(rng: np.random.Generator, channel: edf.Channel, duration_s: floa
 def write_cohort(out: Path, config: CohortConfig, workers: int = 0) -> Sequence[str]:
     """Writes every night of the cohort, `workers` at a time (0: one per core).
 
-    The bytes depend on `config` alone, not on `workers`. Returns the recording ids.
+    The bytes depend on `config` alone, not on `workers`. `simulation.json` comes last and says that
+    the cohort is whole: with it there, nothing is written again.
+
+    Returns:
+      The recording ids.
+
+    Raises:
+      ConfigError: the folder holds a cohort made with other settings.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "simulation.json").write_text(
-        json.dumps({"simulator": physiology.SIMULATOR_VERSION, **to_dict(config)}, indent=2) + "\n"
-    )
+    made = {"simulator": physiology.SIMULATOR_VERSION, **to_dict(config)}
+    card = out / "simulation.json"
+    visits = visits_of(config)
+    if card.exists():
+        if json.loads(card.read_text()) != made:
+            raise ConfigError(
+                f"{out} holds another cohort: see {card.name}.", "Name another folder."
+            )
+        return [visit.recording_id for visit in visits]
     work = functools.partial(write_night, out, config)
-    return list(map_nights(work, visits_of(config), workers, "Simulating"))
+    ids = list(map_nights(work, visits, workers, "Simulating"))
+    write_json(card, made)
+    return ids

@@ -1,0 +1,127 @@
+"""The TFDS dataset: built without TensorFlow, read by its name, subjects apart, nothing lost."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kd_sleep import schema
+from kd_sleep.config import DatasetConfig
+from kd_sleep.datasets import shhs_bcg
+from kd_sleep.datasets.batches import bcg_source_of, read_split
+from kd_sleep.datasets.splits import SPLITS, split_of
+from kd_sleep.errors import DatasetError
+
+DATASET = "shhs_bcg/paired/" + schema.SCHEMA_VERSION
+
+
+@pytest.fixture
+def copy_of_data(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_it_is_read_by_name_and_needs_no_tensorflow(data_dir):
+    code = (
+        "import sys, tensorflow_datasets as tfds, kd_sleep.datasets.shhs_bcg\n"
+        f"nights = tfds.data_source('shhs_bcg/paired', data_dir={str(data_dir)!r}, split='train')\n"
+        "print(len(nights), nights[0]['bcg'].dtype, 'tensorflow' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, dtype, tensorflow = out.stdout.split()
+    assert int(count) >= 8
+    assert (dtype, tensorflow) == ("int16", "False")
+
+
+def test_every_night_of_the_cohort_is_there_once_and_by_subject(cohort, data_dir):
+    seen = {}
+    for split in SPLITS:
+        nights = read_split(data_dir, split)
+        assert nights.cohort.startswith("kd_sleep simulator")
+        assert nights.bcg_source == "paired"
+        for recording, subject in zip(nights.recording_ids, nights.subject_ids, strict=True):
+            assert seen.setdefault(recording, split) == split
+            assert split_of(subject) == split
+    assert len(seen) == len(list((cohort / "bcg").glob("*.edf")))
+
+
+def test_workers_make_no_difference(cohort, data_dir, tmp_path):
+    shhs_bcg.build(cohort, tmp_path, DatasetConfig(bcg_source="paired", workers=1))
+    for split in SPLITS:
+        one, two = read_split(tmp_path, split), read_split(data_dir, split)
+        assert one.teacher_digest == two.teacher_digest
+        np.testing.assert_array_equal(one.bcg, two.bcg)
+        np.testing.assert_array_equal(one.label, two.label)
+
+
+def test_left_out_nights_stand_in_the_metadata(cohort, tmp_path):
+    """One bad night never stops the others, and is never lost in silence."""
+    shutil.copytree(cohort, tmp_path / "cohort")
+    bad = tmp_path / "cohort" / "bcg" / "shhs1-200004.edf"
+    bad.write_bytes(bad.read_bytes()[:10_000])
+    missing = "polysomnography/annotations-events-nsrr/shhs1/shhs1-200006-nsrr.xml"
+    (tmp_path / "cohort" / missing).unlink()
+    builder = shhs_bcg.build(tmp_path / "cohort", tmp_path, DatasetConfig(bcg_source="paired"))
+    left_out = {night["recording_id"]: night for night in shhs_bcg.exclusions(builder)}
+    assert set(left_out) == {"shhs1-200004", "shhs1-200006"}
+    assert "cut short" in left_out["shhs1-200004"]["reason"]
+    assert "is missing" in left_out["shhs1-200006"]["reason"]
+    written = json.loads((tmp_path / DATASET / "metadata.json").read_text())
+    assert len(written["exclusions"]) == 2
+    assert sum(info.num_examples for info in builder.info.splits.values()) == 13
+
+
+def test_an_empty_folder_says_what_was_expected(tmp_path):
+    with pytest.raises(DatasetError, match="polysomnography/edfs") as error:
+        shhs_bcg.build(tmp_path, tmp_path / "data", DatasetConfig())
+    assert "simulate" in str(error.value)
+    assert not (tmp_path / "data").exists()
+
+
+def test_too_few_subjects_for_three_splits_are_refused(cohort, tmp_path):
+    for path in (cohort / "polysomnography").rglob("shhs1-200002*"):
+        target = tmp_path / path.relative_to(cohort)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    with pytest.raises(DatasetError, match="1 subjects leave split validation and test"):
+        shhs_bcg.build(tmp_path, tmp_path / "data", DatasetConfig())
+
+
+def test_a_split_without_a_usable_night_names_the_reasons(cohort, tmp_path):
+    shutil.copytree(cohort / "polysomnography", tmp_path / "polysomnography")
+    (tmp_path / "bcg").mkdir()
+    with pytest.raises(DatasetError, match="has no BCG file"):
+        shhs_bcg.build(tmp_path, tmp_path / "data", DatasetConfig(bcg_source="paired"))
+
+
+def test_a_missing_bcg_folder_is_named(cohort, tmp_path):
+    with pytest.raises(DatasetError, match="nowhere"):
+        shhs_bcg.build(
+            cohort, tmp_path, DatasetConfig(bcg_source="paired"), bcg_dir=tmp_path / "nowhere"
+        )
+
+
+def test_a_subject_in_two_splits_is_found_when_reading(copy_of_data):
+    path = copy_of_data / DATASET / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["subjects"]["test"].append(metadata["subjects"]["train"][0])
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(DatasetError, match="in both train and test"):
+        read_split(copy_of_data, "test")
+
+
+def test_records_of_another_splits_subject_are_found_when_reading(copy_of_data):
+    path = copy_of_data / DATASET / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["subjects"]["train"].pop(0)
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(DatasetError, match="subjects that are not its own"):
+        read_split(copy_of_data, "train")
+
+
+def test_no_dataset_says_how_to_build_one(tmp_path):
+    with pytest.raises(DatasetError, match="build_dataset"):
+        bcg_source_of(tmp_path)

@@ -1,0 +1,138 @@
+"""Files to a night record: what must be in it, what must not, and every way to be left out."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from kd_sleep import schema
+from kd_sleep.config import DatasetConfig
+from kd_sleep.features import night
+from kd_sleep.features.night import Exclusion, process_night
+from kd_sleep.recordings import edf, nsrr, shhs
+
+SIMULATED, PAIRED = DatasetConfig(bcg_source="simulated"), DatasetConfig(bcg_source="paired")
+ID = "shhs1-200001"
+
+
+@pytest.fixture
+def files(cohort, tmp_path):
+    """A night's files, copied, to be damaged."""
+    source = shhs.paths_of(cohort, ID, cohort / "bcg")
+    target = shhs.paths_of(tmp_path, ID, tmp_path / "bcg")
+    for field in ("edf", "stages_xml", "rpoints_csv", "bcg"):
+        getattr(target, field).parent.mkdir(parents=True)
+        shutil.copy(getattr(source, field), getattr(target, field))
+    return target
+
+
+@pytest.mark.parametrize("config", [SIMULATED, PAIRED], ids=lambda config: config.bcg_source)
+def test_a_night_is_what_the_table_says(files, config):
+    record = process_night(files, config)
+    schema.validate(record)
+    assert record["bcg_source"] == config.bcg_source
+    assert record["cohort"].startswith("kd_sleep simulator")
+    assert record["subject_id"] == "200001"
+    assert record["rr_missing"].mean() < 0.05
+    heart = record["bcg"] * record["bcg_scale"]
+    assert 0.3 < np.median(np.abs(np.diff(heart))) < 3.0  # in heartbeat amplitudes
+
+
+def test_simulated_bcg_never_saw_the_hypnogram(files):
+    """Other stages in the XML, the same BCG to the bit."""
+    before = process_night(files, SIMULATED)
+    labels = nsrr.read_stages(files.stages_xml)
+    shuffled = np.random.default_rng(0).permutation(labels)
+    contents = edf.read_signals(files.edf, {})
+    nsrr.write_stages(files.stages_xml, shuffled, contents.start.time(), 30.0 * len(labels))
+    after = process_night(files, SIMULATED)
+    assert not np.array_equal(after["label"], before["label"])
+    for field in ("bcg", "bcg_scale", "bcg_missing", "tachogram", "hrv"):
+        np.testing.assert_array_equal(after[field], before[field])
+
+
+def test_paired_bcg_lands_on_the_ecgs_clock(cohort, files):
+    truth = json.loads((cohort / "truth" / f"{ID}.json").read_text())["bcg_clock"]
+    recording = shhs.read_recording(files)
+    beats, _ = night._beats(files, recording)
+    j_times = np.load(cohort / "truth" / f"{ID}-r-and-j.npy")[1]
+    bcg = night._paired_bcg(files, recording, beats)
+    assert abs(truth["offset_s"]) > 1.0  # else nothing was shown
+    energy = night.alignment.bcg_beat_energy(np.nan_to_num(bcg), schema.BCG_HZ)
+    inside = j_times[(j_times > 120) & (j_times < recording.duration_s - 120)]
+    at = np.rint(inside * schema.BCG_HZ).astype(int)
+    shifts = np.arange(-20, 21)
+    profile = energy[at[:, None] + shifts].mean(0)
+    assert abs(shifts[np.argmax(profile)]) / schema.BCG_HZ <= 0.08
+
+
+def test_the_detector_stands_in_for_r_points(files):
+    given = process_night(files, SIMULATED)
+    detected = process_night(dataclasses.replace(files, rpoints_csv=None), SIMULATED)
+    both = np.isfinite(given["tachogram"]) & np.isfinite(detected["tachogram"])
+    assert both.mean() > 0.95
+    assert np.median(np.abs(given["tachogram"] - detected["tachogram"])[both]) < 0.005
+
+
+def rewrite_edf(files, label, values=None):
+    """The night's EDF with one channel renamed to nothing known, or with other samples."""
+    contents = edf.read_signals(files.edf, {"ecg": ["ECG"], "chest": ["THOR RES"]})
+    ecg, chest = contents.signals["ecg"], contents.signals["chest"]
+    channels = {channel.label: channel for channel in shhs.channels(1, "cardiac")}
+    first = dataclasses.replace(channels["ECG"], label=label)
+    samples = ecg.values if values is None else values(ecg.values)
+    edf.write_signals(
+        files.edf, [(first, samples), (channels["THOR RES"], chest.values)], contents.start, "x"
+    )
+
+
+DAMAGE = {
+    "missing XML": (lambda f: f.stages_xml.unlink(), "is missing"),
+    "missing EDF": (lambda f: f.edf.unlink(), "is missing"),
+    "truncated EDF": (lambda f: f.edf.write_bytes(f.edf.read_bytes()[:-5000]), "cut short"),
+    "no ECG": (lambda f: rewrite_edf(f, "Mystery"), "has no ECG"),
+    "XML without stages": (
+        lambda f: f.stages_xml.write_text("<PSGAnnotation><ScoredEvents/></PSGAnnotation>"),
+        "no sleep stages",
+    ),
+    "XML that is none": (lambda f: f.stages_xml.write_text("not XML"), ""),
+    "R points that are none": (lambda f: f.rpoints_csv.write_text("a,b\n1,2\n"), "seconds"),
+    "missing BCG": (lambda f: f.bcg.unlink(), "has no BCG file"),
+    "truncated BCG": (lambda f: f.bcg.write_bytes(f.bcg.read_bytes()[:3000]), "cut short"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_night_is_left_out_by_name(files, damage):
+    harm, word = DAMAGE[damage]
+    harm(files)
+    result = process_night(files, PAIRED)
+    assert isinstance(result, Exclusion)
+    assert result.recording_id == ID
+    assert word in result.reason
+    assert ID in result.path
+
+
+def test_a_flat_ecg_without_r_points_shows_no_heartbeat(files):
+    rewrite_edf(files, "ECG", lambda values: 0 * values)
+    result = process_night(dataclasses.replace(files, rpoints_csv=None), SIMULATED)
+    assert isinstance(result, Exclusion)
+    assert "no heartbeat" in result.reason
+
+
+def test_another_nights_bcg_is_refused(cohort, files):
+    shutil.copy(cohort / "bcg" / "shhs1-200002.edf", files.bcg)
+    result = process_night(files, PAIRED)
+    assert isinstance(result, Exclusion)
+    assert "clock cannot be told" in result.reason
+
+
+def test_a_dropout_is_missing_and_not_silence():
+    values = np.random.default_rng(0).normal(size=10_000)
+    values[2000:2500] = 7.0
+    values[5000:5020] = 0.0  # too short to be one
+    flat = night._flat(values, 100.0)
+    assert flat[2000:2500].all()
+    assert flat.sum() == 500

@@ -1,0 +1,79 @@
+"""A cohort on disk: SHHS's folders and formats, and the same bytes from the same seed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kd_sleep.config import CohortConfig
+from kd_sleep.errors import ConfigError
+from kd_sleep.recordings import shhs
+from kd_sleep.recordings.edf import read_signals
+from kd_sleep.simulation.cohort import visits_of, write_cohort
+
+SMALL = CohortConfig(subjects=3, hours=0.5, second_visit_share=0.34)
+
+
+def files_of(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_same_seed_gives_the_same_bytes_however_many_workers(tmp_path):
+    write_cohort(tmp_path / "one", SMALL, workers=1)
+    write_cohort(tmp_path / "two", SMALL, workers=2)
+    one = files_of(tmp_path / "one")
+    assert one == files_of(tmp_path / "two")
+    other = CohortConfig(subjects=3, hours=0.5, second_visit_share=0.34, cohort_seed=1)
+    write_cohort(tmp_path / "three", other, workers=1)
+    assert one != files_of(tmp_path / "three")
+
+
+def test_the_folders_are_those_of_shhs(cohort):
+    nights = shhs.find_nights(cohort, cohort / "bcg")
+    assert len(nights) == 15
+    visits = {night.subject_id: set() for night in nights}
+    for night in nights:
+        visits[night.subject_id].add(night.visit)
+        assert night.edf.is_file()
+        assert night.stages_xml.is_file()
+        assert night.bcg.is_file()
+    assert sum(v == {1, 2} for v in visits.values()) == 3
+    with_rpoints = [night for night in nights if night.rpoints_csv is not None]
+    assert 0 < len(with_rpoints) < len(nights)
+
+
+def test_a_night_reads_back_as_what_it_is(cohort):
+    for recording_id, rate_hz in (("shhs1-200001", 125), ("shhs2-200012", 250)):
+        night = shhs.paths_of(cohort, recording_id)
+        recording = shhs.read_recording(night)
+        truth = json.loads((cohort / "truth" / f"{recording_id}.json").read_text())
+        assert recording.cohort.startswith("kd_sleep simulator")
+        assert recording.ecg.rate_hz == rate_hz
+        assert len(recording.labels) == len(truth["latent"])
+        assert (recording.labels == truth["latent"]).mean() > 0.7  # a scorer's eye between
+        assert len(recording.effort) == 2
+
+
+def test_all_signals_are_the_fourteen_of_shhs(tmp_path):
+    config = CohortConfig(subjects=1, hours=0.5, second_visit_share=0.0, signals="all")
+    write_cohort(tmp_path, config, workers=1)
+    contents = read_signals(shhs.paths_of(tmp_path, "shhs1-200001").edf, {"eeg": ["EEG"]})
+    assert len(contents.labels) == 14
+    assert np.std(contents.signals["eeg"].values) > 0
+
+
+def test_the_quickstarts_cohort_stays_under_one_and_a_half_gigabytes(cohort):
+    nights = shhs.find_nights(cohort, cohort / "bcg")
+    hours = sum(shhs.read_recording(night).duration_s for night in nights) / 3600
+    size = sum(p.stat().st_size for p in cohort.rglob("*") if p.is_file())
+    default = CohortConfig()
+    assert size / hours * default.hours * len(visits_of(default)) < 1.5e9
+
+
+def test_another_cohort_in_the_folder_is_not_overwritten(tmp_path):
+    write_cohort(tmp_path, SMALL, workers=1)
+    before = (tmp_path / "bcg" / "shhs1-200001.edf").stat().st_mtime_ns
+    write_cohort(tmp_path, SMALL, workers=1)  # there already
+    assert (tmp_path / "bcg" / "shhs1-200001.edf").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="another cohort"):
+        write_cohort(tmp_path, CohortConfig(subjects=2, hours=0.5), workers=1)

@@ -1,0 +1,101 @@
+"""Who may import whom, and what an import costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Lower never imports higher; rooms on one line do not import each other.
+LAYERS = (
+    {"version", "stages", "errors", "losses", "metrics"},
+    {"schema", "config", "provenance", "parallel"},
+    {"signals"},
+    {"recordings"},
+    {"simulation"},
+    {"features"},
+    {"datasets"},
+    {"models"},
+    {"training"},
+    {"evaluation"},
+)
+# A machine with an accelerator need not have the libraries that read files.
+HEAVY = {"tensorflow", "tensorflow_datasets", "array_record", "grain", "sleepecg", "edfio"}
+LIGHT = [
+    "kd_sleep.losses", "kd_sleep.metrics", "kd_sleep.models.teacher", "kd_sleep.models.student",
+    "kd_sleep.training.steps", "kd_sleep.simulation.physiology", "kd_sleep.simulation.sensors",
+]  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rank(room: str) -> int:
+    return next(n for n, layer in enumerate(LAYERS) if room in layer)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "kd_sleep").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_lower_never_imports_higher(path):
+    room = path.relative_to(ROOT / "kd_sleep").with_suffix("").parts[0]
+    if room in ("__init__", "__main__"):
+        return
+    for name in imports(path):
+        package, _, rest = name.partition(".")
+        assert package != "launch", f"{path} imports a launcher"
+        if package != "kd_sleep" or not rest:
+            continue
+        other = rest.split(".")[0]
+        assert other == room or rank(other) < rank(room), f"{room} imports {other}"
+
+
+def test_every_room_is_in_the_map():
+    rooms = {p.stem for p in (ROOT / "kd_sleep").iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert rooms - {"__init__", "__main__", "__pycache__"} == set().union(*LAYERS)
+
+
+def test_flags_are_read_in_launch_alone():
+    for path in (ROOT / "kd_sleep").rglob("*.py"):
+        assert "absl" not in {name.split(".")[0] for name in imports(path)}, path
+
+
+def test_nothing_unpickles_or_evaluates():
+    for path in [*(ROOT / "kd_sleep").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]:
+        tree = ast.parse(path.read_text())
+        called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}  # fmt: skip  # noqa: E501
+        assert not called & {"eval", "exec", "compile", "__import__"}, path
+        assert not imports(path) & {"pickle", "marshal", "shelve", "dill", "joblib"}, path
+        assert "allow_pickle=True" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_the_training_path_needs_no_file_readers(module):
+    code = f"import sys, {module}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(out.stdout.split())
+
+
+def test_the_loss_costs_jax_and_optax_alone():
+    code = (
+        "import sys, jax.numpy as jnp\n"
+        "from kd_sleep import distillation_loss\n"
+        "loss, _ = distillation_loss(jnp.zeros((2, 4)), jnp.ones((2, 4)), jnp.array([0, -1]))\n"
+        "assert loss > 0\n"
+        "print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(out.stdout.split())
+    assert not loaded & (HEAVY | {"flax", "orbax", "matplotlib", "tensorboard", "absl.flags"})

@@ -1,0 +1,48 @@
+"""Codes and names of stages to the four classes."""
+
+import pytest
+
+from kd_sleep import stages
+from kd_sleep.stages import UNSCORED, Stage
+
+
+def test_classes_are_in_the_articles_order():
+    assert stages.STAGE_NAMES == ("Wake", "REM", "Light", "Deep")
+    assert [Stage.WAKE, Stage.REM, Stage.LIGHT, Stage.DEEP] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(0, 0), (1, 2), (2, 2), (3, 3), (4, 3), (5, 1), (6, UNSCORED), (9, UNSCORED)],
+)
+def test_rechtschaffen_and_kales_codes(code, expected):
+    assert stages.class_of_rk_code(code) == expected
+
+
+@pytest.mark.parametrize(
+    ("concept", "expected"),
+    [
+        ("Wake|0", Stage.WAKE),
+        ("Stage 1 sleep|1", Stage.LIGHT),
+        ("Stage 4 sleep|4", Stage.DEEP),
+        ("REM sleep|5", Stage.REM),
+        ("Movement|6", UNSCORED),
+        ("Unscored|9", UNSCORED),
+        ("SRO:Stage2Sleep", Stage.LIGHT),
+        ("SRO:RemSleep", Stage.REM),
+        (" N3 ", Stage.DEEP),
+    ],
+)
+def test_concepts(concept, expected):
+    assert stages.class_of_concept(concept) == expected
+
+
+@pytest.mark.parametrize("concept", ["", "Stage 7 sleep|7", "Hypopnea|Hypopnea", "Stage 5", "|"])
+def test_unknown_stage_is_never_guessed(concept):
+    with pytest.raises(ValueError, match="unknown stage"):
+        stages.class_of_concept(concept)
+
+
+def test_what_the_simulator_writes_reads_back():
+    for label, concept in stages.NSRR_CONCEPT_OF_CLASS.items():
+        assert stages.class_of_concept(concept) == label
