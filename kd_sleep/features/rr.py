@@ -61,8 +61,8 @@ def nn_intervals(beat_times_s: NDArray, beat_normal: NDArray | None = None) -> I
 def tachogram(intervals: Intervals, windows: int) -> NDArray[np.float64]:
     """NN interval in s on a 4 Hz grid, [windows, 120]; NaN where no two near ones bracket it.
 
-    A straight line between beats keeps a value's dependence local; it takes sinc^4(f * NN) of the power
-    at frequency f, a quarter at 0.22 Hz and 60 beats a minute.
+    A straight line between beats keeps a value's dependence local; it leaves sinc^4(f * NN) of the
+    power at frequency f, three quarters at 0.22 Hz and 60 beats a minute.
     """
     grid = np.arange(round(windows * WINDOW_S * TACHOGRAM_HZ)) / TACHOGRAM_HZ
     times, values = intervals.end_s[intervals.normal], intervals.rr_s[intervals.normal]

@@ -26,13 +26,18 @@ from kd_sleep.schema import BCG_HZ, BCG_SAMPLES
 FRAME_S, HOP_S = 5.0, 1.0
 LAGS_S = (0.36, 1.70)  # 35 to 167 beats a minute
 HEART_BAND_HZ = (1.0, 10.0)
+BREATH_DEGREE = 8  # a polynomial over 5 s that follows four extrema: up to about 0.5 Hz
 BREATH_BAND_HZ = (0.1, 0.6)
 BREATH_BINS = 31
 
 
 @functools.cache
 def _heart_matrices() -> tuple[np.ndarray, np.ndarray]:
-    """[frame, 2 * bins] windowed cosines and sines of the band, and [bins, lags] back to lags."""
+    """[frame, 2 * bins] windowed cosines and sines of the band, and [bins, lags] back to lags.
+
+    Breathing is ten to a hundred times the heartbeat, more than a Hann window's side lobes hold off.
+    So the first matrix also takes out of a frame whatever polynomials of `BREATH_DEGREE` explain.
+    """
     frame = round(FRAME_S * BCG_HZ)
     points = 2 * frame  # room for every lag without wrapping
     frequency = np.fft.rfftfreq(points, 1 / BCG_HZ)
@@ -40,6 +45,10 @@ def _heart_matrices() -> tuple[np.ndarray, np.ndarray]:
     time = np.arange(frame)
     angle = 2 * np.pi * np.outer(time, bins) / points
     forward = np.hanning(frame)[:, None] * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+    slow, _ = np.linalg.qr(
+        np.polynomial.legendre.legvander(np.linspace(-1, 1, frame), BREATH_DEGREE)
+    )
+    forward -= slow @ (slow.T @ forward)
     lags = np.arange(round(LAGS_S[0] * BCG_HZ), round(LAGS_S[1] * BCG_HZ) + 1)
     back = np.cos(2 * np.pi * np.outer(bins, lags) / points)
     # What the Hann window alone leaves at each lag, divided out: a steady rhythm has peaks of 1.

@@ -67,7 +67,7 @@ def make_train_step(
             return loss_of(logits, batch)
 
         (loss, scalars), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-        metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradient), **scalars}
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **scalars}
         return state.apply_gradients(grads=gradient), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,210 @@
+"""Teacher, soft labels, student: what is kept, what is refused, how a killed run goes on."""
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from kd_sleep.config import PRESETS, DistillConfig
+from kd_sleep.datasets.batches import read_split
+from kd_sleep.errors import TrainingError
+from kd_sleep.training import distill, loop, soft_labels
+from kd_sleep.training.metrics_log import read_metrics
+
+TINY = PRESETS["tiny"]
+
+
+def train(data_dir, teacher_dir, workdir, distill_config=TINY.distill, train_config=None):
+    distill.train_student(
+        data_dir,
+        teacher_dir,
+        workdir,
+        TINY.student,
+        distill_config,
+        train_config or TINY.student_train,
+    )
+
+
+def params_of(workdir, data_dir):
+    return distill.load_student(workdir, read_split(data_dir, "validation"))[1]
+
+
+def test_a_teacher_leaves_soft_labels_for_every_night(data_dir, teacher_dir):
+    for split in ("train", "validation", "test"):
+        nights = read_split(data_dir, split)
+        module, params, name = distill.load_teacher(teacher_dir, nights)
+        soft = soft_labels.load(teacher_dir / "soft_labels", split, name, nights)
+        logits = loop.predict(module, params, nights, distill.TEACHER_COLUMNS)
+        for row, expected in enumerate(logits):
+            np.testing.assert_allclose(soft.logits[row, : len(expected)], expected, atol=1e-5)
+
+
+def test_soft_labels_follow_their_windows(data_dir, teacher_dir):
+    nights = read_split(data_dir, "train")
+    _, _, name = distill.load_teacher(teacher_dir, nights)
+    soft = soft_labels.load(teacher_dir / "soft_labels", "train", name, nights)
+    turned = nights.select(np.arange(len(nights))[::-1])
+    other = soft_labels.load(teacher_dir / "soft_labels", "train", name, turned)
+    np.testing.assert_array_equal(other.logits, soft.logits[::-1])
+    crop = soft.crop(np.array([2]), np.array([5]), 4)["teacher_logits"]
+    np.testing.assert_array_equal(crop[0], soft.logits[2, 5:9])
+
+
+def test_stale_soft_labels_are_refused_by_name(data_dir, teacher_dir):
+    nights = read_split(data_dir, "train")
+    _, params, name = distill.load_teacher(teacher_dir, nights)
+    folder = teacher_dir / "soft_labels"
+    other = jax.tree.map(lambda leaf: leaf + 1e-3, params)
+    with pytest.raises(TrainingError, match="another teacher"):
+        soft_labels.load(folder, "train", soft_labels.fingerprint(other), nights)
+    changed = dataclasses.replace(nights, teacher_digest=("0" * 64, *nights.teacher_digest[1:]))
+    with pytest.raises(TrainingError, match=f"other RR features of {nights.recording_ids[0]}"):
+        soft_labels.load(folder, "train", name, changed)
+    stranger = dataclasses.replace(nights, recording_ids=("shhs1-1", *nights.recording_ids[1:]))
+    with pytest.raises(TrainingError, match="no soft labels for shhs1-1"):
+        soft_labels.load(folder, "train", name, stranger)
+    with pytest.raises(TrainingError, match="train_teacher"):
+        soft_labels.load(folder / "nowhere", "train", name, nights)
+
+
+def test_labelled_nights_nest(data_dir):
+    nights = read_split(data_dir, "train")
+    chosen = [
+        set(distill.labelled_rows(nights, DistillConfig(labelled_nights=n)).tolist())
+        for n in range(1, len(nights) + 1)
+    ]
+    for fewer, more in itertools.pairwise(chosen):
+        assert fewer < more
+    assert len(distill.labelled_rows(nights, DistillConfig())) == len(nights)
+    with pytest.raises(TrainingError, match="--labelled_nights=99"):
+        distill.labelled_rows(nights, DistillConfig(labelled_nights=99))
+
+
+def test_hidden_labels_have_no_say(data_dir, teacher_dir, tmp_path, monkeypatch):
+    """Other stages in the nights that are not labelled: the same student to the bit."""
+    train(data_dir, teacher_dir, tmp_path / "one")
+    original = distill.read_split
+
+    def with_other_stages(folder, split):
+        nights = original(folder, split)
+        if split != "train":
+            return nights
+        label = nights.label.copy()
+        hidden = np.setdiff1d(np.arange(len(nights)), distill.labelled_rows(nights, TINY.distill))
+        label[hidden] = np.where(label[hidden] >= 0, 3 - label[hidden], label[hidden])
+        return dataclasses.replace(nights, label=label)
+
+    monkeypatch.setattr(distill, "read_split", with_other_stages)
+    train(data_dir, teacher_dir, tmp_path / "two")
+    one, two = (params_of(tmp_path / name, data_dir) for name in ("one", "two"))
+    assert soft_labels.fingerprint(one) == soft_labels.fingerprint(two)
+
+
+def test_the_baseline_never_hears_the_teacher(data_dir, teacher_dir, tmp_path, monkeypatch):
+    """With alpha = 1, a teacher that says something else leaves the same student."""
+    alone = dataclasses.replace(TINY.distill, alpha=1.0)
+    train(data_dir, teacher_dir, tmp_path / "one", alone)
+    original = soft_labels.load
+
+    def other(*arguments):
+        return soft_labels.SoftLabels(10.0 * original(*arguments).logits[..., ::-1])
+
+    monkeypatch.setattr(soft_labels, "load", other)
+    train(data_dir, teacher_dir, tmp_path / "two", alone)
+    one, two = (params_of(tmp_path / name, data_dir) for name in ("one", "two"))
+    assert soft_labels.fingerprint(one) == soft_labels.fingerprint(two)
+
+
+def test_a_folder_serves_one_set_of_settings(data_dir, teacher_dir, tmp_path):
+    train(data_dir, teacher_dir, tmp_path / "w")
+    train(data_dir, teacher_dir, tmp_path / "w")  # nothing to do
+    with pytest.raises(TrainingError, match="with other distill"):
+        train(data_dir, teacher_dir, tmp_path / "w", DistillConfig(alpha=0.5))
+    with pytest.raises(TrainingError, match="holds a student"):
+        distill.train_teacher(data_dir, tmp_path / "w", TINY.teacher, TINY.teacher_train)
+    with pytest.raises(TrainingError, match="expected a trained teacher, found student"):
+        train(data_dir, tmp_path / "w", tmp_path / "v")
+
+
+def test_a_run_says_what_made_it(data_dir, teacher_dir, tmp_path):
+    train(data_dir, teacher_dir, tmp_path / "w")
+    written = json.loads((tmp_path / "w" / "settings.json").read_text())
+    assert written["settings"]["distill"]["alpha"] == 0.3
+    assert {"jax", "flax", "python", "kd_sleep"} <= set(written["versions"])
+    assert written["git_revision"]
+    rows = read_metrics(tmp_path / "w")
+    assert [row["step"] for row in rows] == [10, 20]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert list((tmp_path / "w" / "tensorboard").glob("events.*"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data_dir, teacher_dir, tmp_path):
+    hot = dataclasses.replace(TINY.student_train, learning_rate=1e30, clip_norm=1e30)
+    with pytest.raises(TrainingError, match="the loss is nan at step"):
+        train(data_dir, teacher_dir, tmp_path / "w", train_config=hot)
+
+
+LONG = dataclasses.replace(TINY.student_train, steps=60, evaluate_every=5)
+RUN = """
+import dataclasses, pathlib, sys
+from kd_sleep.config import PRESETS
+from kd_sleep.training.distill import train_student
+data, teacher, workdir = map(pathlib.Path, sys.argv[1:])
+tiny = PRESETS["tiny"]
+train = dataclasses.replace(tiny.student_train, steps=60, evaluate_every=5)
+train_student(data, teacher, workdir, tiny.student, tiny.distill, train)
+"""
+
+
+def start(data_dir, teacher_dir, workdir):
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(data_dir), str(teacher_dir), str(workdir)],
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(data_dir, teacher_dir, tmp_path):
+    """SIGKILL in the middle, twice; the end is that of a run which was never stopped."""
+    train(data_dir, teacher_dir, tmp_path / "whole", train_config=LONG)
+    killed = tmp_path / "killed"
+    for at_least in (5, 25):
+        process = start(data_dir, teacher_dir, killed)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            rows = read_metrics(killed)
+            if rows and rows[-1]["step"] >= at_least:
+                break
+            time.sleep(0.02)
+        assert process.poll() is None, "ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert read_metrics(killed)[-1]["step"] < 60
+    assert start(data_dir, teacher_dir, killed).wait() == 0
+    names = [
+        soft_labels.fingerprint(params_of(tmp_path / w, data_dir)) for w in ("whole", "killed")
+    ]
+    assert names[0] == names[1]
+    whole, resumed = read_metrics(tmp_path / "whole"), read_metrics(killed)
+    assert whole == resumed
+
+
+def test_a_folder_of_another_architecture_is_refused(data_dir, teacher_dir, tmp_path):
+    train(data_dir, teacher_dir, tmp_path / "w")
+    settings = json.loads((tmp_path / "w" / "settings.json").read_text())
+    settings["settings"]["model"]["width"] = 12
+    (tmp_path / "w" / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(TrainingError, match="does not fit this model"):
+        params_of(tmp_path / "w", data_dir)
+    shutil.rmtree(tmp_path / "w" / "checkpoints")
+    with pytest.raises(TrainingError, match="no checkpoint"):
+        params_of(tmp_path / "w", data_dir)
