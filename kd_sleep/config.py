@@ -141,7 +141,7 @@ class DistillConfig(Config):
 class TrainConfig(Config):
     """Optimisation, counted in steps."""
 
-    steps: int = setting(600, "Optimiser steps.", low=1)
+    steps: int = setting(500, "Optimiser steps.", low=1)
     batch_size: int = setting(8, "Sequences in a batch.", low=1)
     sequence_windows: int = setting(64, "Windows in a training sequence.", low=1)
     learning_rate: float = setting(3e-3, "Peak learning rate of AdamW.", above=0.0)

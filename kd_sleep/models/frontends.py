@@ -21,22 +21,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_sleep.models.sequence import pool
-from kd_sleep.schema import BCG_HZ, BCG_SAMPLES
+from kd_sleep.schema import BCG_HZ
 
 FRAME_S, HOP_S = 5.0, 1.0
 LAGS_S = (0.36, 1.70)  # 35 to 167 beats a minute
 HEART_BAND_HZ = (1.0, 10.0)
-BREATH_DEGREE = 8  # a polynomial over 5 s that follows four extrema: up to about 0.5 Hz
-BREATH_BAND_HZ = (0.1, 0.6)
-BREATH_BINS = 31
+BREATH_DEGREE = 8  # over 5 s: follows swings of up to about 0.5 Hz
+SLOW_HZ = 5.0  # rate at which breath and movement are looked at
 
 
 @functools.cache
 def _heart_matrices() -> tuple[np.ndarray, np.ndarray]:
     """[frame, 2 * bins] windowed cosines and sines of the band, and [bins, lags] back to lags.
 
-    Breathing is ten to a hundred times the heartbeat, more than a Hann window's side lobes hold off.
-    So the first matrix also takes out of a frame whatever polynomials of `BREATH_DEGREE` explain.
+    Breathing is ten to a hundred times the heartbeat, more than a Hann window's side lobes hold
+    off. So the first matrix also takes out of a frame what polynomials of `BREATH_DEGREE` explain.
     """
     frame = round(FRAME_S * BCG_HZ)
     points = 2 * frame  # room for every lag without wrapping
@@ -54,20 +53,6 @@ def _heart_matrices() -> tuple[np.ndarray, np.ndarray]:
     # What the Hann window alone leaves at each lag, divided out: a steady rhythm has peaks of 1.
     taper = np.correlate(np.hanning(frame), np.hanning(frame), mode="full")[frame - 1 + lags]
     return forward.astype(np.float32), (back / (taper / taper.max() + 0.1)).astype(np.float32)
-
-
-@functools.cache
-def _breath_matrix() -> np.ndarray:
-    """[S, 2 * BREATH_BINS] Hann-windowed cosines and sines of the breathing band."""
-    frequency = np.linspace(*BREATH_BAND_HZ, BREATH_BINS)
-    angle = 2 * np.pi * np.outer(np.arange(BCG_SAMPLES) / BCG_HZ, frequency)
-    taper = np.hanning(BCG_SAMPLES)[:, None]
-    return (taper * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)).astype(np.float32)
-
-
-def _power(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    cosine, sine = jnp.split(x @ matrix, 2, axis=-1)
-    return cosine**2 + sine**2
 
 
 def frames_of(bcg_NS: jax.Array) -> jax.Array:
@@ -88,37 +73,42 @@ def autocorrelation(bcg_NS: jax.Array) -> tuple[jax.Array, jax.Array]:
       [N, frames, lags] in about -1..1, and [N, frames] natural log of the band's energy.
     """
     forward, back = _heart_matrices()
-    power = _power(frames_of(bcg_NS), jnp.asarray(forward))
+    cosine, sine = jnp.split(frames_of(bcg_NS) @ jnp.asarray(forward), 2, axis=-1)
+    power = cosine**2 + sine**2
     energy = power.sum(-1)
     return power @ back / (energy[..., None] + 1e-3), jnp.log(energy + 1e-3)
 
 
-def breath_spectrum(bcg_NS: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Spectrum of the breathing band, [N, bins] summing to 1, and its log energy [N]."""
-    centred = bcg_NS - bcg_NS.mean(-1, keepdims=True)
-    power = _power(centred, jnp.asarray(_breath_matrix()))
-    energy = power.sum(-1)
-    return power / (energy[..., None] + 1e-3), jnp.log(energy + 1e-3)
+def slow_wave(bcg_NS: jax.Array) -> jax.Array:
+    """Breath and movement: means over 0.2 s, as shape (RMS 1) and as size, [N, samples, 2]."""
+    wave = bcg_NS.reshape(len(bcg_NS), -1, round(BCG_HZ / SLOW_HZ)).mean(-1)
+    wave = wave - wave.mean(-1, keepdims=True)
+    rms = jnp.sqrt((wave**2).mean(-1, keepdims=True) + 1e-3)
+    return jnp.stack([wave / rms, jnp.arcsinh(wave) / 3.0], axis=-1)
 
 
 class Autocorrelation(nn.Module):
-    """Heart and breath of each window to one embedding, [N, S] -> [N, width]."""
+    """Heart, breath and movement of each window to one embedding, [N, S] -> [N, width].
+
+    The heart through the short-time autocorrelation; breath and movement, below `SLOW_HZ`, through
+    convolutions on the samples, since their shape is plain to see.
+    """
 
     width: int
 
     @nn.compact
     def __call__(self, bcg_NS: jax.Array) -> jax.Array:
-        correlation, heart_energy = autocorrelation(bcg_NS)
-        breath, breath_energy = breath_spectrum(bcg_NS)
-        heart_energy = 0.3 * (heart_energy - 8.0)[..., None]  # about -1..1 at rest
-        x = nn.Dense(self.width)(jnp.concatenate([2.0 * correlation, heart_energy], axis=-1))
+        correlation, energy = autocorrelation(bcg_NS)
+        energy = 0.3 * (energy - 8.0)[..., None]  # about -1..1 at rest
+        heart = nn.Dense(self.width)(jnp.concatenate([2.0 * correlation, energy], axis=-1))
         for _ in range(2):
-            x = x + nn.Conv(self.width, (3,))(nn.gelu(nn.LayerNorm()(x)))
-        breath_energy = 0.1 * (breath_energy - 10.0)[..., None]
-        slow = nn.gelu(
-            nn.Dense(self.width)(jnp.concatenate([10.0 * breath, breath_energy], axis=-1))
-        )
-        return nn.Dense(self.width)(jnp.concatenate([pool(nn.gelu(x)), slow], axis=-1))
+            heart = heart + nn.Conv(self.width, (3,))(nn.gelu(nn.LayerNorm()(heart)))
+
+        slow = nn.gelu(nn.LayerNorm()(nn.Conv(self.width, (11,), strides=3)(slow_wave(bcg_NS))))
+        # Halved by a mean: the gradient of a strided convolution is slow on a CPU.
+        slow = slow.reshape(len(slow), -1, 2, self.width).mean(2)
+        slow = nn.gelu(nn.LayerNorm()(nn.Conv(self.width, (5,))(slow)))
+        return nn.Dense(self.width)(jnp.concatenate([pool(nn.gelu(heart)), pool(slow)], axis=-1))
 
 
 class Convolution(nn.Module):

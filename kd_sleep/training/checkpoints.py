@@ -27,6 +27,7 @@ class Checkpoints:
         self._folder = folder
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
+            item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
                 best_fn=lambda metrics: metrics[METRIC],
@@ -55,15 +56,27 @@ class Checkpoints:
         return step, self._restore(step, like)
 
     def _restore(self, step: int, like: Any) -> Any:
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
-        except (ValueError, KeyError) as error:
+        saved, wanted = _shapes(self._manager.item_metadata(step)), _shapes(like)
+        differing = [name for name in {*saved, *wanted} if saved.get(name) != wanted.get(name)]
+        if differing:
+            name = min(differing)
             raise TrainingError(
-                f"{self._folder}: step {step} does not fit this model ({error}).",
+                f"{self._folder}: step {step} does not fit this model: {name} is"
+                f" {saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
+                f" ({len(differing)} arrays differ).",
                 "It was trained with another architecture; use another --workdir.",
-            ) from error
+            )
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
     def close(self) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every array in a tree of arrays, or in Orbax's description of one."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(getattr(leaf, "shape", ()))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kd_sleep.models import frontends
-from kd_sleep.models.frontends import autocorrelation, breath_spectrum, frames_of
+from kd_sleep.models.frontends import autocorrelation, frames_of, slow_wave
 from kd_sleep.schema import BCG_HZ, BCG_SAMPLES
 
 LAGS = np.arange(18, 86) / BCG_HZ
@@ -66,14 +66,15 @@ def test_breathing_does_not_leak_into_the_heartbeat_band():
         assert np.abs(np.asarray(with_breath) - np.asarray(without)).max() < 0.1, rate_hz
 
 
-def test_the_breath_spectrum_peaks_at_the_breath():
+def test_the_slow_wave_is_the_breath_without_its_gain():
     time = np.arange(BCG_SAMPLES) / BCG_HZ
-    for rate_hz in (0.2, 0.3):
-        bcg = 20 * np.sin(2 * np.pi * rate_hz * time) + pulses(0.9)
-        shape, _ = breath_spectrum(bcg[None].astype(np.float32))
-        frequency = np.linspace(*frontends.BREATH_BAND_HZ, frontends.BREATH_BINS)
-        assert frequency[np.asarray(shape)[0].argmax()] == pytest.approx(rate_hz, abs=0.02)
-        assert float(shape.sum()) == pytest.approx(1.0, abs=1e-3)
+    breath = np.sin(2 * np.pi * 0.2 * time)
+    quiet, loud = (np.asarray(slow_wave((gain * breath)[None]))[0] for gain in (5.0, 50.0))
+    assert quiet.shape == (150, 2)
+    np.testing.assert_allclose(quiet[:, 0], loud[:, 0], atol=1e-3)
+    means = breath.reshape(-1, 10).mean(1)
+    np.testing.assert_allclose(quiet[:, 0], means / np.sqrt(np.mean(means**2)), atol=0.02)
+    assert np.ptp(loud[:, 1]) > 1.5 * np.ptp(quiet[:, 1])
 
 
 def test_silence_is_finite_in_value_and_gradient():
