@@ -92,7 +92,11 @@ WRONG = {
         2,
         "Error: nowhere: no night of SHHS here",
     ),
-    "no flag but a word": (("simulate_cohort", "--out=x", "please"), 2, "Error: please: not a flag"),
+    "no flag but a word": (
+        ("simulate_cohort", "--out=x", "please"),
+        2,
+        "Error: please: not a flag",
+    ),
     "a student without a name": (
         ("evaluate", "--data_dir=x", "--teacher=x", "--student=y", "--out=x"),
         2,

@@ -18,14 +18,13 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """`python -m launch.…` commands in order, as argument lists, without those that need SHHS."""
-    found = []
-    for block in blocks("bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            if "launch." in line and "#" not in line and "~/shhs" not in line:
-                arguments = line[line.index("launch.") :].split()
-                found.append(arguments)
-    return found
+    """`python -m launch.…` commands in order; the simulated cohort stands in for SHHS."""
+    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [
+        line[line.index("launch.") :].replace("~/shhs", "cohort").split()
+        for line in lines
+        if "launch." in line
+    ]
 
 
 @pytest.fixture(scope="module")
