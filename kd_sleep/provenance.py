@@ -17,13 +17,18 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sci
 
 def provenance() -> dict[str, Any]:
     """Versions of Python and packages, the git revision if there is one, the command line."""
-    versions = {"kd_sleep": __version__, "python": platform.python_version()}
+    return {"versions": versions(), "git_revision": git_revision(), "command": sys.argv}
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python, and of the packages that numbers depend on."""
+    found = {"kd_sleep": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = "absent"
-    return {"versions": versions, "git_revision": git_revision(), "command": sys.argv}
+            found[package] = "absent"
+    return found
 
 
 def git_revision() -> str:

@@ -71,6 +71,11 @@ class Nights:
                 changes[field.name] = tuple(value[row] for row in rows)
         return dataclasses.replace(self, **changes)
 
+    def digest(self) -> str:
+        """Of ids, labels and the teacher's inputs: datasets with one digest train one teacher."""
+        labels = _digest(self.label)
+        return _digest(np.array([labels, *self.recording_ids, *self.teacher_digest]))
+
     def labels(self) -> list[NDArray[np.int8]]:
         """Each night's labels, unpadded."""
         return [self.label[row, :count] for row, count in enumerate(self.windows)]

@@ -19,7 +19,7 @@ import numpy as np
 from kd_sleep.config import CohortConfig, to_dict
 from kd_sleep.errors import ConfigError
 from kd_sleep.parallel import map_nights
-from kd_sleep.provenance import write_json
+from kd_sleep.provenance import git_revision, versions, write_json
 from kd_sleep.recordings import edf, nsrr, shhs
 from kd_sleep.simulation import physiology, sensors
 
@@ -132,16 +132,17 @@ def write_cohort(out: Path, config: CohortConfig, workers: int = 0) -> Sequence[
     Raises:
       ConfigError: the folder holds a cohort made with other settings.
     """
-    made = {"simulator": physiology.SIMULATOR_VERSION, **to_dict(config)}
+    settings = {"simulator": physiology.SIMULATOR_VERSION, **to_dict(config)}
     card = out / "simulation.json"
     visits = visits_of(config)
     if card.exists():
-        if json.loads(card.read_text()) != made:
+        if json.loads(card.read_text())["settings"] != settings:
             raise ConfigError(
                 f"{out} holds another cohort: see {card.name}.", "Name another folder."
             )
         return [visit.recording_id for visit in visits]
     work = functools.partial(write_night, out, config)
     ids = list(map_nights(work, visits, workers, "Simulating"))
-    write_json(card, made)
+    made_by = {"versions": versions(), "git_revision": git_revision()}
+    write_json(card, {"settings": settings, **made_by})
     return ids

@@ -44,7 +44,11 @@ def train_teacher(data_dir: Path, workdir: Path, model: TeacherConfig, train: Tr
         columns=TEACHER_COLUMNS,
         loss_of=hard_label_loss,
         train=train,
-        settings={"model": to_dict(model), "train": to_dict(train)},
+        settings={
+            "model": to_dict(model),
+            "train": to_dict(train),
+            "data": splits["train"].digest(),
+        },
     )
     params = fit(run, splits["train"], splits["validation"], workdir)
     name = soft_labels.fingerprint(params)
@@ -54,22 +58,30 @@ def train_teacher(data_dir: Path, workdir: Path, model: TeacherConfig, train: Tr
 
 
 def labelled_rows(nights: Nights, distill: DistillConfig) -> NDArray[np.int64]:
-    """Rows of the nights whose labels the student may see, `labelled_nights` of them; all where 0.
+    """Rows of the nights whose labels the student may see: `labelled_nights` of the scored ones.
 
     Nights are ranked by a hash of seed and id: a larger number keeps the nights of a smaller one.
+
+    Raises:
+      TrainingError: fewer scored training nights than that, or none at all at alpha = 1.
     """
-    if distill.labelled_nights == 0:
-        return np.arange(len(nights))
-    if distill.labelled_nights > len(nights):
+    scored = [row for row, label in enumerate(nights.labels()) if (label >= 0).any()]
+    wanted = distill.labelled_nights or len(scored)
+    if wanted > len(scored):
         raise TrainingError(
-            f"--labelled_nights={distill.labelled_nights}: there are {len(nights)} training nights."
+            f"--labelled_nights={wanted}: only {len(scored)} training nights are scored."
         )
-    rank = [
-        hashlib.sha256(f"{distill.label_seed}:{name}".encode()).digest()
-        for name in nights.recording_ids
-    ]
-    order = sorted(range(len(nights)), key=rank.__getitem__)
-    return np.array(sorted(order[: distill.labelled_nights]))
+    if wanted == 0 and distill.alpha == 1.0:
+        raise TrainingError(
+            "No training night is scored, and at alpha = 1 there is nothing else to learn from.",
+            "Set --alpha below 1 to learn from the teacher.",
+        )
+
+    def rank(row: int) -> bytes:
+        name = f"{distill.label_seed}:{nights.recording_ids[row]}"
+        return hashlib.sha256(name.encode()).digest()
+
+    return np.array(sorted(sorted(scored, key=rank)[:wanted]), np.int64)
 
 
 def labelled_count(nights: Nights, settings: dict[str, Any]) -> int:
@@ -91,6 +103,7 @@ def train_student(
     gets as many labelled windows into its steps as the loss can use.
     """
     nights, validation = read_split(data_dir, "train"), read_split(data_dir, "validation")
+    data = nights.digest()
     rows = labelled_rows(nights, distill)
     hidden = np.setdiff1d(np.arange(len(nights)), rows)
     label = nights.label.copy()
@@ -111,6 +124,7 @@ def train_student(
             "distill": to_dict(distill),
             "train": to_dict(train),
             "teacher": name,
+            "data": data,
         },
     )
     fit(

@@ -78,9 +78,15 @@ def fit(
       extra_of: (rows, first windows) -> more columns of the batch, such as teacher logits.
 
     Raises:
-      TrainingError: other settings in `workdir`, or a loss that is not finite.
+      TrainingError: other settings or other data in `workdir`, no scored validation night, or a
+        loss that is not finite.
     """
     config = run.train
+    if (validation.label < 0).all():
+        raise TrainingError(
+            "No validation night is scored, so the best checkpoint cannot be told.",
+            "Look at the dataset's exclusions.",
+        )
     _claim(workdir, run)
     crops = Crops(nights.windows, config.batch_size, config.sequence_windows, config.seed)
 
@@ -157,7 +163,7 @@ def _claim(workdir: Path, run: Run) -> None:
         )
         if found["kind"] != run.kind or differing:
             raise TrainingError(
-                f"{workdir} holds a {found['kind']} with other {', '.join(differing) or 'data'}.",
+                f"{workdir} holds a {found['kind']} with other {', '.join(differing) or 'aims'}.",
                 "Go on with the same flags, or name another --workdir.",
             )
         return

@@ -97,6 +97,23 @@ def test_a_split_without_a_usable_night_names_the_reasons(cohort, tmp_path):
         shhs_bcg.build(tmp_path, tmp_path / "data", DatasetConfig(bcg_source="paired"))
 
 
+def test_a_dataset_of_other_files_is_neither_kept_nor_overwritten(cohort, copy_of_data, tmp_path):
+    config = DatasetConfig(bcg_source="paired")
+    before = (copy_of_data / DATASET / "metadata.json").read_bytes()
+    shhs_bcg.build(cohort, copy_of_data, config)  # the same files: kept
+    shutil.copytree(cohort, tmp_path / "cohort")
+    (tmp_path / "cohort" / "bcg" / "shhs1-200004.edf").unlink()
+    with pytest.raises(DatasetError, match="other files"):
+        shhs_bcg.build(tmp_path / "cohort", copy_of_data, config)
+    assert (copy_of_data / DATASET / "metadata.json").read_bytes() == before
+
+
+def test_a_build_says_what_made_it(data_dir):
+    written = json.loads((data_dir / DATASET / "build.json").read_text())
+    assert written["settings"]["bcg_source"] == "paired"
+    assert "jax" in written["versions"]
+
+
 def test_a_missing_bcg_folder_is_named(cohort, tmp_path):
     with pytest.raises(DatasetError, match="nowhere"):
         shhs_bcg.build(

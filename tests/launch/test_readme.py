@@ -1,4 +1,4 @@
-"""Every command and snippet of the README runs, at the tiny preset; and the links lead somewhere."""
+"""Every command and snippet of the README runs, at the tiny preset; its links lead somewhere."""
 
 import json
 import os

@@ -89,6 +89,30 @@ def test_labelled_nights_nest(data_dir):
         distill.labelled_rows(nights, DistillConfig(labelled_nights=99))
 
 
+def test_nights_that_nobody_scored_are_not_counted_as_labelled(data_dir):
+    nights = read_split(data_dir, "train")
+    label = nights.label.copy()
+    label[:4] = -1
+    some = dataclasses.replace(nights, label=label)
+    assert distill.labelled_rows(some, DistillConfig()).tolist() == list(range(4, len(nights)))
+    none = dataclasses.replace(nights, label=np.full_like(label, -1))
+    assert len(distill.labelled_rows(none, DistillConfig())) == 0
+    with pytest.raises(TrainingError, match="nothing else to learn from"):
+        distill.labelled_rows(none, DistillConfig(alpha=1.0))
+
+
+def test_validation_without_a_score_is_an_error(data_dir, tmp_path, monkeypatch):
+    original = distill.read_split
+
+    def unscored(folder, split):
+        nights = original(folder, split)
+        return dataclasses.replace(nights, label=np.full_like(nights.label, -1))
+
+    monkeypatch.setattr(distill, "read_split", unscored)
+    with pytest.raises(TrainingError, match="No validation night is scored"):
+        distill.train_teacher(data_dir, tmp_path, TINY.teacher, TINY.teacher_train)
+
+
 def test_hidden_labels_have_no_say(data_dir, teacher_dir, tmp_path, monkeypatch):
     """Other stages in the nights that are not labelled: the same student to the bit."""
     train(data_dir, teacher_dir, tmp_path / "one")
@@ -127,7 +151,7 @@ def test_the_baseline_never_hears_the_teacher(data_dir, teacher_dir, tmp_path, m
 def test_a_folder_serves_one_set_of_settings(data_dir, teacher_dir, tmp_path):
     train(data_dir, teacher_dir, tmp_path / "w")
     train(data_dir, teacher_dir, tmp_path / "w")  # nothing to do
-    with pytest.raises(TrainingError, match="with other distill"):
+    with pytest.raises(TrainingError, match="holds a student with other distill"):
         train(data_dir, teacher_dir, tmp_path / "w", DistillConfig(alpha=0.5))
     with pytest.raises(TrainingError, match="holds a student"):
         distill.train_teacher(data_dir, tmp_path / "w", TINY.teacher, TINY.teacher_train)

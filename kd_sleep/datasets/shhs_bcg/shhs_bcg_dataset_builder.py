@@ -10,8 +10,11 @@ Needs no TensorFlow. One record is one night (`kd_sleep.schema.NIGHT_FIELDS`).
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
+import hashlib
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,12 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from kd_sleep import schema
-from kd_sleep.config import DatasetConfig
+from kd_sleep.config import DatasetConfig, to_dict
 from kd_sleep.datasets.splits import SPLITS, assert_disjoint, split_of
 from kd_sleep.errors import DatasetError
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.parallel import map_nights
+from kd_sleep.provenance import provenance, write_json
 from kd_sleep.recordings.shhs import NightFiles, find_nights
 
 
@@ -87,7 +91,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         fields = {name: feature(field) for name, field in schema.NIGHT_FIELDS.items()}
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(fields),
-            metadata=tfds.core.MetadataDict({"exclusions": [], "subjects": {}}),
+            metadata=tfds.core.MetadataDict({"exclusions": [], "subjects": {}, "files": ""}),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
@@ -96,8 +100,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         paired = self.builder_config.name == "paired"
         if paired and not bcg_dir.is_dir():
             raise DatasetError(f"{bcg_dir}: no folder of BCG files.", "Name it with --bcg_dir=DIR.")
+        nights = find_nights(root, bcg_dir if paired else None)
+        self.info.metadata["files"] = _digest(nights)
         by_split: dict[str, list[NightFiles]] = {split: [] for split in SPLITS}
-        for files in find_nights(root, bcg_dir if paired else None):
+        for files in nights:
             by_split[split_of(files.subject_id)].append(files)
         subjects = {s: sorted({f.subject_id for f in files}) for s, files in by_split.items()}
         assert_disjoint(subjects)
@@ -141,23 +147,42 @@ def build(
     config: DatasetConfig,
     bcg_dir: str | Path | None = None,
 ) -> Builder:
-    """Builds `shhs_bcg/<bcg_source>` under `data_dir`; an existing one of this version is kept.
+    """Builds `shhs_bcg/<bcg_source>` under `data_dir`, or keeps the one that these files made.
 
     Raises:
-      DatasetError: no nights, an empty split, or no BCG folder.
+      DatasetError: no nights, an empty split, no BCG folder, or a dataset of other files there.
     """
     builder = Builder(
         config=config.bcg_source, data_dir=data_dir, workers=config.workers, bcg_dir=bcg_dir
     )
-    find_nights(shhs_dir)  # before TFDS makes any folder
+    bcg_dir = Path(bcg_dir) if bcg_dir else Path(shhs_dir) / "bcg"
+    nights = find_nights(shhs_dir, bcg_dir if config.bcg_source == "paired" else None)
+    if builder.data_path.exists():
+        if (builder.info.metadata or {}).get("files") != _digest(nights):
+            raise DatasetError(
+                f"{builder.data_path}: a dataset of other files than those in {shhs_dir}.",
+                "Name another --data_dir, or remove that folder to build it anew.",
+            )
+        return builder
     tfds.disable_progress_bar()  # ours counts nights
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            manual_dir=shhs_dir, max_examples_per_split=None, compute_stats="skip"
-        ),
-        file_format="array_record",
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of a download; there is none
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=shhs_dir, compute_stats="skip"),
+            download_dir=builder.data_path.parent,  # stays empty; else TFDS makes a folder for it
+            file_format="array_record",
+        )
+    write_json(builder.data_path / "build.json", {"settings": to_dict(config), **provenance()})
     return builder
+
+
+def _digest(nights: list[NightFiles]) -> str:
+    """Tells one set of files from another by names and sizes, which takes no reading."""
+    digest = hashlib.sha256()
+    for night in nights:
+        for path in (night.edf, night.stages_xml, night.rpoints_csv, night.bcg):
+            size = path.stat().st_size if path is not None and path.exists() else 0
+            digest.update(f"{night.recording_id} {size}\n".encode())
+    return digest.hexdigest()
 
 
 def exclusions(builder: Builder) -> Iterable[dict[str, str]]:
