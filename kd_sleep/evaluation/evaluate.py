@@ -24,7 +24,7 @@ from kd_sleep.training.distill import (
     load_student,
     load_teacher,
 )
-from kd_sleep.training.loop import predict
+from kd_sleep.training.loop import predict, settings_of
 from kd_sleep.training.metrics_log import read_metrics
 
 
@@ -58,6 +58,7 @@ def evaluate(
         raise TrainingError(f"--student={taken.pop()}=…: this name is taken; choose another.")
     nights, train = read_split(data_dir, split), read_split(data_dir, "train")
     module, params, name = load_teacher(teacher, nights)
+    seed = settings_of(teacher, "teacher")["train"]["seed"]
     systems = {scores.TEACHER: _probs(predict(module, params, nights, TEACHER_COLUMNS))}
     runs: dict[str, Any] = {}
     for student, workdir in students.items():
@@ -82,6 +83,7 @@ def evaluate(
         "cohort": nights.cohort,
         "bcg_source": nights.bcg_source,
         "simulated": nights.cohort != RECORDED or nights.bcg_source == "simulated",
+        "seeds": sorted({settings["train"]["seed"] for settings in runs.values()} | {seed}),
         "training_nights": len(train),
         "labelled_nights": min(
             (labelled_count(train, settings) for settings in runs.values()), default=len(train)

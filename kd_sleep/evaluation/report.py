@@ -79,7 +79,13 @@ def table(results: Mapping[str, Any]) -> str:
     """The scores as plain text for a terminal, 100 columns wide."""
     heads = ["accuracy, %", "kappa", "macro F1", *(f"{stage} recall, %" for stage in STAGE_NAMES)]
     rows = {name: _cells(system["pooled"]) for name, system in _ordered(results["systems"]).items()}
-    lines = []
+    data = results["data"]
+    lines = [
+        f"{'Simulated data' if data['simulated'] else 'Data'}: {data['cohort']}, BCG"
+        f" {data['bcg_source']}; {data['split']} split, {data['subjects']} subjects,"
+        f" {data['recordings']} nights.",
+        "",
+    ]
     for block in (slice(0, 3), slice(3, None)):
         lines.append(" " * 20 + "".join(f"{head:>20}" for head in heads[block]))
         for name, cells in rows.items():
@@ -88,7 +94,7 @@ def table(results: Mapping[str, Any]) -> str:
         lines.append("")
     if distillation := results["distillation"]:
         lines.append(f"Distilled against hard labels, accuracy: {distillation['conclusion']}.")
-    lines.append(f"{_coverage(results)}.")
+    lines.append(textwrap.fill(f"{_coverage(results)}.", 100))
     lines.append(textwrap.fill(results["bootstrap"]["note"] or "", 100))
     return "\n".join(lines).rstrip()
 
@@ -122,8 +128,14 @@ def _coverage(results: Mapping[str, Any]) -> str:
     bootstrap = results["bootstrap"]
     return (
         f"{100 * bootstrap['confidence']:g} % intervals from {bootstrap['draws']:,} bootstrap draws"
-        f" over {bootstrap['subjects']} subjects"
+        f" over {bootstrap['subjects']} subjects; each model is one training run"
+        f" ({_seeds(results)}), whose luck is not in them"
     )
+
+
+def _seeds(results: Mapping[str, Any]) -> str:
+    seeds = results["data"]["seeds"]
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 # --- HTML. Every string that is not ours passes through `escape` on its way in. ---

@@ -79,6 +79,7 @@ def _study(subjects=6, stages=4):
         "bcg_source": "simulated",
         "simulated": True,
         "labelled_nights": 6,
+        "seeds": [0],
         "training_nights": 42,
     }
     results["provenance"] = {"versions": {"kd_sleep": "0.1"}, "seed": 5}
@@ -232,6 +233,15 @@ def test_same_numbers_same_bytes_also_from_a_sorted_json_file(study, html, tmp_p
     stored = json.loads(json.dumps(results, sort_keys=True))
     again = _write(tmp_path, stored, night, curves)
     assert again[: again.index("<pre>")] == html[: html.index("<pre>")]
+
+
+def test_the_terminal_table_says_simulated_and_which_seed(study):
+    results = study[0]
+    assert report.table(results).startswith("Simulated data: ")
+    assert "(seed 0)" in " ".join(report.table(results).split())
+    recorded = results | {"data": results["data"] | {"simulated": False, "seeds": [0, 3]}}
+    assert report.table(recorded).startswith("Data: ")
+    assert "(seeds 0, 3)" in " ".join(report.table(recorded).split())
 
 
 def test_the_terminal_table_fits_and_shows_every_system(study):
