@@ -52,6 +52,9 @@ class Config:
                 raise ConfigError(f"{where} expected more than {bounds['above']}.")
 
 
+# The student's two shapes: the article's to the letter, and one that sees its neighbours.
+STUDENTS = ("single_window", "context")
+
 _CONTEXTS = tuple(
     2**n - 1 for n in range(8)
 )  # what a stack of dilated convolutions 1, 2, 4, … reaches
@@ -214,6 +217,13 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
 }
+
+
+def student_of(name: str, config: StudentConfig) -> StudentConfig:
+    """`config` in one of the shapes of `STUDENTS`: `single_window` sees one window and no other."""
+    if name == "single_window":
+        return dataclasses.replace(config, context_windows=0)
+    return config
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from typing import Any
 
 from kd_sleep.version import __version__
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+_PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "sleepecg", "edfio",
+    "tensorflow-datasets", "array_record",
+)  # fmt: skip
 
 
 def provenance() -> dict[str, Any]:
@@ -44,7 +47,9 @@ def git_revision() -> str:
         # The package may be installed inside somebody else's repository.
         if Path(git("rev-parse", "--show-toplevel")) != folder.parent:
             return "unknown"
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

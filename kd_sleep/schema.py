@@ -40,6 +40,7 @@ HRV_FEATURES = (
 )
 
 BCG_SOURCES = ("simulated", "paired")
+RECORDED = "recorded"  # the cohort of a night that no simulator made
 
 
 @dataclasses.dataclass(frozen=True)

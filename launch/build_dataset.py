@@ -8,6 +8,7 @@ are any, annotations-rpoints/. A night that cannot be used is left out by name, 
 """
 
 from kd_sleep.datasets import shhs_bcg
+from kd_sleep.errors import ConfigError
 from launch import flags
 
 _SHHS_DIR = flags.define_path("shhs_dir", "Folder that holds polysomnography/.")
@@ -19,10 +20,16 @@ flags.define_config("dataset")
 
 
 def main() -> None:
+    config = flags.preset().dataset
+    if _BCG_DIR.value and config.bcg_source != "paired":
+        raise ConfigError(
+            f"--bcg_dir={_BCG_DIR.value}: --bcg_source={config.bcg_source} reads no BCG files.",
+            "Add --bcg_source=paired, or leave --bcg_dir out.",
+        )
     builder = shhs_bcg.build(
         flags.path(_SHHS_DIR),
         flags.path(_DATA_DIR),
-        flags.preset().dataset,
+        config,
         flags.path(_BCG_DIR) if _BCG_DIR.value else None,
     )
     for night in shhs_bcg.exclusions(builder):

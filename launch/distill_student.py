@@ -3,16 +3,22 @@
     python -m launch.distill_student --data_dir=DIR --teacher=WORKDIR --workdir=DIR \\
         --labelled_nights=6
 
---alpha=1 leaves the teacher out: the hard-label baseline. --context_windows=0 is the article's
+--alpha=1 leaves the teacher out: the hard-label baseline. --student=single_window is the article's
 student, which sees one window at a time. The same command goes on where a stopped run was.
 """
 
+from absl import flags as absl_flags
+
+from kd_sleep.config import STUDENTS, student_of
 from kd_sleep.training.distill import train_student
 from launch import flags
 
 _DATA_DIR = flags.define_path("data_dir", "Folder of the dataset.")
 _TEACHER = flags.define_path("teacher", "Work folder of a trained teacher.")
 _WORKDIR = flags.define_path("workdir", "Folder of the run: settings, metrics, checkpoints.")
+_STUDENT = absl_flags.DEFINE_enum(
+    "student", "context", STUDENTS, "single_window is the article's; context sees neighbours, too."
+)
 flags.define_platform()
 flags.define_config("student", "distill", "student_train")
 
@@ -23,7 +29,7 @@ def main() -> None:
         flags.path(_DATA_DIR),
         flags.path(_TEACHER),
         flags.path(_WORKDIR),
-        preset.student,
+        student_of(_STUDENT.value, preset.student),
         preset.distill,
         preset.student_train,
     )

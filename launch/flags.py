@@ -28,8 +28,8 @@ _DEFINE: dict[type, Callable] = {
 }
 
 
-def define_config(*parts: str) -> None:
-    """Defines --preset and a flag for every field of these parts of a preset.
+def define_config(*parts: str, leave_out: tuple[str, ...] = ()) -> None:
+    """Defines --preset and a flag for every field of these parts of a preset, but `leave_out`.
 
     Raises:
       absl.flags.DuplicateFlagError: two parts with a field of the same name.
@@ -39,6 +39,8 @@ def define_config(*parts: str) -> None:
     )
     for part in parts:
         for field in dataclasses.fields(getattr(PRESETS["cpu"], part)):
+            if field.name in leave_out:
+                continue
             text = f"{field.metadata['help']} ({_defaults(part, field.name)})"
             choices = field.metadata["choices"]
             define = _DEFINE[type(field.default)]
@@ -97,14 +99,14 @@ def _use_platform() -> None:
     import jax
 
     platform = flags.FLAGS.platform
-    jax.config.update("jax_platforms", {"gpu": "cuda,rocm"}.get(platform, platform))
-    try:
-        jax.devices()
-    except RuntimeError as error:
+    if platform == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    # Whatever JAX picks by itself must be what was asked for; "gpu" stands for cuda and rocm alike.
+    if jax.default_backend() != platform:
         raise ConfigError(
-            f"--platform={platform}: JAX finds none on this machine ({error}).",
+            f"--platform={platform}: JAX finds none on this machine, only {jax.default_backend()}.",
             "Install the jax of that platform, or leave the flag out.",
-        ) from error
+        )
 
 
 def run(main: Callable[[], None]) -> None:
@@ -120,11 +122,11 @@ def run(main: Callable[[], None]) -> None:
                 logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it opens
             _use_platform()
             main()
-        except KdSleepError as error:
+        except (KdSleepError, OSError) as error:  # OSError names the file and says what is wrong
             print(f"Error: {error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("Stopped; the same command goes on from here.", file=sys.stderr)
+            print("Stopped. Give the same command again.", file=sys.stderr)
             sys.exit(130)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's chatter

@@ -7,7 +7,7 @@ from kd_sleep.simulation.cohort import write_cohort
 from launch import flags
 
 _OUT = flags.define_path("out", "Folder of the cohort.")
-flags.define_config("cohort", "dataset")
+flags.define_config("cohort", "dataset", leave_out=("bcg_source",))
 
 
 def main() -> None:

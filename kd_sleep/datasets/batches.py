@@ -72,9 +72,9 @@ class Nights:
         return dataclasses.replace(self, **changes)
 
     def digest(self) -> str:
-        """Of ids, labels and the teacher's inputs: datasets with one digest train one teacher."""
-        labels = _digest(self.label)
-        return _digest(np.array([labels, *self.recording_ids, *self.teacher_digest]))
+        """Of everything that training reads: a run goes on with the very data it began with."""
+        parts = [_digest(self.label), _digest(self.bcg), _digest(self.bcg_scale), self.bcg_source]
+        return _digest(np.array([*parts, *self.recording_ids, *self.teacher_digest]))
 
     def labels(self) -> list[NDArray[np.int8]]:
         """Each night's labels, unpadded."""

@@ -16,11 +16,10 @@ from kd_sleep.errors import TrainingError
 from kd_sleep.evaluation import scores
 from kd_sleep.evaluation.report import ReportNight, write_report
 from kd_sleep.provenance import provenance, write_json
-from kd_sleep.recordings.shhs import RECORDED
+from kd_sleep.schema import RECORDED
 from kd_sleep.training.distill import (
     STUDENT_COLUMNS,
     TEACHER_COLUMNS,
-    labelled_count,
     load_student,
     load_teacher,
 )
@@ -58,7 +57,7 @@ def evaluate(
         raise TrainingError(f"--student={taken.pop()}=…: this name is taken; choose another.")
     nights, train = read_split(data_dir, split), read_split(data_dir, "train")
     module, params, name = load_teacher(teacher, nights)
-    seed = settings_of(teacher, "teacher")["train"]["seed"]
+    taught = settings_of(teacher, "teacher")
     systems = {scores.TEACHER: _probs(predict(module, params, nights, TEACHER_COLUMNS))}
     runs: dict[str, Any] = {}
     for student, workdir in students.items():
@@ -70,6 +69,7 @@ def evaluate(
             )
         systems[student] = _probs(predict(network, weights, nights, STUDENT_COLUMNS))
         runs[student] = settings
+    _assert_comparable(runs)
     truth = scores.ScoredNights(nights.recording_ids, nights.subject_ids, nights.labels())
     systems[scores.TIME_OF_NIGHT] = scores.time_of_night_probs(train.labels(), truth)
     systems[scores.MAJORITY] = scores.majority_probs(train.labels(), truth)
@@ -83,14 +83,18 @@ def evaluate(
         "cohort": nights.cohort,
         "bcg_source": nights.bcg_source,
         "simulated": nights.cohort != RECORDED or nights.bcg_source == "simulated",
-        "seeds": sorted({settings["train"]["seed"] for settings in runs.values()} | {seed}),
+        "seeds": sorted(
+            {settings["train"]["seed"] for settings in runs.values()} | {taught["train"]["seed"]}
+        ),
         "training_nights": len(train),
         "labelled_nights": min(
-            (labelled_count(train, settings) for settings in runs.values()), default=len(train)
+            (settings["labelled"] for settings in runs.values()), default=len(train)
         ),
+        "validation_nights": len(read_split(data_dir, "validation")),
     }
     results["provenance"] = {
         "evaluation": to_dict(config),
+        "teacher": taught,
         "students": runs,
         "data_dir": str(data_dir),
         **provenance(),
@@ -100,6 +104,26 @@ def evaluate(
     curves = {system: read_metrics(folder) for system, folder in folders.items()}
     write_report(out / "report.html", results, _median_night(results, nights, systems), curves)
     return results
+
+
+def _assert_comparable(runs: Mapping[str, Any]) -> None:
+    """The two compared students differ in the loss alone; the baseline had no teacher."""
+    if scores.DISTILLED not in runs or scores.HARD_LABELS not in runs:
+        return
+    distilled, baseline = runs[scores.DISTILLED], runs[scores.HARD_LABELS]
+    differing = [
+        name for name in ("model", "train", "data", "labelled") if distilled[name] != baseline[name]
+    ]
+    if distilled["distill"]["label_seed"] != baseline["distill"]["label_seed"]:
+        differing.append("label_seed")
+    if baseline["distill"]["alpha"] != 1.0:
+        differing.append(f"alpha={baseline['distill']['alpha']} of the baseline, which must be 1")
+    if differing:
+        raise TrainingError(
+            f"{scores.DISTILLED} and {scores.HARD_LABELS} are not one student with two losses:"
+            f" they differ in {', '.join(differing)}.",
+            "Train both with the same flags but --alpha, or give them other names.",
+        )
 
 
 def _probs(logits: list[NDArray]) -> list[NDArray]:

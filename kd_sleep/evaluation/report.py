@@ -194,8 +194,10 @@ def _summary(results: Mapping[str, Any]) -> str:
         clear = [f"{s} {text}" for s, text in verdicts.items() if text.startswith(("gain", "loss"))]
         sentences.append(
             "Against the same student without a teacher, both with labels on"
-            f" {data['labelled_nights']:,} of {data['training_nights']:,} training nights, its"
-            f" accuracy shows: <b>{distillation['conclusion']}</b>; clear changes of recall:"
+            f" {data['labelled_nights']:,} of {data['training_nights']:,} training nights (the"
+            f" teacher learned from the stages of all of them, and {data['validation_nights']:,}"
+            " scored validation nights chose every model's best step), its accuracy shows:"
+            f" <b>{distillation['conclusion']}</b>; clear changes of recall:"
             f" {'; '.join(clear) or 'none'}."
         )
     others = [

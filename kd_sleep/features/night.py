@@ -22,7 +22,9 @@ from kd_sleep.signals.heartbeats import r_peaks
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive
 
-MIN_BEATS_PER_MIN = 20.0  # fewer over the whole night, and the ECG shows no heart
+MIN_BEATS_PER_MIN = 20.0  # fewer over the whole night, and there is no heart to be seen
+MIN_ECG_HZ = 50.0  # slower, and a QRS complex is two samples
+MAX_RPOINT_GAP = 0.2  # share of the night that R points may leave uncovered at its ends
 FLAT_S = 1.0  # a BCG that does not change for this long has dropped out
 HIGHPASS_HZ = 0.05  # keeps breathing, drops the mattress's creep
 LARGEST = 500.0  # in heartbeat amplitudes; larger movements saturate, and say as much
@@ -43,12 +45,17 @@ def process_night(files: NightFiles, config: DatasetConfig) -> schema.NightRecor
     """Reads a night and computes every field of `schema.NIGHT_FIELDS`.
 
     Returns:
-      The record, or an Exclusion where a file cannot be used. Other errors are bugs and are raised.
+      The record, or an Exclusion where a file cannot be used. One night never stops the others: an
+      error that nobody foresaw is an exclusion, too, and says so.
     """
     try:
         return _record(files, config)
     except RecordingError as error:
         return Exclusion(files.recording_id, error.path, error.problem, error.remedy)
+    except Exception as error:
+        reason = f"unforeseen {type(error).__name__}: {error}"
+        remedy = "Please report this with the file's header; the night is left out."
+        return Exclusion(files.recording_id, str(files.edf), reason, remedy)
 
 
 def _record(files: NightFiles, config: DatasetConfig) -> schema.NightRecord:
@@ -80,15 +87,37 @@ def _record(files: NightFiles, config: DatasetConfig) -> schema.NightRecord:
 def _beats(files: NightFiles, recording: Recording) -> tuple[NDArray, NDArray | None]:
     """R points where given, else the detector's; and which are normal, where somebody told."""
     if recording.rpoints is not None:
-        return recording.rpoints.times_s, recording.rpoints.normal
-    times = r_peaks(recording.ecg.values, recording.ecg.rate_hz)
-    if len(times) < MIN_BEATS_PER_MIN * recording.duration_s / 60.0:
+        times, normal = recording.rpoints.times_s, recording.rpoints.normal
+        uncovered = times[0] + max(recording.duration_s - times[-1], 0.0)
+        if (
+            uncovered > MAX_RPOINT_GAP * recording.duration_s
+            or times[-1] > recording.duration_s + 60
+        ):
+            raise RecordingError(
+                files.rpoints_csv or files.edf,
+                f"its beats run from {times[0]:.0f} to {times[-1]:.0f} s of a recording of"
+                f" {recording.duration_s:.0f} s.",
+                "Remove the file to have beats detected in the ECG, or fetch it again.",
+            )
+        beats = normal  # artefacts and ectopic beats do not count as a heart that is there
+    else:
+        if recording.ecg.rate_hz < MIN_ECG_HZ:
+            raise RecordingError(
+                files.edf,
+                f"its ECG has {recording.ecg.rate_hz:g} Hz, too few to see a heartbeat.",
+                "Give an R-point CSV, or leave the night out.",
+            )
+        times, normal = r_peaks(recording.ecg.values, recording.ecg.rate_hz), None
+        beats = np.ones(len(times), bool)
+    if beats.sum() < MIN_BEATS_PER_MIN * recording.duration_s / 60.0:
+        source = files.edf if normal is None else files.rpoints_csv or files.edf
         raise RecordingError(
-            files.edf,
-            f"its ECG shows no heartbeat ({len(times)} in {recording.duration_s / 3600:.1f} h).",
-            "Look at the channel; give an R-point CSV, or leave the night out.",
+            source,
+            f"it shows no heartbeat ({beats.sum()} normal beats in"
+            f" {recording.duration_s / 3600:.1f} h).",
+            "Look at the ECG; the night is left out.",
         )
-    return times, None
+    return times, normal
 
 
 def drive_of(recording: Recording, beats: NDArray, normal: NDArray | None) -> Drive:
@@ -99,7 +128,7 @@ def drive_of(recording: Recording, beats: NDArray, normal: NDArray | None) -> Dr
     samples = round(recording.duration_s * DRIVE_HZ)
     clock = np.arange(samples) / DRIVE_HZ
     breathing = np.zeros(samples)
-    if recording.effort:
+    if recording.effort and recording.effort[0].rate_hz >= 2.0:
         effort = recording.effort[0]
         chest = bandpass(effort.values, effort.rate_hz, 0.1, 0.6)
         spread = np.sqrt(2.0) * moving_sd(chest, effort.rate_hz, 60.0)
@@ -154,10 +183,15 @@ def _paired_bcg(files: NightFiles, recording: Recording, beats: NDArray) -> NDAr
 
 
 def _header_offset_s(recording: Recording, bcg: BcgRecording) -> float:
-    """Seconds from the ECG's start to the BCG's by the files' headers; 0 where one has no clock."""
+    """Seconds from the ECG's start to the BCG's by the files' headers; 0 where one has no clock.
+
+    SHHS's dates are made up (1985), so that only the time of day counts where the days differ.
+    """
     if recording.start is None or bcg.start is None:
         return 0.0
-    return (bcg.start - recording.start).total_seconds()
+    day = 24 * 3600.0
+    seconds = (bcg.start - recording.start).total_seconds()
+    return seconds if abs(seconds) < day else (seconds + day / 2) % day - day / 2
 
 
 def _flat(values: NDArray, rate_hz: float) -> NDArray[np.bool_]:

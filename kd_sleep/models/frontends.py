@@ -3,8 +3,8 @@
 `Autocorrelation`: short-time autocorrelation of the heartbeat band. The IJK complex changes with
 sleeper, posture and sensor, but whatever its shape it comes again after one beat interval: the lag
 of the first peak is the interval, its height the clarity, its wandering from frame to frame the
-variability. It learned faster and further here than strided convolutions on the samples
-(BUILD_NOTES.md).
+variability. BUILD_NOTES.md has what it costs and brings beside strided convolutions on
+the samples.
 
 By Wiener-Khinchin the autocorrelation is the inverse transform of the power spectrum, so band-pass
 and autocorrelation are two constant matrix products, which suit a TPU better than an FFT of 250

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 class Context(nn.Module):
     """Residual dilated convolutions 1, 2, 4, … over windows, reaching `context_windows` a side.
 
-    Padding and missing windows are put to 0 before each convolution, so that a night's logits do
+    Padding is put to 0 before each convolution, so that a night's logits do
     not depend on how far its batch was padded. With `context_windows` = 0 each window stands alone.
     """
 

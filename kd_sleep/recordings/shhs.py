@@ -21,12 +21,12 @@ from kd_sleep.errors import DatasetError, RecordingError
 from kd_sleep.recordings import nsrr
 from kd_sleep.recordings.edf import Channel, read_signals
 from kd_sleep.recordings.recording import Recording
-from kd_sleep.schema import WINDOW_S
+from kd_sleep.schema import RECORDED, WINDOW_S
 from kd_sleep.stages import UNSCORED
 
-RECORDED = "recorded"
 SIMULATOR = "kd_sleep simulator"  # how the recording text of a simulated night's EDF begins
 
+MIN_ONE_KIND_WINDOWS = 120  # an hour of sleep all of one kind: nobody told the kinds apart
 _RECORDING_ID = re.compile(r"shhs([12])-(\d{6})", re.ASCII)
 
 # Labels under which NSRR's cohorts carry the signals, SHHS's own first.
@@ -186,7 +186,8 @@ def read_recording(night: NightFiles) -> Recording:
 
     Raises:
       RecordingError: for a file that is missing or unusable, signals without an ECG, less than one
-        window of them, or stages that outlast them by more than one window.
+        window of them, stages that outlast them by more than one window, or a night whose scorer told
+        sleep from wake only.
     """
     edf = read_signals(
         night.edf, {"ecg": _ECG_LABELS, "thorax": _THORAX_LABELS, "abdomen": _ABDOMEN_LABELS}
@@ -200,6 +201,14 @@ def read_recording(night: NightFiles) -> Recording:
         raise RecordingError(
             night.edf, f"lasts {edf.duration_s:g} s, less than one window.", "Leave this night out."
         )
+    labels = nsrr.read_stages(night.stages_xml)
+    asleep = np.count_nonzero(labels > 0)
+    if asleep >= MIN_ONE_KIND_WINDOWS and nsrr.is_sleep_wake_only(night.stages_xml):
+        raise RecordingError(
+            night.stages_xml,
+            "scores sleep and wake only, one kind of sleep.",
+            "Leave this night out: its one code for sleep would be taken for Light.",
+        )
     text = edf.recording_text
     return Recording(
         recording_id=night.recording_id,
@@ -210,7 +219,7 @@ def read_recording(night: NightFiles) -> Recording:
         duration_s=edf.duration_s,
         ecg=edf.signals["ecg"],
         effort=tuple(edf.signals[name] for name in ("thorax", "abdomen") if name in edf.signals),
-        labels=_fitted(night, nsrr.read_stages(night.stages_xml), windows),
+        labels=_fitted(night, labels, windows),
         rpoints=None if night.rpoints_csv is None else nsrr.read_rpoints(night.rpoints_csv),
     )
 

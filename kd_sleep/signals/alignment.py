@@ -91,8 +91,8 @@ def align(
         piece = energy[start : start + segment]
         # `train` is padded by `margin`, so a lag of 0 in `reach` means guess_s - search_s.
         first = start + round(guess_s * RATE_HZ)
-        reach = train[max(first, 0) : first + segment + 2 * margin]
-        if len(reach) < segment + margin or first < 0 or not piece.any():
+        reach = train[first : first + segment + 2 * margin] if first >= 0 else train[:0]
+        if len(reach) < segment + margin or not piece.any():
             continue
         score = signal.correlate(reach, piece, mode="valid", method="fft")
         # Over the norm of the beats that it covers, so that a lead-off stretch cannot win.

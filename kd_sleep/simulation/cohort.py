@@ -123,26 +123,35 @@ def _background(rng: np.random.Generator, channel: edf.Channel, duration_s: floa
 def write_cohort(out: Path, config: CohortConfig, workers: int = 0) -> Sequence[str]:
     """Writes every night of the cohort, `workers` at a time (0: one per core).
 
-    The bytes depend on `config` alone, not on `workers`. `simulation.json` comes last and says that
-    the cohort is whole: with it there, nothing is written again.
+    The nights' bytes depend on `config` alone, not on `workers`. `simulation.json` claims the
+    folder before the first night, and says at the end that the cohort is whole: then nothing is
+    written again.
 
     Returns:
       The recording ids.
 
     Raises:
-      ConfigError: the folder holds a cohort made with other settings.
+      ConfigError: the folder holds recordings of any other origin, such as a genuine SHHS.
     """
     settings = {"simulator": physiology.SIMULATOR_VERSION, **to_dict(config)}
-    card = out / "simulation.json"
-    visits = visits_of(config)
+    card, visits = out / "simulation.json", visits_of(config)
     if card.exists():
-        if json.loads(card.read_text())["settings"] != settings:
+        found = json.loads(card.read_text())
+        if found.get("settings") != settings:
             raise ConfigError(
                 f"{out} holds another cohort: see {card.name}.", "Name another folder."
             )
-        return [visit.recording_id for visit in visits]
-    work = functools.partial(write_night, out, config)
-    ids = list(map_nights(work, visits, workers, "Simulating"))
-    made_by = {"versions": versions(), "git_revision": git_revision()}
-    write_json(card, {"settings": settings, **made_by})
+        if found.get("complete"):
+            return [visit.recording_id for visit in visits]
+    elif out.exists() and any(out.iterdir()):
+        raise ConfigError(
+            f"{out} is not empty and holds no simulated cohort.",
+            "Name a new folder: a cohort's files have SHHS's own names.",
+        )
+    made = {"settings": settings, "versions": versions(), "git_revision": git_revision()}
+    write_json(card, {"complete": False, **made})
+    ids = list(
+        map_nights(functools.partial(write_night, out, config), visits, workers, "Simulating")
+    )
+    write_json(card, {"complete": True, **made})
     return ids

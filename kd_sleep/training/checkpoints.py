@@ -15,9 +15,14 @@ METRIC = "validation_kappa"
 
 
 class Checkpoints:
-    """Keeps two steps: the newest and the one with the highest validation kappa."""
+    """Keeps two steps: the newest and the one with the highest validation kappa.
 
-    def __init__(self, folder: Path):
+    One writer to a folder; readers, of which there may be many, open it `read_only`.
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool = False):
+        if read_only and not folder.is_dir():
+            raise TrainingError(f"{folder}: no checkpoint here.", "Train first.")
         policy = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(1),
@@ -31,13 +36,19 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
                 best_fn=lambda metrics: metrics[METRIC],
-                cleanup_tmp_directories=True,  # what a killed run left half written
+                cleanup_tmp_directories=not read_only,  # what a killed run left half written
+                create=not read_only,
+                read_only=read_only,
             ),
         )
 
     def save(self, step: int, state: Any, kappa: float) -> None:
         """Saves in the background; a step becomes visible only once it is whole."""
         self._manager.save(step, args=ocp.args.StandardSave(state), metrics={METRIC: kappa})
+
+    def latest_step(self) -> int:
+        """The newest step; 0 where there is none."""
+        return self._manager.latest_step() or 0
 
     def latest(self, like: Any) -> tuple[int, Any] | None:
         """The newest step and its state, shaped like `like`; None where there is none."""

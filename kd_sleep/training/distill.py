@@ -47,7 +47,7 @@ def train_teacher(data_dir: Path, workdir: Path, model: TeacherConfig, train: Tr
         settings={
             "model": to_dict(model),
             "train": to_dict(train),
-            "data": splits["train"].digest(),
+            "data": [splits[split].digest() for split in ("train", "validation")],
         },
     )
     params = fit(run, splits["train"], splits["validation"], workdir)
@@ -84,11 +84,6 @@ def labelled_rows(nights: Nights, distill: DistillConfig) -> NDArray[np.int64]:
     return np.array(sorted(sorted(scored, key=rank)[:wanted]), np.int64)
 
 
-def labelled_count(nights: Nights, settings: dict[str, Any]) -> int:
-    """How many of the training nights a trained student saw the labels of."""
-    return settings["distill"]["labelled_nights"] or len(nights)
-
-
 def train_student(
     data_dir: Path,
     teacher: Path,
@@ -103,7 +98,7 @@ def train_student(
     gets as many labelled windows into its steps as the loss can use.
     """
     nights, validation = read_split(data_dir, "train"), read_split(data_dir, "validation")
-    data = nights.digest()
+    data = [nights.digest(), validation.digest()]
     rows = labelled_rows(nights, distill)
     hidden = np.setdiff1d(np.arange(len(nights)), rows)
     label = nights.label.copy()
@@ -125,6 +120,7 @@ def train_student(
             "train": to_dict(train),
             "teacher": name,
             "data": data,
+            "labelled": len(rows),
         },
     )
     fit(

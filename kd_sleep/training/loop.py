@@ -137,16 +137,21 @@ def fit(
         bar.close()
         log.close()
         checkpoints.close()
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     _, best = checkpoints.best(state)
     checkpoints.close()
     return best.params
 
 
 def _assert_finite(metrics: dict[str, jax.Array], step: int, workdir: Path) -> None:
-    if metrics and not math.isfinite(float(metrics["loss"])):
+    broken = [
+        f"{name} is {float(metrics[name])}"
+        for name in ("loss", "gradient_norm")
+        if name in metrics and not math.isfinite(float(metrics[name]))
+    ]
+    if broken:
         raise TrainingError(
-            f"{workdir}: the loss is {float(metrics['loss'])} at step {step}.",
+            f"{workdir}: {' and '.join(broken)} at step {step}.",
             "Lower --learning_rate, or look for windows that are not finite in the dataset.",
         )
 
@@ -189,8 +194,19 @@ def settings_of(workdir: Path, kind: str) -> dict[str, Any]:
 
 
 def load_params(module: nn.Module, train: TrainConfig, batch: Batch, workdir: Path) -> Any:
-    """The best parameters in a run's folder."""
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    _, state = checkpoints.best(create_state(module, train, batch))
-    checkpoints.close()
+    """The best parameters in a run's folder.
+
+    Raises:
+      TrainingError: no checkpoint, one of another architecture, or a run that has not ended.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    try:
+        _, state = checkpoints.best(create_state(module, train, batch))
+        if checkpoints.latest_step() < train.steps:
+            raise TrainingError(
+                f"{workdir}: stopped at step {checkpoints.latest_step()} of {train.steps}.",
+                "Give the command that started it again: it goes on from there.",
+            )
+    finally:
+        checkpoints.close()
     return state.params

@@ -18,7 +18,9 @@ class MetricsLog:
         """Rows after `resume_step` are dropped: the run is about to make them again."""
         self._path = workdir / "metrics.jsonl"
         kept = [row for row in read_metrics(workdir) if row["step"] <= resume_step]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        partial.replace(self._path)
         self._file = self._path.open("a")
         self._events = EventFileWriter(str(workdir / "tensorboard"))
 

@@ -36,6 +36,7 @@ def fingerprint(params: Any) -> str:
 def save(folder: Path, split: str, teacher: str, nights: Nights, logits: list[NDArray]) -> None:
     """Writes `<split>.npy`, all nights' logits in a row, and `<split>.json` that names them."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{split}.json").unlink(missing_ok=True)  # names nothing while the logits change
     np.save(folder / f"{split}.npy", np.concatenate(logits).astype(np.float32))
     index = {
         name: {"windows": len(values), "digest": digest}

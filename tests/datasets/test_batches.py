@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kd_sleep.datasets.batches import Crops, crop, read_split, whole_nights
+from kd_sleep.datasets.batches import Crops, crop, read_split, stack, whole_nights
 from kd_sleep.stages import UNSCORED
 
 WINDOWS = np.array([100, 37, 64, 1, 250])
@@ -72,6 +72,24 @@ def test_teacher_inputs_are_finite_and_scaled_by_the_night(data_dir):
         valid = nights.tachogram_valid[row, :count]
         assert abs(np.median(nights.tachogram[row, :count][valid])) < 1e-3
         assert np.abs(nights.hrv[row, :count, :-1].mean(0)).max() < 0.3
+
+
+def test_a_longer_neighbour_changes_nothing_but_padding(data_dir):
+    """A night stacked alone, and beside one that is longer."""
+    import tensorflow_datasets as tfds
+
+    source = tfds.data_source("shhs_bcg/paired", data_dir=data_dir, split="train")
+    records = [
+        {key: value.decode() if isinstance(value, bytes) else value for key, value in r.items()}
+        for r in source
+    ]
+    short, long = sorted(records, key=lambda r: len(r["label"]))[:: len(records) - 1]
+    alone, beside = stack([short]), stack([short, long])
+    count = len(short["label"])
+    assert beside.label.shape[1] > count
+    for name in ("label", "tachogram", "tachogram_valid", "hrv", "bcg", "rr_missing"):
+        np.testing.assert_array_equal(getattr(beside, name)[0, :count], getattr(alone, name)[0])
+    assert beside.teacher_digest[0] == alone.teacher_digest[0]
 
 
 def test_selecting_nights_keeps_rows_together(data_dir):

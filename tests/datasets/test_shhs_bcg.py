@@ -109,9 +109,9 @@ def test_a_dataset_of_other_files_is_neither_kept_nor_overwritten(cohort, copy_o
 
 
 def test_a_build_says_what_made_it(data_dir):
-    written = json.loads((data_dir / DATASET / "build.json").read_text())
-    assert written["settings"]["bcg_source"] == "paired"
-    assert "jax" in written["versions"]
+    made_by = json.loads((data_dir / DATASET / "metadata.json").read_text())["made_by"]
+    assert made_by["bcg_source"] == "paired"
+    assert "sleepecg" in made_by["versions"]
 
 
 def test_a_missing_bcg_folder_is_named(cohort, tmp_path):
@@ -137,6 +137,24 @@ def test_records_of_another_splits_subject_are_found_when_reading(copy_of_data):
     path.write_text(json.dumps(metadata))
     with pytest.raises(DatasetError, match="subjects that are not its own"):
         read_split(copy_of_data, "train")
+
+
+def test_a_subject_in_two_splits_is_found_when_building(cohort, tmp_path, monkeypatch):
+    """A split rule that looked at the visit would part a person's two nights."""
+    from kd_sleep.datasets.shhs_bcg import shhs_bcg_dataset_builder as builder_module
+
+    calls = iter((*SPLITS, "train") * 10)
+    monkeypatch.setattr(builder_module, "split_of", lambda subject: next(calls))
+    with pytest.raises(DatasetError, match="is in both"):
+        shhs_bcg.build(cohort, tmp_path, DatasetConfig(bcg_source="paired"))
+
+
+def test_other_contents_of_the_same_size_are_other_files(cohort, copy_of_data, tmp_path):
+    shutil.copytree(cohort, tmp_path / "cohort")
+    xml = next((tmp_path / "cohort").rglob("*-nsrr.xml"))
+    xml.write_text(xml.read_text().replace("Stage 2 sleep|2", "Stage 3 sleep|3"))
+    with pytest.raises(DatasetError, match="other files"):
+        shhs_bcg.build(tmp_path / "cohort", copy_of_data, DatasetConfig(bcg_source="paired"))
 
 
 def test_no_dataset_says_how_to_build_one(tmp_path):

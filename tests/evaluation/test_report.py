@@ -80,6 +80,7 @@ def _study(subjects=6, stages=4):
         "simulated": True,
         "labelled_nights": 6,
         "seeds": [0],
+        "validation_nights": 4,
         "training_nights": 42,
     }
     results["provenance"] = {"versions": {"kd_sleep": "0.1"}, "seed": 5}

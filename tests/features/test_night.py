@@ -115,6 +115,56 @@ def test_a_damaged_night_is_left_out_by_name(files, damage):
     assert ID in result.path
 
 
+def half_the_rpoints(files):
+    lines = files.rpoints_csv.read_text().splitlines()
+    files.rpoints_csv.write_text("\n".join(lines[: len(lines) // 2]))
+
+
+def artefacts_alone(files):
+    points = nsrr.read_rpoints(files.rpoints_csv)
+    nsrr.write_rpoints(files.rpoints_csv, points.times_s, 0 * points.times_s.astype(int), "1", 125)
+
+
+@pytest.mark.parametrize(
+    ("harm", "word"), [(half_the_rpoints, "beats run from"), (artefacts_alone, "no heartbeat")]
+)
+def test_r_points_that_are_not_the_nights_heart_are_refused(files, harm, word):
+    harm(files)
+    result = process_night(files, SIMULATED)
+    assert isinstance(result, Exclusion)
+    assert word in result.reason
+    assert result.path == str(files.rpoints_csv)
+
+
+def test_a_night_scored_sleep_or_wake_only_is_left_out(files):
+    labels = np.full(len(nsrr.read_stages(files.stages_xml)), 2)
+    labels[:40] = 0
+    contents = edf.read_signals(files.edf, {})
+    nsrr.write_stages(files.stages_xml, labels, contents.start.time(), 30.0 * len(labels))
+    result = process_night(files, SIMULATED)
+    assert isinstance(result, Exclusion)
+    assert "sleep and wake only" in result.reason
+
+
+def test_what_nobody_foresaw_is_an_exclusion_too(files, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("surprise")
+
+    monkeypatch.setattr(night.rr, "hrv", broken)
+    result = process_night(files, SIMULATED)
+    assert isinstance(result, Exclusion)
+    assert "unforeseen ZeroDivisionError: surprise" in result.reason
+
+
+def test_a_bcg_of_another_date_is_compared_by_the_time_of_day(files):
+    """SHHS's dates are made up; a BCG's own are not."""
+    contents = edf.read_signals(files.bcg, {"bcg": ["BCG"]})
+    channel = edf.Channel("BCG", "uV", 100, (-4000.0, 4000.0), (-32768, 32767))
+    start = contents.start.replace(year=2024, month=3, day=7)
+    edf.write_signals(files.bcg, [(channel, contents.signals["bcg"].values)], start, "x")
+    assert not isinstance(process_night(files, PAIRED), Exclusion)
+
+
 def test_a_flat_ecg_without_r_points_shows_no_heartbeat(files):
     rewrite_edf(files, "ECG", lambda values: 0 * values)
     result = process_night(dataclasses.replace(files, rpoints_csv=None), SIMULATED)

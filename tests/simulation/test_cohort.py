@@ -70,6 +70,28 @@ def test_the_quickstarts_cohort_stays_under_one_and_a_half_gigabytes(cohort):
     assert size / hours * default.hours * len(visits_of(default)) < 1.5e9
 
 
+def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path):
+    """The cohort's files have SHHS's own names: genuine nights must not be overwritten."""
+    genuine = shhs.paths_of(tmp_path, "shhs1-200001").edf
+    genuine.parent.mkdir(parents=True)
+    genuine.write_bytes(b"a person's night")
+    with pytest.raises(ConfigError, match="not empty"):
+        write_cohort(tmp_path, SMALL, workers=1)
+    assert genuine.read_bytes() == b"a person's night"
+
+
+def test_a_cohort_that_was_stopped_goes_on_with_the_same_settings_alone(tmp_path):
+    write_cohort(tmp_path, SMALL, workers=1)
+    whole = files_of(tmp_path)
+    card = json.loads((tmp_path / "simulation.json").read_text())
+    (tmp_path / "simulation.json").write_text(json.dumps(card | {"complete": False}))
+    (tmp_path / "bcg" / "shhs1-200003.edf").unlink()
+    with pytest.raises(ConfigError, match="another cohort"):
+        write_cohort(tmp_path, CohortConfig(subjects=2, hours=0.5), workers=1)
+    write_cohort(tmp_path, SMALL, workers=1)
+    assert files_of(tmp_path) == whole
+
+
 def test_another_cohort_in_the_folder_is_not_overwritten(tmp_path):
     write_cohort(tmp_path, SMALL, workers=1)
     before = (tmp_path / "bcg" / "shhs1-200001.edf").stat().st_mtime_ns

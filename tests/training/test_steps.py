@@ -80,6 +80,12 @@ def test_a_teacher_without_beats_is_not_believed(batch):
     assert float(before) == pytest.approx(float(after))
 
 
-def test_every_preset_makes_a_state(batch):
-    for preset in PRESETS.values():
-        create_state(MODULE, preset.student_train, batch)
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_presets_student_takes_a_step(batch, name):
+    """Shapes alone: the accelerator's student is too large to run here."""
+    preset = PRESETS[name]
+    module = Student(preset.student)
+    state = jax.eval_shape(lambda: create_state(module, preset.student_train, batch))
+    step = make_train_step(make_distillation_loss(preset.distill))
+    _, metrics = jax.eval_shape(step, state, batch)
+    assert metrics["loss"].shape == ()

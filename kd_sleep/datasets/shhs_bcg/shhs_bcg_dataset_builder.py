@@ -22,13 +22,15 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from kd_sleep import schema
-from kd_sleep.config import DatasetConfig, to_dict
+from kd_sleep.config import DatasetConfig
 from kd_sleep.datasets.splits import SPLITS, assert_disjoint, split_of
 from kd_sleep.errors import DatasetError
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.parallel import map_nights
-from kd_sleep.provenance import provenance, write_json
+from kd_sleep.provenance import provenance
 from kd_sleep.recordings.shhs import NightFiles, find_nights
+
+_DIGEST_BYTES = 1 << 16  # the whole of an XML, and a glance at both ends of a signal
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -91,7 +93,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         fields = {name: feature(field) for name, field in schema.NIGHT_FIELDS.items()}
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(fields),
-            metadata=tfds.core.MetadataDict({"exclusions": [], "subjects": {}, "files": ""}),
+            metadata=tfds.core.MetadataDict(
+                {"exclusions": [], "subjects": {}, "files": "", "made_by": {}}
+            ),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
@@ -102,6 +106,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             raise DatasetError(f"{bcg_dir}: no folder of BCG files.", "Name it with --bcg_dir=DIR.")
         nights = find_nights(root, bcg_dir if paired else None)
         self.info.metadata["files"] = _digest(nights)
+        self.info.metadata["made_by"] = {"bcg_source": self.builder_config.name, **provenance()}
         by_split: dict[str, list[NightFiles]] = {split: [] for split in SPLITS}
         for files in nights:
             by_split[split_of(files.subject_id)].append(files)
@@ -171,17 +176,23 @@ def build(
             download_dir=builder.data_path.parent,  # stays empty; else TFDS makes a folder for it
             file_format="array_record",
         )
-    write_json(builder.data_path / "build.json", {"settings": to_dict(config), **provenance()})
     return builder
 
 
 def _digest(nights: list[NightFiles]) -> str:
-    """Tells one set of files from another by names and sizes, which takes no reading."""
+    """Tells one set of files from another by their sizes, beginnings and ends."""
     digest = hashlib.sha256()
     for night in nights:
+        digest.update(night.recording_id.encode())
         for path in (night.edf, night.stages_xml, night.rpoints_csv, night.bcg):
-            size = path.stat().st_size if path is not None and path.exists() else 0
-            digest.update(f"{night.recording_id} {size}\n".encode())
+            if path is None or not path.is_file():
+                digest.update(b"absent")
+                continue
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                digest.update(str(size).encode() + file.read(_DIGEST_BYTES))
+                file.seek(max(0, size - _DIGEST_BYTES))
+                digest.update(file.read())
     return digest.hexdigest()
 
 
