@@ -186,8 +186,8 @@ def read_recording(night: NightFiles) -> Recording:
 
     Raises:
       RecordingError: for a file that is missing or unusable, signals without an ECG, less than one
-        window of them, stages that outlast them by more than one window, or a night whose scorer told
-        sleep from wake only.
+        window of them, stages that outlast them by more than one window, or a night whose scorer
+        told sleep from wake only.
     """
     edf = read_signals(
         night.edf, {"ecg": _ECG_LABELS, "thorax": _THORAX_LABELS, "abdomen": _ABDOMEN_LABELS}
