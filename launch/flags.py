@@ -119,7 +119,7 @@ def run(main: Callable[[], None]) -> None:
                     f"{' '.join(argv[1:])}: not a flag.", "Flags look like --name=value."
                 )
             if not flags.FLAGS["verbosity"].present:
-                logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it opens
+                logging.set_verbosity(logging.ERROR)  # Orbax tells of every folder it opens
             _use_platform()
             main()
         except (KdSleepError, OSError) as error:  # OSError names the file and says what is wrong

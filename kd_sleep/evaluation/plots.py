@@ -230,15 +230,15 @@ def _subject_accuracy(per_recording: Sequence[Mapping[str, Any]]) -> dict[str, f
 
 @_drawing
 def night(night: ReportNight, names: Sequence[str]) -> tuple[Figure, str]:
-    """A night: BCG quality, the scorer's hypnogram, then each system's with its hypnodensity."""
+    """A night: the scorer's hypnogram, each system's with its hypnodensity, then BCG quality."""
     hours = np.arange(len(night.labels) + 1) * WINDOW_S / 3600  # edges of the windows
-    heights = [0.9, 1.0] + [1.0, 0.8] * len(names)
+    heights = [1.0] + [1.0, 0.8] * len(names) + [0.9]
     figure = Figure((_WIDE, 1.0 + 1.05 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), sharex=True, height_ratios=heights)
-    _draw_quality(panels[0], hours, night)
-    _draw_hypnogram(panels[1], hours, night.labels, "Scored by hand")
+    _draw_hypnogram(panels[0], hours, night.labels, "Scored by hand")
+    _draw_quality(panels[-1], hours, night)
     spoken = []
-    for hypnogram, density, name in zip(panels[2::2], panels[3::2], names, strict=True):
+    for hypnogram, density, name in zip(panels[1:-1:2], panels[2:-1:2], names, strict=True):
         probs_NK = np.asarray(night.probs[name], np.float64)
         counts = metrics.confusion_counts(night.labels, probs_NK.argmax(-1), len(STAGE_NAMES))
         agreement = (
@@ -249,8 +249,9 @@ def night(night: ReportNight, names: Sequence[str]) -> tuple[Figure, str]:
         _draw_density(density, hours, probs_NK)
     panels[-1].set_xlim(0, hours[-1])
     panels[-1].set_xlabel("Hours since the start of the recording")
-    text = f"Recording {night.recording_id}, {hours[-1]:.1f} hours: BCG signal-to-noise ratio, "
-    return figure, text + "scored hypnogram; " + "; ".join(spoken) + ", each with its hypnodensity."
+    text = f"Recording {night.recording_id}, {hours[-1]:.1f} hours: scored hypnogram; "
+    text += "; ".join(spoken) + ", each with its hypnodensity; BCG signal-to-noise ratio."
+    return figure, text
 
 
 def _draw_quality(axes: Axes, hours: NDArray, night: ReportNight) -> None:
