@@ -27,6 +27,16 @@ def test_every_window_comes_once_a_pass(length):
         assert (windows_of(crops, steps) == 1).all()
 
 
+def test_the_grid_of_cuts_moves_from_pass_to_pass():
+    """Else a window would always have the same neighbours at a sequence's edge."""
+    crops = Crops(WINDOWS, batch_size=1, length=16, seed=3)
+    cuts = [
+        {(int(row[0]), int(start[0])) for row, start in map(crops, steps)}
+        for steps in (range(crops.per_pass), range(crops.per_pass, 2 * crops.per_pass))
+    ]
+    assert len(cuts[0] & cuts[1]) < len(cuts[0]) / 2
+
+
 def test_batches_run_over_the_end_of_a_pass():
     crops = Crops(WINDOWS, batch_size=7, length=16, seed=3)
     counts = windows_of(crops, range(crops.per_pass))  # seven passes in all

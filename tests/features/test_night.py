@@ -179,6 +179,17 @@ def test_another_nights_bcg_is_refused(cohort, files):
     assert "clock cannot be told" in result.reason
 
 
+def test_a_dropout_of_the_sensor_is_missing_in_the_record(files):
+    contents = edf.read_signals(files.bcg, {"bcg": ["BCG"]})
+    values = contents.signals["bcg"].values.copy()
+    values[200_000:212_000] = 0.0  # two minutes
+    channel = edf.Channel("BCG", "uV", 100, (-4000.0, 4000.0), (-32768, 32767))
+    before = process_night(files, PAIRED)["bcg_missing"]
+    edf.write_signals(files.bcg, [(channel, values)], contents.start, "x")
+    after = process_night(files, PAIRED)["bcg_missing"]
+    assert 3.5 < after.sum() - before.sum() < 4.5
+
+
 def test_a_dropout_is_missing_and_not_silence():
     values = np.random.default_rng(0).normal(size=10_000)
     values[2000:2500] = 7.0

@@ -57,6 +57,16 @@ def test_another_sleepers_bcg_is_refused():
         align(drive.beat_times_s, other.values, 100.0)
 
 
+def test_a_file_that_is_mostly_another_sleepers_is_refused():
+    """Three of eight segments fit well; that is not enough to trust a clock."""
+    drive, own = a_night(8, Clock(5.0))
+    _, other = a_night(9, Clock(5.0))
+    count = min(len(own.values), len(other.values))
+    values = np.where(np.arange(count) < 0.35 * count, own.values[:count], other.values[:count])
+    with pytest.raises(NoAlignment, match="agree on one clock"):
+        align(drive.beat_times_s, values, 100.0)
+
+
 @pytest.mark.parametrize("beats", [np.empty(0), np.arange(20.0)])
 def test_too_little_to_tell_is_refused(beats):
     _, bcg = a_night(7, Clock(), hours=0.5)
