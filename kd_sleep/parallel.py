@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -33,10 +34,17 @@ def map_nights(
         # Not fork: a process with JAX's threads in it must not be forked. The server imports once.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([_module_of(function)])
-        with concurrent.futures.ProcessPoolExecutor(workers or None, mp_context=context) as pool:
+        with concurrent.futures.ProcessPoolExecutor(
+            workers or None, mp_context=context, initializer=_leave_interrupts_to_the_parent
+        ) as pool:
             for result in pool.map(function, items):
                 yield result
                 bar.update()
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    """Ctrl-C reaches every process of a terminal; one of them is enough to stop the work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _module_of(function: Callable) -> str:

@@ -33,9 +33,8 @@ def main() -> None:
             raise ConfigError(f"--student={value}: expected NAME=WORKDIR, each name once.")
         students[name] = Path(workdir).expanduser()
     out = flags.path(_OUT)
-    results = evaluate(
-        flags.path(_DATA_DIR), flags.path(_TEACHER), students, out, flags.preset().evaluation
-    )
+    data_dir, teacher = flags.path(_DATA_DIR), flags.path(_TEACHER)
+    results = evaluate(data_dir, teacher, students, out, flags.preset().evaluation)
     print(table(results))
     print(f"\nReport: {out / 'report.html'}")
 

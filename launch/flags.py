@@ -73,14 +73,17 @@ def preset() -> Preset:
 
 
 def define_path(name: str, text: str, *, required: bool = True) -> flags.FlagHolder[str | None]:
-    """A flag that names a file or folder."""
+    """A flag that names a folder."""
     return flags.DEFINE_string(name, None, text, required=required)
 
 
 def path(holder: flags.FlagHolder[str | None]) -> Path:
-    """A path flag's value; ~ is the home folder."""
+    """A path flag's value, a folder that need not exist; ~ is the home folder."""
     assert holder.value is not None  # absl has refused to start without it
-    return Path(holder.value).expanduser()
+    folder = Path(holder.value).expanduser()
+    if folder.is_file():
+        raise ConfigError(f"--{holder.name}={holder.value} is a file.", "Name a folder.")
+    return folder
 
 
 def define_platform() -> None:

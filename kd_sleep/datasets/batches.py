@@ -92,11 +92,15 @@ def bcg_source_of(data_dir: str | Path) -> str:
         for name in schema.BCG_SOURCES
         if (Path(data_dir) / "shhs_bcg" / name / schema.SCHEMA_VERSION).is_dir()
     ]
-    if len(found) != 1:
-        what = "no dataset shhs_bcg" if not found else f"more than one dataset ({', '.join(found)})"
+    if not found:
         raise DatasetError(
-            f"{data_dir}: {what} of version {schema.SCHEMA_VERSION}.",
-            "Build one with `python -m launch.build_dataset`, each source in a folder of its own.",
+            f"{data_dir}: no dataset shhs_bcg of version {schema.SCHEMA_VERSION}.",
+            "Build one with `python -m launch.build_dataset`.",
+        )
+    if len(found) > 1:
+        raise DatasetError(
+            f"{data_dir}: two datasets, shhs_bcg/{' and shhs_bcg/'.join(found)}.",
+            "Each needs a --data_dir of its own: move one of the two folders.",
         )
     return found[0]
 

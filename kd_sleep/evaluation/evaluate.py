@@ -112,7 +112,9 @@ def _assert_comparable(runs: Mapping[str, Any]) -> None:
         return
     distilled, baseline = runs[scores.DISTILLED], runs[scores.HARD_LABELS]
     differing = [
-        name for name in ("model", "train", "data", "labelled") if distilled[name] != baseline[name]
+        f"{name} ({distilled[name]} and {baseline[name]})"
+        for name in ("model", "train", "data", "labelled")
+        if distilled[name] != baseline[name]
     ]
     if distilled["distill"]["label_seed"] != baseline["distill"]["label_seed"]:
         differing.append("label_seed")

@@ -173,8 +173,8 @@ def _paired_bcg(files: NightFiles, recording: Recording, beats: NDArray) -> NDAr
     except alignment.NoAlignment as error:
         raise RecordingError(
             files.bcg,
-            f"its clock cannot be told from its heartbeats: {error}.",
-            "Check that the file is of the same night and sleeper.",
+            f"the BCG's clock cannot be told from its heartbeats: {error}.",
+            "Is it of this night and this sleeper? Look at --bcg_dir.",
         ) from error
     values = np.where(_flat(bcg.signal.values, bcg.signal.rate_hz), np.nan, bcg.signal.values)
     return alignment.to_true_clock(

@@ -167,8 +167,9 @@ def find_nights(
         raise DatasetError(
             f"{os.fspath(shhs_dir)}: no night of SHHS here; expected files such as"
             f" {paths_of(shhs_dir, 'shhs1-200001').edf}.",
-            "Download them with `nsrr download shhs` (https://sleepdata.org/datasets/shhs),"
-            " or simulate a cohort in the same layout.",
+            "Download them with `nsrr download shhs/polysomnography/edfs` and likewise"
+            " annotations-events-nsrr (https://sleepdata.org/datasets/shhs), or simulate a cohort"
+            " in the same layout.",
         )
     return [
         night

@@ -116,7 +116,7 @@ def fit(
             "validation_accuracy": float(scores.accuracy(counts)),
         }
 
-    bar = tqdm(total=config.steps, initial=first_step, desc=f"Training {run.kind}", unit="step")
+    bar = tqdm(total=config.steps, initial=first_step, desc=f"Training {workdir.name}", unit="step")
     shown: dict[str, str] = {}
     pending: dict[str, jax.Array] = {}
     try:
@@ -161,18 +161,34 @@ def _claim(workdir: Path, run: Run) -> None:
     path = workdir / "settings.json"
     if path.exists():
         found = json.loads(path.read_text())
-        differing = sorted(
-            name
-            for name in {*found["settings"], *run.settings}
-            if found["settings"].get(name) != run.settings.get(name)
-        )
-        if found["kind"] != run.kind or differing:
+        if found["kind"] != run.kind:
+            raise TrainingError(f"{workdir} holds a {found['kind']}.", "Name another --workdir.")
+        there, here = _flat(found["settings"]), _flat(run.settings)
+        differing = [
+            f"{name} ({there.get(name)} there, {here.get(name)} here)"
+            for name in sorted({*there, *here})
+            if there.get(name) != here.get(name)
+        ]
+        if differing:
             raise TrainingError(
-                f"{workdir} holds a {found['kind']} with other {', '.join(differing) or 'aims'}.",
+                f"{workdir} holds a {found['kind']} with other settings: {', '.join(differing)}.",
                 "Go on with the same flags, or name another --workdir.",
             )
         return
     write_json(path, {"kind": run.kind, "settings": run.settings, **provenance()})
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings by the names of their flags; digests cut to what a person can compare."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= value
+        elif isinstance(value, list):
+            flat[name] = " ".join(text[:8] for text in value)
+        else:
+            flat[name] = value[:8] if isinstance(value, str) else value
+    return flat
 
 
 def settings_of(workdir: Path, kind: str) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def test_another_nights_bcg_is_refused(cohort, files):
     shutil.copy(cohort / "bcg" / "shhs1-200002.edf", files.bcg)
     result = process_night(files, PAIRED)
     assert isinstance(result, Exclusion)
-    assert "clock cannot be told" in result.reason
+    assert "BCG's clock cannot be told" in result.reason
 
 
 def test_a_dropout_of_the_sensor_is_missing_in_the_record(files):

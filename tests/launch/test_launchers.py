@@ -104,6 +104,11 @@ WRONG = {
         2,
         "Error: --bcg_dir=x: --bcg_source=simulated reads no BCG files",
     ),
+    "a folder that is a file": (
+        ("train_teacher", "--data_dir=x", f"--workdir={__file__}", "--platform=cpu"),
+        2,
+        "is a file. Name a folder.",
+    ),
     "a student without a name": (
         ("evaluate", "--data_dir=x", "--teacher=x", "--student=y", "--out=x"),
         2,

@@ -153,7 +153,7 @@ def test_the_baseline_never_hears_the_teacher(data_dir, teacher_dir, tmp_path, m
 def test_a_folder_serves_one_set_of_settings(data_dir, teacher_dir, tmp_path):
     train(data_dir, teacher_dir, tmp_path / "w")
     train(data_dir, teacher_dir, tmp_path / "w")  # nothing to do
-    with pytest.raises(TrainingError, match="holds a student with other distill"):
+    with pytest.raises(TrainingError, match=r"other settings: alpha \(0.3 there, 0.5 here\)"):
         train(data_dir, teacher_dir, tmp_path / "w", DistillConfig(alpha=0.5))
     with pytest.raises(TrainingError, match="holds a student"):
         distill.train_teacher(data_dir, tmp_path / "w", TINY.teacher, TINY.teacher_train)

@@ -126,24 +126,23 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self, split: str, nights: list[NightFiles]
     ) -> Iterator[tuple[str, dict]]:
         config = DatasetConfig(bcg_source=self.builder_config.name, workers=self._workers)
-        reasons: collections.Counter[str] = collections.Counter()
+        left_out: list[Exclusion] = []
         work = functools.partial(process_night, config=config)
         for result in map_nights(work, nights, self._workers, f"Building {split}"):
             if isinstance(result, Exclusion):
-                reasons[result.reason] += 1
+                left_out.append(result)
                 entry = {"split": split, **dataclasses.asdict(result)}
                 self.info.metadata["exclusions"].append(entry)
             else:
                 yield result["recording_id"], dict(result)
-        if sum(reasons.values()) == len(nights):
+        if len(left_out) == len(nights):
+            reasons = collections.Counter(night.reason.rstrip(".") for night in left_out)
+            listed = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5))
             raise DatasetError(
-                f"split {split} has no usable night of {len(nights)}: {_summary(reasons)}.",
-                "`python -m launch.build_dataset --help` tells what is read.",
+                f"split {split} has no usable night of {len(nights)}: {listed}."
+                f" For instance {left_out[0].path}.",
+                left_out[0].remedy,
             )
-
-
-def _summary(reasons: collections.Counter[str]) -> str:
-    return "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5))
 
 
 def build(
