@@ -55,21 +55,20 @@ def evaluate(
     taken = {scores.TEACHER, scores.MAJORITY, scores.TIME_OF_NIGHT} & set(students)
     if taken:
         raise TrainingError(f"--student={taken.pop()}=…: this name is taken; choose another.")
+    taught = settings_of(teacher, "teacher")
+    runs = {name: settings_of(workdir, "student") for name, workdir in students.items()}
+    _assert_comparable(runs)  # before any work is done
     nights, train = read_split(data_dir, split), read_split(data_dir, "train")
     module, params, name = load_teacher(teacher, nights)
-    taught = settings_of(teacher, "teacher")
     systems = {scores.TEACHER: _probs(predict(module, params, nights, TEACHER_COLUMNS))}
-    runs: dict[str, Any] = {}
     for student, workdir in students.items():
-        network, weights, settings = load_student(workdir, nights)
-        if settings["teacher"] != name:
+        network, weights, _ = load_student(workdir, nights)
+        if runs[student]["teacher"] != name:
             raise TrainingError(
                 f"{workdir}: this student learned from another teacher than {teacher}.",
                 "Evaluate it with its own teacher, or train it again.",
             )
         systems[student] = _probs(predict(network, weights, nights, STUDENT_COLUMNS))
-        runs[student] = settings
-    _assert_comparable(runs)
     truth = scores.ScoredNights(nights.recording_ids, nights.subject_ids, nights.labels())
     systems[scores.TIME_OF_NIGHT] = scores.time_of_night_probs(train.labels(), truth)
     systems[scores.MAJORITY] = scores.majority_probs(train.labels(), truth)

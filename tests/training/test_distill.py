@@ -224,9 +224,13 @@ def test_a_killed_run_goes_on_to_the_same_bits(data_dir, teacher_dir, tmp_path):
     assert whole == resumed
 
 
-def test_a_folder_of_another_architecture_is_refused(data_dir, teacher_dir, tmp_path):
+def test_a_folder_of_another_architecture_or_unfinished_is_refused(data_dir, teacher_dir, tmp_path):
     train(data_dir, teacher_dir, tmp_path / "w")
     settings = json.loads((tmp_path / "w" / "settings.json").read_text())
+    settings["settings"]["train"]["steps"] = 40
+    (tmp_path / "w" / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(TrainingError, match="stopped at step 20 of 40"):
+        params_of(tmp_path / "w", data_dir)
     settings["settings"]["model"]["width"] = 12
     (tmp_path / "w" / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(TrainingError, match="does not fit this model"):
