@@ -138,6 +138,37 @@ class DistillConfig(Config):
     label_seed: int = setting(
         0, "Chooses which nights are the labelled ones; the sets nest.", low=0
     )
+    direction: str = setting(
+        "forward",
+        "Of the divergence: forward is KL(teacher || student), reverse KL(student || teacher),"
+        " js Jensen-Shannon.",
+        choices=("forward", "reverse", "js"),
+    )
+    label_smoothing: float = setting(
+        0.0, "Share of each hard label spread over all stages.", low=0.0, high=0.5
+    )
+    balance: float = setting(
+        0.0,
+        "Weight of a stage's labels: its share of them to the power -balance."
+        " 0 leaves windows alike, 1 gives every stage the same say.",
+        low=0.0,
+        high=1.0,
+    )
+    standardise: bool = setting(
+        False, "Compare z-scores of logits (Sun et al., CVPR 2024) in place of logits."
+    )
+    non_target_weight: float = setting(
+        0.0,
+        "Decoupled distillation (Zhao et al., CVPR 2022): weight of the divergence among the"
+        " stages that are not the target; 0 leaves it off.",
+        low=0.0,
+    )
+    hint_weight: float = setting(
+        0.0,
+        "Weight of the tachogram hint: the student's encoder also regresses the ECG's tachogram;"
+        " 0 leaves it off.",
+        low=0.0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +187,60 @@ class TrainConfig(Config):
     evaluate_every: int = setting(
         100, "Steps between evaluations on validation; each one is a checkpoint.", low=1
     )
-    seed: int = setting(0, "Seed of initial parameters, batches and dropout.", low=0)
+    seed: int = setting(0, "Seed of initial parameters, dropout and augmentation.", low=0)
+    batch_seed: int = setting(0, "Seed of the order of batches.", low=0)
+    ema_decay: float = setting(
+        0.0,
+        "Decay per step of the moving average of parameters that is evaluated and kept; 0 keeps"
+        " the parameters themselves.",
+        low=0.0,
+        high=0.9999,
+    )
+    accumulate: int = setting(
+        1, "Parts that a batch is computed in, one after another, to save memory.", low=1
+    )
+    compute_dtype: str = setting(
+        "float32",
+        "Arithmetic of the network; parameters, loss and sums stay float32.",
+        choices=("float32", "bfloat16"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionConfig(Config):
+    """How a run is executed. Nothing here changes its results."""
+
+    dataset_in: str = setting(
+        "auto",
+        "Where the training nights lie: device (the accelerators' memory), host (main memory) or"
+        " disk (their BCG is streamed). auto takes the devices where they have room, else the"
+        " host. The batches are the same.",
+        choices=("auto", "device", "host", "disk"),
+    )
+    profile: bool = setting(
+        False, "Trace ten steps into WORKDIR/profile, to look at in TensorBoard or Perfetto."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig(Config):
+    """What is done to the BCG of a training batch, anew in every step. All off by default."""
+
+    augment_gain: float = setting(
+        0.0, "Standard deviation of a sequence's gain, in natural log.", low=0.0, high=3.0
+    )
+    augment_polarity: float = setting(
+        0.0, "Probability that a sequence is turned upside down.", low=0.0, high=1.0
+    )
+    augment_shift_s: float = setting(
+        0.0, "Largest shift in time against the labels, in seconds.", low=0.0, high=15.0
+    )
+    augment_dropouts: float = setting(
+        0.0, "Share of the time that is lost, in spans of about 10 s.", low=0.0, high=0.9
+    )
+    augment_movements: float = setting(
+        0.0, "Movement bursts an hour, each a few seconds long.", low=0.0, high=600.0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +263,8 @@ class Preset:
     student: StudentConfig = StudentConfig()
     student_train: TrainConfig = TrainConfig()
     distill: DistillConfig = DistillConfig()
+    augment: AugmentConfig = AugmentConfig()
+    execution: ExecutionConfig = ExecutionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 

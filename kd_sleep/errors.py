@@ -52,3 +52,7 @@ class DatasetError(KdSleepError):
 
 class TrainingError(KdSleepError):
     """Training that cannot start or cannot go on."""
+
+
+class Stopped(KdSleepError):
+    """Training that was told to stop (SIGTERM), has saved everything, and can go on."""

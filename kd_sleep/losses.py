@@ -8,63 +8,239 @@ probabilities; T^2 keeps the size of the soft gradient from vanishing as T grows
 formula that this package tests writes the arguments of KL in the order of a common library call;
 the divergence meant, and computed here, is Hinton's KL(teacher || student).
 
-Imports jax and optax only. Shape suffixes: K classes, "..." any leading axes (batch, windows).
+Functions of one window (`cross_entropy`, `tempered_kl`, ...), one reduction (`weighted_mean`), and
+their sum, `distillation_loss`. All of them compute in float32 whatever comes in.
+
+A class that cannot be has a logit of -inf, or any at or below -1e5: its probability is exactly 0 at
+every temperature, its log-probability finite, so that neither 0 * log 0 nor a gradient is ever NaN.
+What should be infinite, such as KL where the student rules out what the teacher does not, is some
+1e5 times the probability at stake.
+
+Imports jax and NumPy alone. Shape suffixes: K classes, M teachers, "..." any leading axes (batch,
+windows). A gradient reaches a student's logits alone.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 from jax.typing import ArrayLike
 
+Direction = Literal["forward", "reverse", "js"]
 
-def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
-    """-log softmax(logits)[label] per window, in float32.
+_IMPOSSIBLE = -1e5  # far below any real logit; exp of it is 0, and its squares are finite
+_LEFT_OUT = -1e30  # below even an impossible class at a T of 1e-20
+_EPSILON = 1e-6  # added to a variance of logits: equal logits have no z-score
+
+
+def cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, *, label_smoothing: ArrayLike = 0.0
+) -> jax.Array:
+    """Cross-entropy per window, against labels that may be smoothed.
+
+        (1 - eps) * -log q[label] + eps * mean over classes that can be of -log q,   q = softmax
+
+    Szegedy et al. 2016, https://arxiv.org/abs/1512.00567.
 
     Args:
       logits: [..., K].
-      labels: [...] integers; a negative label gives 0.
+      labels: [...] integers; a negative label gives 0, whatever the logits. One of K or more is an
+        error where it can be seen (NumPy arrays, lists) and gives NaN where it cannot (traced).
+      label_smoothing: eps in [0, 1).
 
     Returns:
       [...] nats.
+
+    Raises:
+      ValueError: shapes that do not agree, a label of K or more, eps outside [0, 1).
+      TypeError: logits that are not floating, labels that are not integers.
     """
-    labels = jnp.asarray(labels)
-    values = optax.losses.softmax_cross_entropy_with_integer_labels(
-        jnp.asarray(logits, jnp.float32), jnp.maximum(labels, 0)
-    )
-    return jnp.where(labels >= 0, values, 0.0)
+    student = _logits("logits", logits)
+    labels = _labels(labels, student.shape)
+    epsilon = _scalar("label_smoothing", label_smoothing, "in [0, 1)", lambda x: 0 <= x < 1)
+    # Safe logits go in where nothing is scored: the gradient of NaN is NaN, even times 0.
+    student = jnp.where((labels >= 0)[..., None], student, 0.0)
+    z = _shifted(_tempered(student, 1.0))
+    log_norm = jnp.log(jnp.sum(jnp.exp(z), axis=-1))
+    # A comparison fuses with the sums around it; a gather and the scatter of its gradient do not.
+    values = log_norm - jnp.sum(jnp.where(_is_class(labels, z), z, 0.0), axis=-1)
+    if isinstance(label_smoothing, jax.core.Tracer) or label_smoothing != 0:
+        possible = ~_impossible(student)
+        count = jnp.maximum(jnp.sum(possible, axis=-1), 1)
+        uniform = log_norm - jnp.sum(jnp.where(possible, z, 0.0), axis=-1) / count
+        values = (1.0 - epsilon) * values + epsilon * uniform
+    return jnp.where(labels >= 0, values, 0.0) * _nan_beyond(labels, z)
 
 
 def tempered_kl(
-    student_logits: ArrayLike, teacher_logits: ArrayLike, temperature: ArrayLike
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    temperature: ArrayLike,
+    *,
+    direction: Direction = "forward",
 ) -> jax.Array:
-    """KL(softmax(teacher / T) || softmax(student / T)) per window, in float32, without T^2.
+    """The divergence of tempered softmaxes per window, without T^2. No gradient to the teacher.
 
-    Finite, with finite gradients, where the teacher gives a class no probability at all (a logit of
-    -inf). No gradient reaches the teacher.
+        p = softmax(teacher / T), q = softmax(student / T), m = (p + q) / 2
+        forward:  KL(p || q)                          Hinton 2015: covers all that the teacher does
+        reverse:  KL(q || p)                          settles on what the teacher is surest of
+        js:       KL(p || m) / 2 + KL(q || m) / 2     symmetric, at most log 2
+
+    Jensen-Shannon: Lin 1991, https://doi.org/10.1109/18.61115.
 
     Args:
       student_logits: [..., K].
       teacher_logits: [..., K].
       temperature: T > 0.
+      direction: "forward", "reverse" or "js".
 
     Returns:
       [...] nats.
+
+    Raises:
+      ValueError: shapes that do not agree, T not above 0, an unknown direction.
+      TypeError: logits that are not floating.
     """
-    student = jnp.asarray(student_logits, jnp.float32) / temperature
-    teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits, jnp.float32)) / temperature
+    _check_direction(direction)
+    student, teacher = _tempered_pair(student_logits, teacher_logits, temperature)
+    if direction == "forward":
+        return _kl(teacher, student)
+    if direction == "reverse":
+        return _kl(student, teacher)
     log_q, log_p = jax.nn.log_softmax(student), jax.nn.log_softmax(teacher)
-    p = jnp.exp(log_p)
-    # 0 * log 0 = 0; the inner `where` keeps -inf out of the product, whose gradient would be NaN.
-    difference = jnp.where(p > 0, log_p, 0.0) - jnp.where(p > 0, log_q, 0.0)
-    return jnp.sum(p * difference, axis=-1)
+    middle = jnp.logaddexp(log_q, log_p)  # of m, but for log 2: a softmax does not see it
+    return 0.5 * (_kl(log_p, middle) + _kl(log_q, middle))
 
 
-def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """sum(w * v) / sum(w); 0 where all weights are 0."""
-    total = jnp.sum(weights)
-    return jnp.sum(jnp.where(weights > 0, values * weights, 0.0)) / jnp.where(total > 0, total, 1.0)
+def decoupled_kl(
+    student_logits: ArrayLike, teacher_logits: ArrayLike, labels: ArrayLike, temperature: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """The two parts of KL(teacher || student) per window, without T^2. No gradient to the teacher.
+
+        KL = target + (1 - p_target) * non_target
+
+    Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, https://arxiv.org/abs/2203.08679,
+    who weigh them apart, the second by a constant. `target` is KL between "the target or another
+    class", `non_target` KL among the other classes alone.
+
+    The target is the label where there is one, else the teacher's most likely class. Where the
+    teacher lets no other class be, `non_target` is 0.
+
+    Args:
+      student_logits: [..., K].
+      teacher_logits: [..., K].
+      labels: [...] integers, -1 where there is none; see `cross_entropy` on those of K or more.
+      temperature: T > 0.
+
+    Returns:
+      (target, non_target), each [...] nats.
+
+    Raises:
+      ValueError: shapes that do not agree, T not above 0, a label of K or more.
+      TypeError: logits that are not floating, labels that are not integers.
+    """
+    student, teacher = _tempered_pair(student_logits, teacher_logits, temperature)
+    labels = _labels(labels, student.shape)
+    target = _is_class(jnp.where(labels >= 0, labels, jnp.argmax(teacher, axis=-1)), student)
+
+    def split(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        others = jnp.where(target, _LEFT_OUT, z)
+        at_target = jnp.sum(jnp.where(target, z, 0.0), axis=-1)
+        return jnp.stack([at_target, jax.nn.logsumexp(others, axis=-1)], axis=-1), others
+
+    (student_two, student_others), (teacher_two, teacher_others) = split(student), split(teacher)
+    any_other = jnp.any(~target & ~_impossible(jnp.asarray(teacher_logits)), axis=-1)
+    non_target = jnp.where(any_other, _kl(teacher_others, student_others), 0.0)
+    seen = _nan_beyond(labels, student)
+    return _kl(teacher_two, student_two) * seen, non_target * seen
+
+
+def standardise_logits(logits: ArrayLike) -> jax.Array:
+    """The z-score of each window's logits over the classes that can be.
+
+        (z - mean(z)) / sqrt(var(z) + 1e-6)
+
+    Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024,
+    https://arxiv.org/abs/2403.01427: the student then matches the teacher's relations between
+    classes, not the size of its logits. T is to follow.
+
+    Args:
+      logits: [..., K].
+
+    Returns:
+      [..., K], -inf for a class that cannot be.
+
+    Raises:
+      TypeError: logits that are not floating.
+    """
+    z = _logits("logits", logits)
+    possible = ~_impossible(z)
+    count = jnp.maximum(jnp.sum(possible, axis=-1, keepdims=True), 1)
+    mean = jnp.sum(jnp.where(possible, z, 0.0), axis=-1, keepdims=True) / count
+    centred = jnp.where(possible, z - mean, 0.0)
+    variance = jnp.sum(centred**2, axis=-1, keepdims=True) / count
+    return jnp.where(possible, centred * jax.lax.rsqrt(variance + _EPSILON), -jnp.inf)
+
+
+def mix_teachers(
+    teacher_logits: ArrayLike, weights: ArrayLike, temperature: ArrayLike
+) -> jax.Array:
+    """Logits z of the teachers' mean opinion at temperature T. No gradient.
+
+        softmax(z / T) = sum over m of w[m] * softmax(teacher[m] / T),   w normalised to sum to 1
+
+    Args:
+      teacher_logits: [M, ..., K].
+      weights: [M], not negative, not all 0; a teacher of weight 0 may hold NaN.
+      temperature: T > 0, the one that the mixture will be divided by.
+
+    Returns:
+      [..., K], -inf for a class that can be to no teacher.
+
+    Raises:
+      ValueError: shapes that do not agree, T not above 0, weights negative, NaN or all 0.
+      TypeError: logits that are not floating.
+    """
+    z = jax.lax.stop_gradient(_logits("teacher_logits", teacher_logits))
+    temperature = _temperature(temperature)
+    if z.ndim < 2 or np.shape(weights) != z.shape[:1]:
+        raise ValueError(
+            "teacher_weights: expected shape [M], one per teacher of teacher_logits [M, ..., K],"
+            f" got {np.shape(weights)} for {z.shape}"
+        )
+    known = _known(weights)
+    if known is not None and not (np.all(known >= 0) and 0 < np.sum(known) < math.inf):
+        raise ValueError(f"teacher_weights: expected none below 0, a sum above 0, got {known}")
+    w = jax.lax.stop_gradient(jnp.asarray(weights, jnp.float32))
+    w = (w / jnp.sum(w)).reshape(-1, *[1] * (z.ndim - 1))
+    z = jnp.where(w == 0, 0.0, z)
+    log_p = jax.nn.log_softmax(_tempered(z, temperature))
+    mixture = temperature * jax.nn.logsumexp(log_p + jnp.log(w), axis=0)
+    return jnp.where(jnp.all(_impossible(z) | (w == 0), axis=0), -jnp.inf, mixture)
+
+
+def weighted_mean(
+    values: ArrayLike, weights: ArrayLike, total: ArrayLike | None = None
+) -> jax.Array:
+    """sum(w * v) / total; 0 where all weights are 0. Values of weight 0 may be NaN.
+
+    Args:
+      values: [...].
+      weights: [...], masks or real numbers, not negative.
+      total: what to divide by; None is sum(w).
+
+    Returns:
+      A float32 scalar.
+    """
+    values, weights = jnp.asarray(values, jnp.float32), jnp.asarray(weights, jnp.float32)
+    divisor = jnp.sum(weights) if total is None else jnp.asarray(total, jnp.float32)
+    weighted = jnp.sum(jnp.where(weights == 0, 0.0, values * weights))
+    return weighted / jnp.where(divisor == 0, 1.0, divisor)
 
 
 def distillation_loss(
@@ -76,29 +252,58 @@ def distillation_loss(
     *,
     label_weights: ArrayLike | None = None,
     kl_weights: ArrayLike | None = None,
+    direction: Direction = "forward",
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    standardise: bool = False,
+    decoupled: tuple[ArrayLike, ArrayLike] | None = None,
+    teacher_weights: ArrayLike | None = None,
+    label_total: ArrayLike | None = None,
+    kl_total: ArrayLike | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """alpha * CE + (1 - alpha) * T^2 * KL(teacher || student), each a mean over its own windows.
 
     A window without a label (-1) has no CE term and still a KL term; because each term is divided
-    by its own weight, alpha means the same however few windows carry a label. `alpha` and
-    `temperature` may be traced, for instance to train several of them in one program.
+    by its own weight, alpha means the same however few windows carry a label. What has no weight
+    counts nothing, be it NaN; NaN that has weight is seen in the loss. `alpha` and `temperature`
+    may be traced, for instance to train several of them in one program; the loss is affine in
+    alpha, both ends included.
 
     Args:
       student_logits: [..., K].
-      teacher_logits: [..., K]; gets no gradient.
-      labels: [...] integers in -1..K-1; -1 means no label.
+      teacher_logits: [..., K], or [M, ..., K] with `teacher_weights`; gets no gradient.
+      labels: [...] integers in -1..K-1; -1 (or any negative) means no label. A label of K or more
+        is an error in a NumPy array or a list, and makes the loss NaN in a traced array.
       alpha: weight of the hard labels, in [0, 1].
       temperature: T > 0.
-      label_weights: [...] weights or mask of the CE term; None is 1 everywhere.
+      label_weights: [...] weights or mask of the CE term; None is 1 everywhere. A label of weight 0
+        is no label.
       kl_weights: [...] weights or mask of the KL term; None is 1 everywhere.
+      direction: "forward", "reverse" or "js"; see `tempered_kl`. T^2 goes with each.
+      class_weights: [K]; `label_weights` are multiplied by that of the window's label, and the mean
+        is over the product, as in PyTorch.
+      label_smoothing: eps in [0, 1); see `cross_entropy`. With `class_weights`, a window's smoothed
+        CE has its label's weight as a whole.
+      standardise: z-score the logits of the KL term first, those of each teacher by themselves; see
+        `standardise_logits`.
+      decoupled: weights (of the target, of the other classes) of KL's two parts, in place of
+        (1, 1 - p_target), which make KL; see `decoupled_kl`. The article takes (1, 8) and the like.
+      teacher_weights: [M]; the KL term is to the teachers' mixture; see `mix_teachers`.
+      label_total: what the weighted sum of CE is divided by; None is its weights' own sum. For the
+        sum of several parts' losses and gradients to be exactly the whole batch's, give each part
+        the whole batch's sum: the parts' `label_weight`, added up.
+      kl_total: the same for KL, `kl_weight` added up.
 
     Returns:
       The loss, a float32 scalar, and a dict of scalars: `cross_entropy` and `kl` (the two means,
-      the second without T^2), `label_weight` and `kl_weight` (the sums they were divided by).
+      the second without T^2; with `decoupled` the weighted sum of its parts), `label_weight` and
+      `kl_weight` (these windows' sums of weights).
 
     Raises:
-      ValueError: shapes that do not agree, alpha outside [0, 1], T not above 0.
-      TypeError: labels that are not integers.
+      ValueError: shapes that do not agree, a label of K or more, an unknown direction; and, unless
+        traced, alpha outside [0, 1], T not above 0, eps outside [0, 1), a negative total or weight
+        in `decoupled` or `teacher_weights`.
+      TypeError: logits that are not floating, labels that are not integers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -107,39 +312,183 @@ def distillation_loss(
       >>> round(float(aux["cross_entropy"]), 4)  # log 4, from the one labelled window
       1.3863
     """
-    student_logits, teacher_logits = jnp.asarray(student_logits), jnp.asarray(teacher_logits)
-    labels = jnp.asarray(labels)
-    if student_logits.shape != teacher_logits.shape or student_logits.ndim < 1:
+    student, teacher = (
+        _logits("student_logits", student_logits), _logits("teacher_logits", teacher_logits)
+    )  # fmt: skip
+    if teacher_weights is None:
+        _check_same_shape(student, teacher)
+    elif teacher.shape[1:] != student.shape:
         raise ValueError(
-            "student_logits and teacher_logits: expected one shape [..., K],"
-            f" got {student_logits.shape} and {teacher_logits.shape}"
+            f"teacher_logits: expected shape [M, *{list(student.shape)}] with teacher_weights,"
+            f" got {teacher.shape}"
         )
-    if labels.shape != student_logits.shape[:-1]:
-        raise ValueError(f"labels: expected shape {student_logits.shape[:-1]}, got {labels.shape}")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels: expected integers, got {labels.dtype}")
-    if isinstance(alpha, (int, float)) and not 0 <= alpha <= 1:
-        raise ValueError(f"alpha: expected a value in [0, 1], got {alpha}")
-    if isinstance(temperature, (int, float)) and not temperature > 0:
-        raise ValueError(f"temperature: expected a value above 0, got {temperature}")
+    labels = _labels(labels, student.shape)
+    share = _scalar("alpha", alpha, "in [0, 1]", lambda x: 0 <= x <= 1)
+    squared = _temperature(temperature) ** 2
+    _check_direction(direction)
+    if decoupled is not None:
+        if direction != "forward":
+            raise ValueError(f'decoupled: expected direction "forward", got {direction!r}')
+        if not isinstance(decoupled, (tuple, list)) or len(decoupled) != 2:
+            raise ValueError(
+                f"decoupled: expected a pair (target weight, non-target weight), got {decoupled!r}"
+            )
+        decoupled_weights = [_at_least_0("decoupled", w) for w in decoupled]
+    totals = [
+        None if total is None else _at_least_0(name, total)
+        for name, total in (("label_total", label_total), ("kl_total", kl_total))
+    ]
 
-    def weights_of(weights: ArrayLike | None, name: str) -> jax.Array:
-        if weights is None:
-            return jnp.ones(labels.shape, jnp.float32)
-        weights = jnp.asarray(weights, jnp.float32)
-        if weights.shape != labels.shape:
-            raise ValueError(f"{name}: expected shape {labels.shape}, got {weights.shape}")
-        return weights
+    windows = labels.shape
+    ce_weights = jnp.where(labels >= 0, _weights("label_weights", label_weights, windows), 0.0)
+    labels = jnp.where(ce_weights == 0, -1, labels)
+    if class_weights is not None:
+        of_class = _weights("class_weights", class_weights, student.shape[-1:])
+        ce_weights = ce_weights * of_class.at[labels].get(mode="fill", fill_value=jnp.nan)
+    divergence_weights = _weights("kl_weights", kl_weights, windows)
 
-    label_weights = weights_of(label_weights, "label_weights") * (labels >= 0)
-    kl_weights = weights_of(kl_weights, "kl_weights")
-    ce = weighted_mean(cross_entropy(student_logits, labels), label_weights)
-    kl = weighted_mean(tempered_kl(student_logits, teacher_logits, temperature), kl_weights)
-    loss = jnp.asarray(alpha * ce + (1.0 - alpha) * jnp.float32(temperature) ** 2 * kl)
+    # A class of weight 0 leaves the label to be KL's target, but not to be scored.
+    scored = jnp.where(ce_weights == 0, -1, labels)
+    ce = weighted_mean(
+        cross_entropy(student, scored, label_smoothing=label_smoothing), ce_weights, totals[0]
+    )
+
+    if kl_weights is not None:  # as in cross_entropy, before anything is computed from them
+        counts = (divergence_weights != 0)[..., None]
+        student, teacher = jnp.where(counts, student, 0.0), jnp.where(counts, teacher, 0.0)
+    if standardise:
+        student, teacher = standardise_logits(student), standardise_logits(teacher)
+    if teacher_weights is not None:
+        teacher = mix_teachers(teacher, teacher_weights, temperature)
+    if decoupled is None:
+        divergence = tempered_kl(student, teacher, temperature, direction=direction)
+    else:
+        target, non_target = decoupled_kl(student, teacher, labels, temperature)
+        divergence = decoupled_weights[0] * target + decoupled_weights[1] * non_target
+    kl = weighted_mean(divergence, divergence_weights, totals[1])
+
+    loss = share * ce + (1.0 - share) * squared * kl
     aux = {
         "cross_entropy": ce,
         "kl": kl,
-        "label_weight": jnp.sum(label_weights),
-        "kl_weight": jnp.sum(kl_weights),
+        "label_weight": jnp.sum(ce_weights),
+        "kl_weight": jnp.sum(divergence_weights),
     }
     return loss, aux
+
+
+def _impossible(logits: jax.Array) -> jax.Array:
+    """Which classes cannot be; not those of NaN, which is to be seen."""
+    return logits <= _IMPOSSIBLE
+
+
+def _tempered(logits: jax.Array, temperature: ArrayLike) -> jax.Array:
+    """logits / T, -inf made finite: at least 1e5 below the rest, however warm T is."""
+    floor = _IMPOSSIBLE * jnp.maximum(temperature, 1.0)
+    return jnp.where(logits <= floor, floor, logits) / temperature
+
+
+def _shifted(z: jax.Array) -> jax.Array:
+    """Logits less their largest, which no softmax sees and exp asks for."""
+    return z - jax.lax.stop_gradient(jnp.max(z, axis=-1, keepdims=True))
+
+
+def _kl(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
+    """KL(softmax(p_logits) || softmax(q_logits)) over the last axis, of finite logits."""
+    p_logits, q_logits = _shifted(p_logits), _shifted(q_logits)
+    p = jnp.exp(p_logits)  # not normalised
+    p_sum, q_sum = jnp.sum(p, axis=-1), jnp.sum(jnp.exp(q_logits), axis=-1)
+    mean_difference = jnp.sum(p * (p_logits - q_logits), axis=-1) / p_sum
+    return mean_difference - jnp.log(p_sum) + jnp.log(q_sum)
+
+
+def _tempered_pair(
+    student_logits: ArrayLike, teacher_logits: ArrayLike, temperature: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    student = _logits("student_logits", student_logits)
+    teacher = jax.lax.stop_gradient(_logits("teacher_logits", teacher_logits))
+    _check_same_shape(student, teacher)
+    temperature = _temperature(temperature)
+    return _tempered(student, temperature), _tempered(teacher, temperature)
+
+
+def _is_class(labels: jax.Array, logits: jax.Array) -> jax.Array:
+    """[..., K]: True at each window's class."""
+    return labels[..., None] == jnp.arange(logits.shape[-1])
+
+
+def _nan_beyond(labels: jax.Array, logits: jax.Array) -> jax.Array:
+    """A factor: NaN, of value and gradient, where a label is no class; else 1."""
+    return jnp.where(labels < logits.shape[-1], 1.0, jnp.nan)
+
+
+def _known(value: ArrayLike) -> np.ndarray | None:
+    """The value where it is known at trace time, else None."""
+    if isinstance(value, jax.core.Tracer):
+        return None
+    return np.asarray(jax.device_get(value))  # explicit: a transfer guard lets it pass
+
+
+def _scalar(
+    name: str, value: ArrayLike, expected: str, holds: Callable[[float], bool]
+) -> jax.Array:
+    if np.shape(value) != ():
+        raise ValueError(f"{name}: expected a scalar, got shape {np.shape(value)}")
+    known = _known(value)
+    if known is not None and not holds(float(known)):
+        raise ValueError(f"{name}: expected a value {expected}, got {value}")
+    return jnp.asarray(value, jnp.float32)
+
+
+def _temperature(value: ArrayLike) -> jax.Array:
+    return _scalar("temperature", value, "above 0, and finite", lambda x: 0 < x < math.inf)
+
+
+def _at_least_0(name: str, value: ArrayLike) -> jax.Array:
+    return _scalar(name, value, "of at least 0, and finite", lambda x: 0 <= x < math.inf)
+
+
+def _logits(name: str, value: ArrayLike) -> jax.Array:
+    logits = jnp.asarray(value)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected floating logits, got {logits.dtype}")
+    if logits.ndim < 1 or logits.shape[-1] < 1:
+        raise ValueError(f"{name}: expected shape [..., K], got {logits.shape}")
+    return logits.astype(jnp.float32)
+
+
+def _labels(value: ArrayLike, logits_shape: tuple[int, ...]) -> jax.Array:
+    *windows, classes = logits_shape
+    # A device's array is not fetched to be looked at: that would hold up whoever calls eagerly.
+    if not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value)):
+        value = np.asarray(value)
+        if np.issubdtype(value.dtype, np.integer) and value.size and value.max() >= classes:
+            raise ValueError(f"labels: expected at most {classes - 1}, got {value.max()}")
+    labels = jnp.asarray(value)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"labels: expected integers, got {labels.dtype}")
+    if labels.shape != tuple(windows):
+        raise ValueError(f"labels: expected shape {tuple(windows)}, got {labels.shape}")
+    return labels.astype(jnp.int32)  # K may be more than int8 can hold
+
+
+def _weights(name: str, value: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array:
+    if value is None:
+        return jnp.ones(shape, jnp.float32)
+    weights = jnp.asarray(value, jnp.float32)
+    if weights.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {weights.shape}")
+    return weights
+
+
+def _check_same_shape(student: jax.Array, teacher: jax.Array) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(
+            "student_logits and teacher_logits: expected one shape [..., K],"
+            f" got {student.shape} and {teacher.shape}"
+        )
+
+
+def _check_direction(direction: str) -> None:
+    if direction not in get_args(Direction):
+        raise ValueError(f"direction: expected one of {get_args(Direction)}, got {direction!r}")

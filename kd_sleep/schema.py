@@ -20,7 +20,7 @@ import numpy as np
 
 from kd_sleep.stages import NUM_STAGES, UNSCORED
 
-SCHEMA_VERSION = "1.0.0"  # the version of the TFDS dataset, too
+SCHEMA_VERSION = "1.1.0"  # the version of the TFDS dataset, too
 
 WINDOW_S = 30.0  # the unit that a scorer gives one stage
 TACHOGRAM_HZ = 4.0  # Task Force 1996: resample RR at 2-4 Hz for spectra up to 0.4 Hz
@@ -73,6 +73,7 @@ NIGHT_FIELDS: dict[str, Field] = {
         ("N", BCG_SAMPLES), np.int16, "counts", "BCG at 50 Hz; times bcg_scale: beats ~ 1"
     ),
     "bcg_scale": Field((), np.float32, "1/count", "robust heartbeat amplitudes per count"),
+    "bcg_digest": Field((), str, "", "SHA-256 of bcg and bcg_scale, to know it again unread"),
     "bcg_missing": Field(("N",), np.float32, "1", "fraction of the window without BCG"),
     "bcg_snr_db": Field(("N",), np.float32, "dB", "power in 1-8 Hz over power in 10-20 Hz"),
 }

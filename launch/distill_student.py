@@ -14,24 +14,28 @@ from kd_sleep.training.distill import train_student
 from launch import flags
 
 _DATA_DIR = flags.define_path("data_dir", "Folder of the dataset.")
-_TEACHER = flags.define_path("teacher", "Work folder of a trained teacher.")
+_TEACHERS = flags.define_paths(
+    "teacher", "Work folder of a trained teacher; several, separated by commas, are mixed."
+)
 _WORKDIR = flags.define_path("workdir", "Folder of the run: settings, metrics, checkpoints.")
 _STUDENT = absl_flags.DEFINE_enum(
     "student", "context", STUDENTS, "single_window is the article's; context sees neighbours, too."
 )
-flags.define_platform()
-flags.define_config("student", "distill", "student_train")
+flags.define_platform(hosts=True)
+flags.define_config("student", "distill", "student_train", "augment", "execution")
 
 
 def main() -> None:
     preset = flags.preset()
     train_student(
         flags.path(_DATA_DIR),
-        flags.path(_TEACHER),
+        flags.paths(_TEACHERS),
         flags.path(_WORKDIR),
         student_of(_STUDENT.value, preset.student),
         preset.distill,
         preset.student_train,
+        preset.augment,
+        preset.execution,
     )
     print(f"student in {flags.path(_WORKDIR)}")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from kd_sleep.config import PRESETS, Preset
-from kd_sleep.errors import ConfigError, KdSleepError
+from kd_sleep.errors import ConfigError, KdSleepError, Stopped
 
 flags.disclaim_key_flags()  # they belong to the launcher that asks for them: its --help shows them
 
@@ -25,6 +25,7 @@ _DEFINE: dict[type, Callable] = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
+    bool: flags.DEFINE_bool,
 }
 
 
@@ -77,23 +78,67 @@ def define_path(name: str, text: str, *, required: bool = True) -> flags.FlagHol
     return flags.DEFINE_string(name, None, text, required=required)
 
 
+def define_paths(name: str, text: str) -> flags.FlagHolder[list[str] | None]:
+    """A required flag that names one folder or several, separated by commas."""
+    return flags.DEFINE_list(name, None, text, required=True)
+
+
+def paths(holder: flags.FlagHolder[list[str] | None]) -> list[Path]:
+    """The folders of such a flag."""
+    return [_folder(holder.name, value) for value in holder.value or []]
+
+
 def path(holder: flags.FlagHolder[str | None]) -> Path:
     """A path flag's value, a folder that need not exist; ~ is the home folder."""
     assert holder.value is not None  # absl has refused to start without it
-    folder = Path(holder.value).expanduser()
+    return _folder(holder.name, holder.value)
+
+
+def _folder(name: str, value: str) -> Path:
+    folder = Path(value).expanduser()
     if folder.is_file():
-        raise ConfigError(f"--{holder.name}={holder.value} is a file.", "Name a folder.")
+        raise ConfigError(f"--{name}={value} is a file.", "Name a folder.")
     return folder
 
 
-def define_platform() -> None:
-    """Defines --platform, for launchers that compute with JAX."""
+def define_platform(*, hosts: bool = False) -> None:
+    """Defines --platform, for launchers that compute with JAX, and what runs on several hosts need.
+
+    Args:
+      hosts: whether the launcher can run on several hosts at once.
+    """
     flags.DEFINE_enum(
         "platform",
         None,
         _PLATFORMS,
         "Where to compute; an absent one is an error. Default: the best.",
     )
+    if hosts:
+        flags.DEFINE_bool(
+            "distributed",
+            False,
+            "This is one of several processes of one run: start the same command on every host. On"
+            " Cloud TPU, Slurm and Open MPI they find each other; elsewhere say how below.",
+        )
+        flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
+        flags.DEFINE_integer("processes", None, "How many processes there are.", lower_bound=1)
+        flags.DEFINE_integer("process", None, "Number of this one, from 0.", lower_bound=0)
+
+
+def _join_hosts() -> None:
+    if "distributed" not in flags.FLAGS or not flags.FLAGS.distributed:
+        return
+    import jax
+
+    try:
+        jax.distributed.initialize(
+            flags.FLAGS.coordinator, flags.FLAGS.processes, flags.FLAGS.process
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--distributed: {error}",
+            "Outside Cloud TPU, Slurm and Open MPI give --coordinator, --processes and --process.",
+        ) from error
 
 
 def _use_platform() -> None:
@@ -123,8 +168,12 @@ def run(main: Callable[[], None]) -> None:
                 )
             if not flags.FLAGS["verbosity"].present:
                 logging.set_verbosity(logging.ERROR)  # Orbax tells of every folder it opens
+            _join_hosts()
             _use_platform()
             main()
+        except Stopped as stopped:  # as a process that SIGTERM ended, but with all its work saved
+            print(stopped, file=sys.stderr)
+            sys.exit(143)
         except (KdSleepError, OSError) as error:  # OSError names the file and says what is wrong
             print(f"Error: {error}", file=sys.stderr)
             sys.exit(2)

@@ -33,7 +33,9 @@ def main() -> None:
     students = {HARD_LABELS: 1.0, DISTILLED: preset.distill.alpha}
     for name, alpha in students.items():
         loss = dataclasses.replace(preset.distill, alpha=alpha)
-        train_student(data_dir, teacher, workdir / name, preset.student, loss, preset.student_train)
+        train_student(
+            data_dir, [teacher], workdir / name, preset.student, loss, preset.student_train
+        )
     out = workdir / "report"
     folders = {name: workdir / name for name in students}
     results = evaluate(data_dir, teacher, folders, out, preset.evaluation)

@@ -10,13 +10,19 @@ from launch import flags
 
 _DATA_DIR = flags.define_path("data_dir", "Folder of the dataset.")
 _WORKDIR = flags.define_path("workdir", "Folder of the run: settings, metrics, checkpoints.")
-flags.define_platform()
-flags.define_config("teacher", "teacher_train")
+flags.define_platform(hosts=True)
+flags.define_config("teacher", "teacher_train", "execution")
 
 
 def main() -> None:
     preset = flags.preset()
-    train_teacher(flags.path(_DATA_DIR), flags.path(_WORKDIR), preset.teacher, preset.teacher_train)
+    train_teacher(
+        flags.path(_DATA_DIR),
+        flags.path(_WORKDIR),
+        preset.teacher,
+        preset.teacher_train,
+        preset.execution,
+    )
     print(f"teacher in {flags.path(_WORKDIR)}")
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from kd_sleep.config import EvaluationConfig, to_dict
-from kd_sleep.datasets.batches import Nights, read_split
+from kd_sleep.datasets.nights import Nights, read_split
 from kd_sleep.errors import TrainingError
 from kd_sleep.evaluation import scores
 from kd_sleep.evaluation.report import ReportNight, write_report
@@ -58,7 +58,7 @@ def evaluate(
     taught = settings_of(teacher, "teacher")
     runs = {name: settings_of(workdir, "student") for name, workdir in students.items()}
     _assert_comparable(runs)  # before any work is done
-    nights, train = read_split(data_dir, split), read_split(data_dir, "train")
+    nights, train = read_split(data_dir, split), read_split(data_dir, "train", bcg=False)
     module, params, name = load_teacher(teacher, nights)
     systems = {scores.TEACHER: _probs(predict(module, params, nights, TEACHER_COLUMNS))}
     for student, workdir in students.items():
@@ -89,7 +89,7 @@ def evaluate(
         "labelled_nights": min(
             (settings["labelled"] for settings in runs.values()), default=len(train)
         ),
-        "validation_nights": len(read_split(data_dir, "validation")),
+        "validation_nights": len(read_split(data_dir, "validation", bcg=False)),
     }
     results["provenance"] = {
         "evaluation": to_dict(config),
@@ -137,11 +137,12 @@ def _median_night(
     """The night of median accuracy: neither the best that we have nor the worst."""
     shown = scores.DISTILLED if scores.DISTILLED in systems else scores.TEACHER
     row = nights.recording_ids.index(scores.median_recording(results, shown))
-    count = nights.windows[row]
+    first = nights.first[row]
+    night = slice(first, first + nights.windows[row])
     return ReportNight(
         recording_id=nights.recording_ids[row],
-        labels=nights.label[row, :count],
+        labels=nights.label[night],
         probs={name: probs[row] for name, probs in systems.items()},
-        bcg_snr_db=nights.bcg_snr_db[row, :count],
-        bcg_missing=nights.bcg_missing[row, :count],
+        bcg_snr_db=nights.bcg_snr_db[night],
+        bcg_missing=nights.bcg_missing[night],
     )

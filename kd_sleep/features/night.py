@@ -226,9 +226,11 @@ def _bcg_fields(files: NightFiles, bcg: NDArray, windows: int) -> schema.NightRe
     values = np.where(missing, 0.0, np.clip(filled / unit, -LARGEST, LARGEST))
     scale = max(float(np.abs(values).max()), 1.0) / 32767.0
     values_NS = values.reshape(windows, -1)
+    counts = np.rint(values_NS / scale).astype(np.int16)
     return {
-        "bcg": np.rint(values_NS / scale).astype(np.int16),
+        "bcg": counts,
         "bcg_scale": np.float32(scale),
+        "bcg_digest": hashlib.sha256(counts.tobytes() + np.float32(scale).tobytes()).hexdigest(),
         "bcg_missing": missing.reshape(windows, -1).mean(1).astype(np.float32),
         "bcg_snr_db": np.where(usable, quality.snr_db(values_NS, schema.BCG_HZ), np.nan).astype(
             np.float32

@@ -14,20 +14,22 @@ samples.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_sleep.models.sequence import pool
+from kd_sleep.models.sequence import Shift, pool
 from kd_sleep.schema import BCG_HZ
 
-FRAME_S, HOP_S = 5.0, 1.0
+FRAME_S, HOP_S = 5.0, 2.0
 LAGS_S = (0.36, 1.70)  # 35 to 167 beats a minute
 HEART_BAND_HZ = (1.0, 10.0)
 BREATH_DEGREE = 8  # over 5 s: follows swings of up to about 0.5 Hz
 SLOW_HZ = 5.0  # rate at which breath and movement are looked at
+SLOW_FRAME, SLOW_HOP = 11, 6  # samples at that rate: frames of 2.2 s, one every 1.2 s
 
 
 @functools.cache
@@ -56,7 +58,7 @@ def _heart_matrices() -> tuple[np.ndarray, np.ndarray]:
 
 
 def frames_of(bcg_NS: jax.Array) -> jax.Array:
-    """[N, frames, frame samples]: frames of 5 s, one a second, within each window."""
+    """[N, frames, frame samples]: frames of 5 s, one every 2 s, within each window."""
     frame, hop = round(FRAME_S * BCG_HZ), round(HOP_S * BCG_HZ)
     count = (bcg_NS.shape[-1] - frame) // hop + 1
     index = np.arange(count)[:, None] * hop + np.arange(frame)
@@ -73,7 +75,11 @@ def autocorrelation(bcg_NS: jax.Array) -> tuple[jax.Array, jax.Array]:
       [N, frames, lags] in about -1..1, and [N, frames] natural log of the band's energy.
     """
     forward, back = _heart_matrices()
-    cosine, sine = jnp.split(frames_of(bcg_NS) @ jnp.asarray(forward), 2, axis=-1)
+    # In full precision: what is taken out is a hundred times what is looked for.
+    spectrum = jnp.matmul(
+        frames_of(bcg_NS), jnp.asarray(forward), precision=jax.lax.Precision.HIGHEST
+    )
+    cosine, sine = jnp.split(spectrum, 2, axis=-1)
     power = cosine**2 + sine**2
     energy = power.sum(-1)
     return power @ back / (energy[..., None] + 1e-3), jnp.log(energy + 1e-3)
@@ -91,33 +97,43 @@ class Autocorrelation(nn.Module):
     """Heart, breath and movement of each window to one embedding, [N, S] -> [N, width].
 
     The heart through the short-time autocorrelation; breath and movement, below `SLOW_HZ`, through
-    convolutions on the samples, since their shape is plain to see.
+    filters on the samples, since their shape is plain to see.
     """
 
     width: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, bcg_NS: jax.Array) -> jax.Array:
+        norm = functools.partial(nn.LayerNorm, dtype=self.dtype)
+        dense = functools.partial(nn.Dense, self.width, dtype=self.dtype)
         correlation, energy = autocorrelation(bcg_NS)
         energy = 0.3 * (energy - 8.0)[..., None]  # about -1..1 at rest
-        heart = nn.Dense(self.width)(jnp.concatenate([2.0 * correlation, energy], axis=-1))
+        heart = dense()(jnp.concatenate([2.0 * correlation, energy], axis=-1))
         for _ in range(2):
-            heart = heart + nn.Conv(self.width, (3,))(nn.gelu(nn.LayerNorm()(heart)))
+            heart = heart + Shift(self.width, dtype=self.dtype)(nn.gelu(norm()(heart)))
+        slow = nn.gelu(norm()(dense()(_slow_frames(slow_wave(bcg_NS)))))
+        slow = nn.gelu(norm()(Shift(self.width, dtype=self.dtype)(slow)))
+        return dense()(jnp.concatenate([pool(nn.gelu(heart)), pool(slow)], axis=-1))
 
-        slow = nn.gelu(nn.LayerNorm()(nn.Conv(self.width, (11,), strides=3)(slow_wave(bcg_NS))))
-        # Halved by a mean: the gradient of a strided convolution is slow on a CPU.
-        slow = slow.reshape(len(slow), -1, 2, self.width).mean(2)
-        slow = nn.gelu(nn.LayerNorm()(nn.Conv(self.width, (5,))(slow)))
-        return nn.Dense(self.width)(jnp.concatenate([pool(nn.gelu(heart)), pool(slow)], axis=-1))
+
+def _slow_frames(wave_NSC: jax.Array) -> jax.Array:
+    """Frames of `SLOW_FRAME` samples, one every `SLOW_HOP`, around each: [N, frames, samples]."""
+    side = SLOW_FRAME // 2
+    padded = jnp.pad(wave_NSC, ((0, 0), (side, side), (0, 0)))
+    taps = [padded[:, k : k + wave_NSC.shape[1] : SLOW_HOP] for k in range(SLOW_FRAME)]
+    return jnp.concatenate(taps, axis=-1)
 
 
 class Convolution(nn.Module):
     """Strided convolutions on the samples, [N, S] -> [N, width]: the plain alternative."""
 
     width: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, bcg_NS: jax.Array) -> jax.Array:
+        conv = functools.partial(nn.Conv, dtype=self.dtype)
         slope = jnp.diff(
             bcg_NS, axis=-1, prepend=bcg_NS[:, :1]
         )  # brings heart to the size of breath
@@ -127,9 +143,10 @@ class Convolution(nn.Module):
             (self.width, 11, 5),
             (self.width, 7, 3),
         ):
-            x = nn.gelu(nn.LayerNorm()(nn.Conv(width, (size,), strides=stride)(x)))
-        x = x + nn.Conv(self.width, (5,))(x)
-        return nn.Dense(self.width)(pool(nn.gelu(x)))
+            x = conv(width, (size,), strides=stride)(x)
+            x = nn.gelu(nn.LayerNorm(dtype=self.dtype)(x))
+        x = x + conv(self.width, (5,))(x)
+        return nn.Dense(self.width, dtype=self.dtype)(pool(nn.gelu(x)))
 
 
 FRONT_ENDS = {"autocorrelation": Autocorrelation, "convolution": Convolution}

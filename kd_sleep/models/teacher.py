@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,10 +19,11 @@ class Teacher(nn.Module):
     """[B, L] windows of tachogram and HRV -> logits_BLK.
 
     A strided 1-D CNN reads each window's 30-s tachogram; its embedding joins the window's HRV;
-    dilated convolutions over windows add context.
+    dilated shifts over windows add context. Computes in `dtype`; the logits are float32.
     """
 
     config: TeacherConfig
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool = False) -> jax.Array:
@@ -30,9 +33,9 @@ class Teacher(nn.Module):
         )
         x = tachogram.reshape(-1, *tachogram.shape[2:])  # [B * L, T, 2]
         for size, stride in ((9, 2), (5, 2), (5, 2)):
-            x = nn.gelu(nn.Conv(width, (size,), strides=stride)(x))
-        x = nn.LayerNorm()(pool(x)).reshape(*valid_BL.shape, -1)
-        x = nn.Dense(width)(jnp.concatenate([x, batch["hrv"]], axis=-1))
+            x = nn.gelu(nn.Conv(width, (size,), strides=stride, dtype=self.dtype)(x))
+        x = nn.LayerNorm(dtype=self.dtype)(pool(x)).reshape(*valid_BL.shape, -1)
+        x = nn.Dense(width, dtype=self.dtype)(jnp.concatenate([x, batch["hrv"]], axis=-1))
         x = nn.Dropout(self.config.dropout, deterministic=not train)(x)
-        x = Context(width, self.config.context_windows)(x, valid_BL)
-        return nn.Dense(NUM_STAGES)(x)
+        x = Context(width, self.config.context_windows, self.dtype)(x, valid_BL)
+        return nn.Dense(NUM_STAGES)(x.astype(jnp.float32))

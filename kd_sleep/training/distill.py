@@ -3,58 +3,88 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.config import (
+    AugmentConfig,
     DistillConfig,
+    ExecutionConfig,
     StudentConfig,
     TeacherConfig,
     TrainConfig,
     from_dict,
     to_dict,
 )
-from kd_sleep.datasets.batches import Nights, read_split, whole_nights
+from kd_sleep.datasets.nights import Nights, read_split
 from kd_sleep.datasets.splits import SPLITS
 from kd_sleep.errors import TrainingError
 from kd_sleep.models import student as student_model
 from kd_sleep.models import teacher as teacher_model
 from kd_sleep.models.student import Student
 from kd_sleep.models.teacher import Teacher
-from kd_sleep.stages import UNSCORED
+from kd_sleep.stages import NUM_STAGES, UNSCORED
 from kd_sleep.training import soft_labels
-from kd_sleep.training.loop import Run, fit, load_params, predict, settings_of
-from kd_sleep.training.steps import hard_label_loss, make_distillation_loss
+from kd_sleep.training.loop import Run, fit, load_best, predict, settings_of
+from kd_sleep.training.steps import (
+    distillation_objective,
+    hard_label_objective,
+    loss_settings,
+)
 
 TEACHER_COLUMNS = (*teacher_model.COLUMNS, "rr_missing")
 STUDENT_COLUMNS = (*student_model.COLUMNS, "bcg_missing", "rr_missing")
+HINT_COLUMNS = ("tachogram", "tachogram_valid")
 
 
-def train_teacher(data_dir: Path, workdir: Path, model: TeacherConfig, train: TrainConfig) -> None:
+def train_teacher(
+    data_dir: Path,
+    workdir: Path,
+    model: TeacherConfig,
+    train: TrainConfig,
+    execution: ExecutionConfig | None = None,
+) -> None:
     """Trains the teacher on the scored stages of the training nights and writes its soft labels."""
-    splits = {split: read_split(data_dir, split) for split in SPLITS}
-    module = Teacher(model)
-    run = Run(
-        kind="teacher",
-        module=module,
-        columns=TEACHER_COLUMNS,
-        loss_of=hard_label_loss,
-        train=train,
-        settings={
-            "model": to_dict(model),
-            "train": to_dict(train),
-            "data": [splits[split].digest() for split in ("train", "validation")],
-        },
+    splits = {split: read_split(data_dir, split, bcg=False) for split in SPLITS}
+    settings = {
+        "model": to_dict(model),
+        "train": to_dict(train),
+        "data": [splits[split].digest() for split in ("train", "validation")],
+    }
+    run = teacher_run(settings)
+    progress = fit(
+        run, splits["train"], splits["validation"], workdir, execution or ExecutionConfig()
     )
-    params = fit(run, splits["train"], splits["validation"], workdir)
-    name = soft_labels.fingerprint(params)
+    name = soft_labels.fingerprint(progress.best)
     for split, nights in splits.items():
-        logits = predict(module, params, nights, TEACHER_COLUMNS)
+        logits = predict(run.module, progress.best, nights, TEACHER_COLUMNS)
         soft_labels.save(workdir / "soft_labels", split, name, nights, logits)
+
+
+def teacher_run(settings: dict[str, Any]) -> Run:
+    """The run that these settings describe."""
+    train = from_dict(TrainConfig, settings["train"])
+    return Run(
+        kind="teacher",
+        module=Teacher(from_dict(TeacherConfig, settings["model"]), dtype_of(train)),
+        columns=TEACHER_COLUMNS,
+        objective=hard_label_objective(),
+        train=train,
+        settings=settings,
+    )
+
+
+def dtype_of(train: TrainConfig) -> Any:
+    """What a network computes in."""
+    return jnp.dtype(train.compute_dtype)
 
 
 def labelled_rows(nights: Nights, distill: DistillConfig) -> NDArray[np.int64]:
@@ -84,71 +114,153 @@ def labelled_rows(nights: Nights, distill: DistillConfig) -> NDArray[np.int64]:
     return np.array(sorted(sorted(scored, key=rank)[:wanted]), np.int64)
 
 
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """What a student is to learn from: the same for a lone student and for a sweep.
+
+    Attributes:
+      nights, validation: training nights, the labels that the student may not see hidden, and the
+        nights that choose the best step.
+      columns: [W, ...] beside the student's own: `teacher_logits` [W, M, K] of M teachers, and the
+        tachogram where the loss asks for it.
+      stage_weights: [K] what a label of each stage weighs.
+      settings: what of all this a run's settings record.
+      stream: BCG of the training nights from disk, where it was not read into memory.
+    """
+
+    nights: Nights
+    validation: Nights
+    columns: dict[str, NDArray]
+    stage_weights: NDArray | None
+    settings: dict[str, Any]
+    stream: Any
+
+
+def prepare(
+    data_dir: Path, teachers: Sequence[Path], distill: DistillConfig, execution: ExecutionConfig
+) -> Lesson:
+    """Reads nights and soft labels, and hides the labels that the student may not see.
+
+    With alpha = 1 all batches come from labelled nights: the baseline gets as many labelled windows
+    into its steps as the loss can use.
+    """
+    on_disk = execution.dataset_in == "disk"
+    nights = read_split(data_dir, "train", bcg=not on_disk)
+    validation = read_split(data_dir, "validation")
+    data = [nights.digest(), validation.digest()]
+    rows = labelled_rows(nights, distill)
+    labels = nights.labels()
+    for row in np.setdiff1d(np.arange(len(nights)), rows):
+        labels[row] = np.full_like(labels[row], UNSCORED)
+    nights = dataclasses.replace(nights, label=np.concatenate(labels))
+    if distill.alpha == 1.0:
+        nights = nights.select(rows)
+    names, logits = [], []
+    for teacher in teachers:
+        _, _, name = load_teacher(teacher, nights)
+        names.append(name)
+        logits.append(soft_labels.load(teacher / "soft_labels", "train", name, nights))
+    columns = {"teacher_logits": np.stack(logits, axis=1)}
+    if distill.hint_weight:
+        columns |= nights.columns(HINT_COLUMNS)
+    return Lesson(
+        nights,
+        validation,
+        columns,
+        _stage_weights(nights.label, distill.balance),
+        {"teacher": "+".join(names), "data": data, "labelled": len(rows)},
+        functools.partial(_stream, data_dir, nights) if on_disk else None,
+    )
+
+
+def _stream(data_dir: Path, nights: Nights, crops: Any, first_step: int) -> Any:
+    from kd_sleep.datasets.stream import stream_bcg  # Grain, which only this needs
+
+    return stream_bcg(data_dir, "train", nights, crops, first_step)
+
+
+def _stage_weights(labels: NDArray, balance: float) -> NDArray[np.float64] | None:
+    """[K] share ** -balance, scaled so that labels weigh 1 on average; 0 for a stage without."""
+    if balance == 0.0 or (labels < 0).all():
+        return None
+    counts = np.bincount(labels[labels >= 0], minlength=NUM_STAGES)
+    weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -balance, 0.0)
+    return weights * counts.sum() / (weights @ counts)
+
+
 def train_student(
     data_dir: Path,
-    teacher: Path,
+    teachers: Sequence[Path],
     workdir: Path,
     model: StudentConfig,
     distill: DistillConfig,
     train: TrainConfig,
+    augmentation: AugmentConfig | None = None,
+    execution: ExecutionConfig | None = None,
 ) -> None:
-    """Trains a student from BCG, labels of some nights and the teacher's soft labels of all.
+    """Trains a student from BCG, labels of some nights and the teachers' soft labels of all.
 
-    With alpha = 1 the teacher has no say, and all batches come from labelled nights: the baseline
-    gets as many labelled windows into its steps as the loss can use.
+    With alpha = 1 the teachers have no say. Several teachers are mixed, each with the same weight.
     """
-    nights, validation = read_split(data_dir, "train"), read_split(data_dir, "validation")
-    data = [nights.digest(), validation.digest()]
-    rows = labelled_rows(nights, distill)
-    hidden = np.setdiff1d(np.arange(len(nights)), rows)
-    label = nights.label.copy()
-    label[hidden] = UNSCORED
-    nights = dataclasses.replace(nights, label=label)
-    if distill.alpha == 1.0:
-        nights = nights.select(rows)
-    _, _, name = load_teacher(teacher, nights)
-    soft = soft_labels.load(teacher / "soft_labels", "train", name, nights)
-    run = Run(
-        kind="student",
-        module=Student(model),
-        columns=STUDENT_COLUMNS,
-        loss_of=make_distillation_loss(distill),
-        train=train,
-        settings={
-            "model": to_dict(model),
-            "distill": to_dict(distill),
-            "train": to_dict(train),
-            "teacher": name,
-            "data": data,
-            "labelled": len(rows),
-        },
-    )
+    execution = execution or ExecutionConfig()
+    lesson = prepare(data_dir, teachers, distill, execution)
+    settings = student_settings(lesson, model, distill, train, augmentation or AugmentConfig())
+    run = student_run(settings, lesson.stage_weights)
     fit(
         run,
-        nights,
-        validation,
+        lesson.nights,
+        lesson.validation,
         workdir,
-        extra_of=lambda rows, starts: soft.crop(rows, starts, train.sequence_windows),
+        execution,
+        lesson.columns,
+        lesson.stream,
     )
 
 
-def load_teacher(workdir: Path, nights: Nights) -> tuple[Teacher, Any, str]:
-    """A trained teacher, its best parameters and their fingerprint."""
-    settings = settings_of(workdir, "teacher")
-    module = Teacher(from_dict(TeacherConfig, settings["model"]))
+def student_settings(
+    lesson: Lesson,
+    model: StudentConfig,
+    distill: DistillConfig,
+    train: TrainConfig,
+    augmentation: AugmentConfig,
+) -> dict[str, Any]:
+    """What settings.json of a student holds."""
+    return {
+        "model": to_dict(model),
+        "distill": to_dict(distill),
+        "train": to_dict(train),
+        "augment": to_dict(augmentation),
+        **lesson.settings,
+    }
+
+
+def student_run(settings: dict[str, Any], stage_weights: NDArray | None = None) -> Run:
+    """The run that these settings describe."""
+    distill = from_dict(DistillConfig, settings["distill"])
     train = from_dict(TrainConfig, settings["train"])
-    params = load_params(module, train, _example(nights, TEACHER_COLUMNS), workdir)
-    return module, params, soft_labels.fingerprint(params)
+    return Run(
+        kind="student",
+        module=Student(
+            from_dict(StudentConfig, settings["model"]), dtype_of(train), distill.hint_weight > 0
+        ),
+        columns=STUDENT_COLUMNS,
+        objective=distillation_objective(distill, stage_weights),
+        train=train,
+        settings=settings,
+        loss_settings=loss_settings(distill),
+        augmentation=from_dict(AugmentConfig, settings["augment"]),
+    )
 
 
-def load_student(workdir: Path, nights: Nights) -> tuple[Student, Any, dict[str, Any]]:
+def load_teacher(workdir: Path, nights: Nights) -> tuple[nn.Module, Any, str]:
+    """A trained teacher, its best parameters and their fingerprint."""
+    run = teacher_run(settings_of(workdir, "teacher"))
+    params = load_best(run, nights, workdir)
+    return run.module, params, soft_labels.fingerprint(params)
+
+
+def load_student(workdir: Path, nights: Nights) -> tuple[nn.Module, Any, dict[str, Any]]:
     """A trained student, its best parameters and the settings it was trained with."""
     settings = settings_of(workdir, "student")
-    module = Student(from_dict(StudentConfig, settings["model"]))
-    train = from_dict(TrainConfig, settings["train"])
-    params = load_params(module, train, _example(nights, STUDENT_COLUMNS), workdir)
-    return module, params, settings
-
-
-def _example(nights: Nights, columns: tuple[str, ...]) -> dict[str, NDArray]:
-    return next(whole_nights(nights, columns, batch_size=1))
+    run = student_run(settings)
+    return run.module, load_best(run, nights, workdir), settings

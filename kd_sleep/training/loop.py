@@ -1,30 +1,49 @@
-"""The training loop: same steps, same checkpoints, same resume for teacher and student."""
+"""The training loop: same steps, same checkpoints, same resume for teacher, student and sweep."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
-import math
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from kd_sleep import metrics as scores
-from kd_sleep.config import TrainConfig
-from kd_sleep.datasets.batches import Batch, Crops, Nights, crop, whole_nights
-from kd_sleep.errors import TrainingError
+from kd_sleep.config import AugmentConfig, ExecutionConfig, TrainConfig
+from kd_sleep.datasets.batches import Crops, whole_nights
+from kd_sleep.datasets.nights import Nights
+from kd_sleep.errors import Stopped, TrainingError
 from kd_sleep.provenance import provenance, write_json
 from kd_sleep.stages import NUM_STAGES
-from kd_sleep.training.checkpoints import METRIC, Checkpoints
+from kd_sleep.training import feeds
+from kd_sleep.training.checkpoints import Checkpoints, Progress, keep_best, start_of
+from kd_sleep.training.mesh import data_mesh, local_rows, put, whole
+from kd_sleep.training.meter import Meter
 from kd_sleep.training.metrics_log import MetricsLog
-from kd_sleep.training.steps import LossOf, create_state, make_predict, make_train_step
+from kd_sleep.training.steps import (
+    Batch,
+    Objective,
+    Scalars,
+    create_state,
+    make_predict,
+    make_resident_step,
+    make_train_step,
+)
 
-_LAUNCHERS = {"teacher": "train_teacher", "student": "distill_student"}
+KAPPA = "validation_kappa"
+PROFILED_STEPS = 10
+_LAUNCHERS = {"teacher": "train_teacher", "student": "distill_student", "sweep": "sweep"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,28 +51,51 @@ class Run:
     """What one training run is: everything that `fit` needs beside the data.
 
     Attributes:
-      kind: "teacher" or "student".
+      kind: "teacher", "student" or "sweep".
       module: the network.
-      columns: fields of `Nights` that the network and the loss read.
-      loss_of: the loss on a batch.
+      columns: fields of `Nights` that the network reads at use, and what its scores need.
+      objective: the loss on a batch.
       train: steps, batch, optimiser.
       settings: all configs of the run as plain JSON; a work folder serves one set of settings.
+      loss_settings: scalars that the objective reads; in a sweep [M] each.
+      seeds: [M] of a sweep's members; None for a run of one.
+      augmentation: what is done to the BCG of training batches.
     """
 
     kind: str
     module: nn.Module
     columns: tuple[str, ...]
-    loss_of: LossOf
+    objective: Objective
     train: TrainConfig
     settings: dict[str, Any]
+    loss_settings: Scalars = dataclasses.field(default_factory=dict)
+    seeds: NDArray[np.int64] | None = None
+    augmentation: AugmentConfig = AugmentConfig()  # noqa: RUF009 - frozen
+
+    @property
+    def members(self) -> bool:
+        return self.seeds is not None
+
+    def begin(self, batch: Batch) -> Progress:
+        """The progress before the first step, to be jitted or looked at by shape."""
+        if self.seeds is None:
+            return start_of(create_state(self.module, self.train, batch, self.loss_settings))
+
+        def member(settings: Scalars, seed: jax.Array) -> Progress:
+            return start_of(create_state(self.module, self.train, batch, settings, seed))
+
+        return jax.vmap(member)(self.loss_settings, jax.numpy.asarray(self.seeds))
 
 
 def predict(
     module: nn.Module, params: Any, nights: Nights, columns: tuple[str, ...]
-) -> list[np.ndarray]:
+) -> list[NDArray[np.float32]]:
     """Logits [N, K] float32 of each night."""
-    predictor = make_predict(module)
-    logits = [np.asarray(predictor(params, batch)) for batch in whole_nights(nights, columns)]
+    mesh = data_mesh(jax.local_devices()[:1])
+    predictor = make_predict(module, mesh)
+    logits = [
+        np.asarray(predictor(params, put(batch, mesh))) for batch in whole_nights(nights, columns)
+    ]
     stacked = np.concatenate(logits)[: len(nights)]
     return [stacked[row, :count] for row, count in enumerate(nights.windows)]
 
@@ -63,91 +105,202 @@ def fit(
     nights: Nights,
     validation: Nights,
     workdir: Path,
-    extra_of: Callable[[np.ndarray, np.ndarray], Batch] | None = None,
-) -> Any:
-    """Trains, or goes on training, in `workdir`; returns the parameters best on validation.
+    execution: ExecutionConfig,
+    more_columns: Mapping[str, NDArray] | None = None,
+    stream: Callable[[Crops, int], Iterator[NDArray]] | None = None,
+) -> Progress:
+    """Trains, or goes on training, in `workdir`.
 
     The same command on the same folder goes on after the last checkpoint and ends with the same
-    parameters as a run that was never stopped.
+    parameters as a run that was never stopped, wherever the dataset lies.
 
     Args:
       run: what to train.
       nights: training nights.
-      validation: nights whose kappa picks the best checkpoint.
-      workdir: settings.json, metrics.jsonl, tensorboard/ and checkpoints/ go here.
-      extra_of: (rows, first windows) -> more columns of the batch, such as teacher logits.
+      validation: nights whose kappa tells the best parameters.
+      workdir: settings.json, metrics.jsonl, performance.jsonl, tensorboard/ and checkpoints/ go
+        here.
+      execution: where the dataset lies, whether to profile.
+      more_columns: [W, ...] that the objective reads beside the network's, such as teacher logits.
+      stream: (crops, first step) -> BCG batches from disk, where `nights` has none.
+
+    Returns:
+      The progress at the last step, on the host; its `best` are the parameters to use.
 
     Raises:
       TrainingError: other settings or other data in `workdir`, no scored validation night, or a
         loss that is not finite.
+      Stopped: SIGTERM came; everything is saved.
     """
-    config = run.train
+    config, mesh = run.train, data_mesh()
     if (validation.label < 0).all():
         raise TrainingError(
             "No validation night is scored, so the best checkpoint cannot be told.",
             "Look at the dataset's exclusions.",
         )
-    _claim(workdir, run)
-    crops = Crops(nights.windows, config.batch_size, config.sequence_windows, config.seed)
+    claim(workdir, run.kind, run.settings)
+    crops = Crops(nights.windows, config.batch_size, config.sequence_windows, config.batch_seed)
+    in_memory = tuple(name for name in run.columns if stream is None or name != "bcg")
+    columns = nights.columns((*in_memory, "label")) | dict(more_columns or {})
+    feed, advance = _feed_and_step(run, columns, crops, mesh, execution, stream)
+    example = next(whole_nights(validation, run.columns, batch_size=1))
+    begin = jax.jit(lambda: run.begin(example), out_shardings=whole(mesh))
+    keep = jax.jit(jax.vmap(keep_best) if run.members else keep_best, donate_argnums=0)
+    validate = _validator(run, validation, mesh)
 
-    def batch_at(step: int) -> Batch:
-        rows, starts = crops(step)
-        batch = crop(nights, rows, starts, config.sequence_windows, run.columns)
-        return batch | (extra_of(rows, starts) if extra_of else {})
-
-    state = create_state(run.module, config, batch_at(0))
     checkpoints = Checkpoints(workdir / "checkpoints")
-    resumed = checkpoints.latest(state)
-    first_step, state = resumed if resumed else (0, state)
-    log = MetricsLog(workdir, first_step)
-    train_step = make_train_step(run.loss_of)
-    predictor = make_predict(run.module)
-    validation_batches = list(whole_nights(validation, run.columns))
-
-    def validate(params: Any) -> dict[str, float]:
-        counts = np.zeros((NUM_STAGES, NUM_STAGES), np.int64)
-        for batch in validation_batches:
-            prediction = np.asarray(predictor(params, batch)).argmax(-1)
-            counts += scores.confusion_counts(batch["label"], prediction, NUM_STAGES)
-        kappa = float(scores.kappa(counts))
-        return {
-            # A model that says one stage only, on labels of one stage only, has no kappa.
-            METRIC: kappa if math.isfinite(kappa) else 0.0,
-            "validation_accuracy": float(scores.accuracy(counts)),
-        }
-
-    bar = tqdm(total=config.steps, initial=first_step, desc=f"Training {workdir.name}", unit="step")
-    shown: dict[str, str] = {}
-    pending: dict[str, jax.Array] = {}
+    step = first_step = checkpoints.latest_step()
+    like = jax.eval_shape(begin)
+    progress = checkpoints.latest(like, whole(mesh)) if first_step else begin()
+    log, meter = MetricsLog(workdir, first_step), Meter(config.batch_size * config.sequence_windows)
+    profile = _Profile(workdir / "profile" if execution.profile else None, first_step + 1)
+    bar = tqdm(
+        total=config.steps,
+        initial=first_step,
+        desc=f"Training {workdir.name}",
+        unit="step",
+        disable=jax.process_index() > 0,
+    )
+    pending: Scalars = {}
     try:
-        for step in range(first_step, config.steps):
-            previous, (state, pending) = pending, train_step(state, batch_at(step))
-            # Read the step before while this one runs on the device.
-            _assert_finite(previous, step, workdir)
-            bar.update()
-            if (step + 1) % config.evaluate_every == 0 or step + 1 == config.steps:
-                _assert_finite(pending, step + 1, workdir)
-                row = {name: float(value) for name, value in pending.items()}
-                row |= validate(state.params)
-                log.write(step + 1, row)
-                checkpoints.save(step + 1, state, row[METRIC])
-                shown = {"loss": f"{row['loss']:.3f}", "kappa": f"{row[METRIC]:.3f}"}
-                bar.set_postfix(shown)
+        with _sigterm() as told, jax.transfer_guard("disallow"):
+            while step < config.steps:
+                goal = min(
+                    config.steps, (step // config.evaluate_every + 1) * config.evaluate_every
+                )
+                state, stopping = progress.state, False
+                meter.restart()
+                for item in meter.wait_for(feed(step, goal)):
+                    profile.at(step)
+                    previous = pending
+                    with meter.dispatch():
+                        state, pending = advance(state, *item.arguments)
+                    # Read the steps before while these run on the device.
+                    _assert_finite(previous, step, workdir)
+                    step += item.steps
+                    meter.steps += item.steps
+                    bar.update(item.steps)
+                    stopping = told() or checkpoints.must_stop(step)
+                    if stopping:
+                        break
+                _assert_finite(pending, step, workdir)
+                progress = progress.replace(state=state)
+                if step == goal:
+                    performance = meter.read()
+                    row = jax.device_get(pending) | validate(state.kept)
+                    kappa = jax.device_put(np.float32(row[KAPPA]), whole(mesh))
+                    progress = keep(progress, kappa)
+                    log.write(step, row, performance)
+                    bar.set_postfix(
+                        loss=f"{np.mean(row['loss']):.3f}", kappa=f"{np.mean(row[KAPPA]):.3f}"
+                    )
+                checkpoints.save(step, progress)
+                if stopping and step < config.steps:
+                    raise Stopped(
+                        f"{workdir}: stopped at step {step} of {config.steps}; all of it is saved.",
+                        "The same command goes on from there.",
+                    )
     finally:
+        profile.stop()
         bar.close()
         log.close()
         checkpoints.close()
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    _, best = checkpoints.best(state)
-    checkpoints.close()
-    return best.params
+    return jax.device_get(progress)
 
 
-def _assert_finite(metrics: dict[str, jax.Array], step: int, workdir: Path) -> None:
+def _feed_and_step(
+    run: Run,
+    columns: dict[str, NDArray],
+    crops: Crops,
+    mesh: Mesh,
+    execution: ExecutionConfig,
+    stream: Callable[[Crops, int], Iterator[NDArray]] | None,
+) -> tuple[feeds.Feed, Callable]:
+    """Batches, and the step that takes them, for where the dataset lies."""
+    arguments = (run.objective, run.train, mesh, run.augmentation)
+    size = sum(column.nbytes for column in columns.values())
+    if feeds.choose(execution.dataset_in, size, mesh, stream is not None) == "device":
+        step = make_resident_step(*arguments, members=run.members)
+        return feeds.resident_feed(columns, crops, mesh), step
+    bcg_from = functools.partial(stream, crops) if stream else None
+    return (
+        feeds.host_feed(columns, crops, mesh, bcg_from),
+        make_train_step(*arguments, members=run.members),
+    )
+
+
+def _validator(
+    run: Run, validation: Nights, mesh: Mesh
+) -> Callable[[Any], dict[str, NDArray[np.float64]]]:
+    """parameters -> kappa and accuracy on validation; in a sweep [M] each."""
+    predictor = make_predict(run.module, mesh, members=run.members)
+    size = mesh.size * max(1, 4 // mesh.size)
+    rows = local_rows(mesh, size)
+
+    def validate(params: Any) -> dict[str, NDArray[np.float64]]:
+        members = 1 if run.seeds is None else len(run.seeds)
+        counts = np.zeros((members, NUM_STAGES, NUM_STAGES), np.int64)
+        for batch in whole_nights(validation, run.columns, size):
+            local = {name: array[rows] for name, array in batch.items()}
+            logits = jax.device_get(predictor(params, put(local, mesh)))
+            for member, said in enumerate(logits.argmax(-1).reshape(members, -1)):
+                counts[member] += scores.confusion_counts(batch["label"], said, NUM_STAGES)
+        kappa = scores.kappa(counts)
+        found = {
+            # A model that says one stage only, on labels of one stage only, has no kappa.
+            KAPPA: np.where(np.isfinite(kappa), kappa, 0.0),
+            "validation_accuracy": scores.accuracy(counts),
+        }
+        return found if run.members else {name: value[0] for name, value in found.items()}
+
+    return validate
+
+
+class _Profile:
+    """A trace of a few steps, from the second on: the first is mostly compiling."""
+
+    def __init__(self, folder: Path | None, first: int):
+        self._folder, self._first, self._running = folder, first, False
+
+    def at(self, step: int) -> None:
+        """Called before every dispatch."""
+        if self._folder is None:
+            return
+        if not self._running and step >= self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        elif self._running and step >= self._first + PROFILED_STEPS:
+            self.stop()
+
+    def stop(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running, self._folder = False, None
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM has come, for a loop that wants to save before it ends.
+
+    On several hosts they must agree on the step: there Orbax asks JAX (`Checkpoints.must_stop`).
+    """
+    told = threading.Event()
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield told.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield told.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _assert_finite(metrics: Scalars, step: int, workdir: Path) -> None:
+    found = jax.device_get({name: metrics[name] for name in ("loss", "gradient_norm") if metrics})
     broken = [
-        f"{name} is {float(metrics[name])}"
-        for name in ("loss", "gradient_norm")
-        if name in metrics and not math.isfinite(float(metrics[name]))
+        f"{name} is {value[~np.isfinite(value)][0]}"
+        for name, value in ((name, np.atleast_1d(value)) for name, value in found.items())
+        if not np.isfinite(value).all()
     ]
     if broken:
         raise TrainingError(
@@ -156,14 +309,14 @@ def _assert_finite(metrics: dict[str, jax.Array], step: int, workdir: Path) -> N
         )
 
 
-def _claim(workdir: Path, run: Run) -> None:
-    """Writes the run's settings, or makes sure that those in the folder are the same."""
+def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
+    """Writes a run's settings, or makes sure that those in the folder are the same."""
     path = workdir / "settings.json"
     if path.exists():
         found = json.loads(path.read_text())
-        if found["kind"] != run.kind:
+        if found["kind"] != kind:
             raise TrainingError(f"{workdir} holds a {found['kind']}.", "Name another --workdir.")
-        there, here = _flat(found["settings"]), _flat(run.settings)
+        there, here = _flat(found["settings"]), _flat(settings)
         differing = [
             f"{name} ({there.get(name)} there, {here.get(name)} here)"
             for name in sorted({*there, *here})
@@ -174,8 +327,8 @@ def _claim(workdir: Path, run: Run) -> None:
                 f"{workdir} holds a {found['kind']} with other settings: {', '.join(differing)}.",
                 "Go on with the same flags, or name another --workdir.",
             )
-        return
-    write_json(path, {"kind": run.kind, "settings": run.settings, **provenance()})
+    elif jax.process_index() == 0:
+        write_json(path, {"kind": kind, "settings": settings, **provenance()})
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +338,7 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= value
         elif isinstance(value, list):
-            flat[name] = " ".join(text[:8] for text in value)
+            flat[name] = " ".join(str(entry)[:8] for entry in value)
         else:
             flat[name] = value[:8] if isinstance(value, str) else value
     return flat
@@ -209,20 +362,27 @@ def settings_of(workdir: Path, kind: str) -> dict[str, Any]:
     return found["settings"]
 
 
-def load_params(module: nn.Module, train: TrainConfig, batch: Batch, workdir: Path) -> Any:
+def load_best(run: Run, nights: Nights, workdir: Path) -> Any:
     """The best parameters in a run's folder.
+
+    Args:
+      run: the same as when it was trained.
+      nights: any, for the shapes of their columns.
+      workdir: the folder.
 
     Raises:
       TrainingError: no checkpoint, one of another architecture, or a run that has not ended.
     """
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    example = next(whole_nights(nights, run.columns, batch_size=1))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        _, state = checkpoints.best(create_state(module, train, batch))
-        if checkpoints.latest_step() < train.steps:
+        progress = checkpoints.latest(jax.eval_shape(lambda: run.begin(example)), here)
+        if checkpoints.latest_step() < run.train.steps:
             raise TrainingError(
-                f"{workdir}: stopped at step {checkpoints.latest_step()} of {train.steps}.",
+                f"{workdir}: stopped at step {checkpoints.latest_step()} of {run.train.steps}.",
                 "Give the command that started it again: it goes on from there.",
             )
     finally:
         checkpoints.close()
-    return state.params
+    return progress.best

@@ -7,7 +7,6 @@ refused by name.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_sleep.datasets.batches import Batch, Nights
+from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import TrainingError
 from kd_sleep.provenance import write_json
 from kd_sleep.stages import NUM_STAGES
@@ -47,20 +46,8 @@ def save(folder: Path, split: str, teacher: str, nights: Nights, logits: list[ND
     write_json(folder / f"{split}.json", {"teacher": teacher, "nights": index})
 
 
-@dataclasses.dataclass(frozen=True)
-class SoftLabels:
-    """Logits of a split's nights side by side: logits [R, N, K] float32, 0 beyond a night's end."""
-
-    logits: NDArray[np.float32]
-
-    def crop(self, rows: NDArray, starts: NDArray, length: int) -> Batch:
-        """The batch column `teacher_logits`, [B, L, K], for the sequences of `batches.crop`."""
-        index = (starts[:, None] + np.arange(length)).clip(0, self.logits.shape[1] - 1)
-        return {"teacher_logits": self.logits[rows[:, None], index]}
-
-
-def load(folder: Path, split: str, teacher: str, nights: Nights) -> SoftLabels:
-    """Reads the logits of `nights`.
+def load(folder: Path, split: str, teacher: str, nights: Nights) -> NDArray[np.float32]:
+    """The logits [W, K] of the windows of `nights`.
 
     Raises:
       TrainingError: none there, of another teacher, or for other RR features.
@@ -76,16 +63,19 @@ def load(folder: Path, split: str, teacher: str, nights: Nights) -> SoftLabels:
             f"{path}: soft labels of another teacher.",
             "Run `python -m launch.train_teacher` again.",
         )
-    flat = np.load(folder / f"{split}.npy", allow_pickle=False)
+    flat = np.load(folder / f"{split}.npy", allow_pickle=False, mmap_mode="r")
+    if flat.shape[1:] != (NUM_STAGES,):
+        raise TrainingError(
+            f"{path}: soft labels of {flat.shape[-1]} classes, expected {NUM_STAGES}.",
+            "Train the teacher with this version of kd_sleep.",
+        )
     ends = np.cumsum([entry["windows"] for entry in index["nights"].values()])
     places = {
         name: (end - entry["windows"], end, entry["digest"])
         for (name, entry), end in zip(index["nights"].items(), ends, strict=True)
     }
-    logits = np.zeros((*nights.label.shape, NUM_STAGES), np.float32)
-    for row, (name, digest) in enumerate(
-        zip(nights.recording_ids, nights.teacher_digest, strict=True)
-    ):
+    found = []
+    for name, digest in zip(nights.recording_ids, nights.teacher_digest, strict=True):
         if name not in places or places[name][2] != digest:
             what = (
                 "no soft labels for"
@@ -96,5 +86,5 @@ def load(folder: Path, split: str, teacher: str, nights: Nights) -> SoftLabels:
                 f"{path}: {what} {name}.", "Train the teacher on this very dataset."
             )
         start, end, _ = places[name]
-        logits[row, : end - start] = flat[start:end]
-    return SoftLabels(logits)
+        found.append(flat[start:end])
+    return np.concatenate(found)

@@ -5,26 +5,61 @@ Imports jax, flax and optax only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.training import train_state
+from jax.sharding import Mesh
 
-from kd_sleep.config import DistillConfig, TrainConfig
-from kd_sleep.losses import distillation_loss
+from kd_sleep.config import AugmentConfig, DistillConfig, TrainConfig
+from kd_sleep.datasets.batches import Sequences, gather
+from kd_sleep.losses import Direction, cross_entropy, distillation_loss, weighted_mean
+from kd_sleep.training.augment import augment
+from kd_sleep.training.mesh import AXIS, cut, whole
 
 Batch = dict[str, Any]  # arrays by name; a batch always has `valid_BL` and `label`
-LossOf = Callable[[jax.Array, Batch], tuple[jax.Array, dict[str, jax.Array]]]
+Scalars = dict[str, jax.Array]
+Update = Callable[["TrainState", Batch], tuple["TrainState", Scalars]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A loss in two halves, so that a batch computed in parts has the loss of the whole.
+
+    Attributes:
+      weigh: batch -> `label_weights` and `kl_weights`, [B, L] each.
+      loss: (logits_BLK, what the network sowed, batch with these weights and their totals,
+        settings) -> the loss and scalars to log, each of them a sum over the batch's parts.
+    """
+
+    weigh: Callable[[Batch], Scalars]
+    loss: Callable[[jax.Array, Batch, Batch, Scalars], tuple[jax.Array, Scalars]]
 
 
 class TrainState(train_state.TrainState):
-    """Linen's train state, with the key that dropout folds the step into."""
+    """Linen's train state, and:
+
+    Attributes:
+      key: what dropout and augmentation fold the step into.
+      settings: scalars of the loss that differ between the members of a sweep.
+      average: exponential moving average of the parameters, or None.
+    """
 
     key: jax.Array
+    settings: Scalars
+    average: Any
+
+    @property
+    def kept(self) -> Any:
+        """The parameters that are evaluated and kept."""
+        return self.params if self.average is None else self.average
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -39,73 +74,310 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     )
 
 
-def create_state(module: nn.Module, config: TrainConfig, batch: Batch) -> TrainState:
-    """Parameters and optimiser state, drawn from `config.seed`."""
-    key, init_key = jax.random.split(jax.random.PRNGKey(config.seed))
-    params = jax.jit(module.init)(init_key, batch)["params"]
+def create_state(
+    module: nn.Module,
+    config: TrainConfig,
+    batch: Batch,
+    settings: Mapping[str, jax.typing.ArrayLike] | None = None,
+    seed: jax.typing.ArrayLike | None = None,
+) -> TrainState:
+    """Parameters and optimiser state; `settings` and `seed` (else the config's) may be traced."""
+    key, init_key = jax.random.split(jax.random.PRNGKey(config.seed if seed is None else seed))
+    params = module.init(init_key, batch)["params"]
     return TrainState.create(
-        apply_fn=module.apply, params=params, tx=make_optimizer(config), key=key
+        apply_fn=module.apply,
+        params=params,
+        tx=make_optimizer(config),
+        key=key,
+        settings={name: jnp.float32(value) for name, value in (settings or {}).items()},
+        # Its own arrays: a state is donated, and no buffer can be given away twice.
+        average=jax.tree.map(jnp.copy, params) if config.ema_decay else None,
     )
+
+
+def make_update(
+    objective: Objective, config: TrainConfig, augmentation: AugmentConfig | None = None
+) -> Update:
+    """The step as a pure function, to be jitted, scanned or mapped over members.
+
+    The batch is computed in `config.accumulate` parts. Weights are summed over the whole batch
+    first, so the parts' gradients add up to the batch's to rounding, whatever their masks.
+    """
+    augmentation = augmentation or AugmentConfig()
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+        key = jax.random.fold_in(state.key, state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        batch = augment(augment_key, batch, augmentation)
+        weights = objective.weigh(batch)
+        totals = {f"{name}_total": jnp.sum(weight) for name, weight in weights.items()}
+
+        def objective_of(params: Any, part: Batch, dropout: jax.Array):
+            logits, sown = state.apply_fn(
+                {"params": params}, part, train=True, rngs={"dropout": dropout}, mutable=["sown"]
+            )
+            return objective.loss(logits, sown.get("sown", {}), {**part, **totals}, state.settings)
+
+        def value_and_gradient(part: Batch, number: jax.typing.ArrayLike):
+            dropout = jax.random.fold_in(dropout_key, number)
+            return jax.value_and_grad(objective_of, has_aux=True)(state.params, part, dropout)
+
+        parts = _parts({**batch, **weights}, config.accumulate)
+        if config.accumulate == 1:
+            (loss, scalars), gradient = value_and_gradient(jax.tree.map(lambda x: x[0], parts), 0)
+        else:
+            (loss, scalars), gradient = _sum_over(value_and_gradient, parts, config.accumulate)
+        state = state.apply_gradients(grads=gradient)
+        if state.average is not None:
+            average = optax.incremental_update(state.params, state.average, 1.0 - config.ema_decay)
+            state = state.replace(average=average)
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **scalars}
+        return state, metrics
+
+    return update
+
+
+def _parts(batch: Batch, count: int) -> Batch:
+    """[B, ...] as [count, B / count, ...]; every part has rows of every device."""
+
+    def in_parts(array: jax.Array) -> jax.Array:
+        rows = array.shape[0] // count
+        if rows * count != array.shape[0]:
+            raise ValueError(f"accumulate={count}: does not divide a batch of {array.shape[0]}")
+        return jnp.swapaxes(jnp.reshape(array, (rows, count, *array.shape[1:])), 0, 1)
+
+    return {name: in_parts(array) for name, array in batch.items()}
+
+
+def _sum_over(function: Callable, parts: Batch, count: int) -> Any:
+    def add(total, numbered):
+        return jax.tree.map(jnp.add, total, function(*numbered)), None
+
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts), 0)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    # Unrolled on a CPU, where gradients of convolutions inside a loop are 70 times slower.
+    unroll = count if jax.default_backend() == "cpu" else 1
+    return jax.lax.scan(add, zeros, (parts, jnp.arange(count)), unroll=unroll)[0]
+
+
+def over_members(function: Callable, members: bool) -> Callable:
+    """`function(state, batch)` for states stacked along a first axis, if there are members."""
+    return jax.vmap(function, in_axes=(0, None)) if members else function
 
 
 def make_train_step(
-    loss_of: LossOf,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """A jitted step; the state passed in is donated and must not be used again.
+    objective: Objective,
+    config: TrainConfig,
+    mesh: Mesh,
+    augmentation: AugmentConfig | None = None,
+    *,
+    members: bool = False,
+) -> Update:
+    """A jitted step on a batch cut over the mesh; the state passed in must not be used again.
+
+    With `members`, state and metrics have a first axis, and all members see the same batch.
+    """
+    update = over_members(make_update(objective, config, augmentation), members)
+    return jax.jit(
+        update,
+        donate_argnums=0,
+        in_shardings=(whole(mesh), cut(mesh)),
+        out_shardings=whole(mesh),
+        compiler_options=compiler_options(),
+    )
+
+
+def make_resident_step(
+    objective: Objective,
+    config: TrainConfig,
+    mesh: Mesh,
+    augmentation: AugmentConfig | None = None,
+    *,
+    members: bool = False,
+) -> Callable[[TrainState, Batch, Sequences], tuple[TrainState, Scalars]]:
+    """As `make_train_step`, for columns [W, ...] that lie on the devices, cut over the mesh.
+
+    Takes the sequences of n batches, [n, B] each, and makes n steps in one dispatch; the metrics
+    are those of the last.
+    """
+    update = over_members(make_update(objective, config, augmentation), members)
+
+    def advance(state: TrainState, columns: Batch, sequences: Sequences):
+        def one(state: TrainState, where: Sequences):
+            return update(state, gather_cut(columns, where, config.sequence_windows, mesh))
+
+        count = sequences.begin.shape[0]
+        unroll = count if jax.default_backend() == "cpu" else 1
+        state, metrics = jax.lax.scan(one, state, sequences, unroll=unroll)
+        return state, jax.tree.map(lambda x: x[-1], metrics)
+
+    return jax.jit(
+        advance,
+        donate_argnums=0,
+        in_shardings=(whole(mesh), cut(mesh), whole(mesh)),
+        out_shardings=whole(mesh),
+        compiler_options=compiler_options(),
+    )
+
+
+def gather_cut(columns: Batch, where: Sequences, length: int, mesh: Mesh) -> Batch:
+    """`gather` from columns cut over the mesh; the batch is cut over it, too.
+
+    Every device takes what it holds of all B sequences, 0 elsewhere; a sum that leaves each device
+    its own rows puts them together. No column is ever whole on one device.
+    """
+    if mesh.size == 1:
+        return gather(columns, where, length)
+    spec = cut(mesh).spec
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(spec, whole(mesh).spec), out_specs=spec)
+    def collected(held: Batch, where: Sequences) -> Batch:
+        low = jax.lax.axis_index(AXIS) * held["label"].shape[0]
+        high = low + held["label"].shape[0]
+        windows = where.begin[:, None] + jnp.arange(length, dtype=jnp.int32)
+        index = jnp.clip(windows, where.low[:, None], where.high[:, None] - 1)
+        mine = (index >= low) & (index < high)
+
+        def own_rows(column: jax.Array) -> jax.Array:
+            taken = column[jnp.where(mine, index - low, 0)]
+            taken = jnp.where(jnp.expand_dims(mine, range(2, taken.ndim)), taken, 0)
+            # Collectives know 32 bits everywhere, and 8 or 16 on some machines alone.
+            wide = taken if taken.dtype == jnp.float32 else taken.astype(jnp.int32)
+            return jax.lax.psum_scatter(wide, AXIS, tiled=True).astype(column.dtype)
+
+        return jax.tree.map(own_rows, dict(held))
+
+    batch = collected(dict(columns), where)
+    windows = where.begin[:, None] + jnp.arange(length, dtype=jnp.int32)
+    valid = (windows >= where.low[:, None]) & (windows < where.high[:, None])
+    batch["label"] = jnp.where(valid, batch["label"], jnp.int8(-1))
+    return batch | {"valid_BL": valid}
+
+
+def make_predict(
+    module: nn.Module, mesh: Mesh, *, members: bool = False
+) -> Callable[[Any, Batch], jax.Array]:
+    """A jitted (params, batch cut over the mesh) -> logits_BLK on every device, without dropout."""
+
+    def logits(params: Any, batch: Batch) -> jax.Array:
+        logits_BLK = module.apply({"params": params}, batch)
+        assert isinstance(logits_BLK, jax.Array)  # and no mutable collections
+        return logits_BLK
+
+    return jax.jit(
+        over_members(logits, members),
+        in_shardings=(whole(mesh), cut(mesh)),
+        out_shardings=whole(mesh),
+        compiler_options=compiler_options(),
+    )
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """What makes XLA's code for a CPU a third faster here: no library fusions (BUILD_NOTES.md).
+
+    They cut chains of element-wise operations apart. Left alone where XLA does not know the option.
+    """
+    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=options)(np.float32(0))
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
+
+
+def _seen(batch: Batch) -> jax.Array:
+    return batch["valid_BL"] * (1.0 - batch["bcg_missing"])
+
+
+def hard_label_objective() -> Objective:
+    """The teacher's: cross-entropy, weighted by how much of each window has NN intervals."""
+
+    def weigh(batch: Batch) -> Scalars:
+        return {"label_weights": (1.0 - batch["rr_missing"]) * (batch["label"] >= 0)}
+
+    def loss(logits_BLK, sown, batch, settings):
+        ce = weighted_mean(
+            cross_entropy(logits_BLK, batch["label"]),
+            batch["label_weights"],
+            batch["label_weights_total"],
+        )
+        return ce, {"cross_entropy": ce}
+
+    return Objective(weigh, loss)
+
+
+def distillation_objective(
+    config: DistillConfig, stage_weights: np.ndarray | None = None
+) -> Objective:
+    """The student's. Windows without BCG teach nothing, nor does a teacher without beats.
+
+    `alpha` and `temperature` are read from the state's settings (`loss_settings`), so that members
+    of a sweep may have their own.
 
     Args:
-      loss_of: (logits_BLK, batch) -> (loss, scalars to log).
+      config: the loss.
+      stage_weights: [K] what a label of each stage weighs; None is 1.
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        dropout = jax.random.fold_in(state.key, state.step)
+    def weigh(batch: Batch) -> Scalars:
+        seen = _seen(batch)
+        labels = seen * (batch["label"] >= 0)
+        if stage_weights is not None:
+            labels *= jnp.asarray(stage_weights, jnp.float32)[jnp.maximum(batch["label"], 0)]
+        return {
+            "seen": seen,
+            "label_weights": labels,
+            "kl_weights": seen * (1.0 - batch["rr_missing"]),
+        }
 
-        def objective(params):
-            logits = state.apply_fn(
-                {"params": params}, batch, train=True, rngs={"dropout": dropout}
-            )
-            return loss_of(logits, batch)
-
-        (loss, scalars), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **scalars}
-        return state.apply_gradients(grads=gradient), metrics
-
-    return jax.jit(step, donate_argnums=0)
-
-
-def make_predict(module: nn.Module) -> Callable[[Any, Batch], jax.Array]:
-    """A jitted (params, batch) -> logits_BLK, without dropout."""
-    return jax.jit(lambda params, batch: module.apply({"params": params}, batch))
-
-
-def hard_label_loss(logits_BLK: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The teacher's loss: cross-entropy, weighted by how much of each window has NN intervals."""
-    loss, aux = distillation_loss(
-        logits_BLK, logits_BLK, batch["label"], alpha=1.0, label_weights=1.0 - batch["rr_missing"]
-    )
-    return loss, {"cross_entropy": aux["cross_entropy"]}
-
-
-def make_distillation_loss(config: DistillConfig) -> LossOf:
-    """The student's loss. Windows without BCG teach nothing, nor does a teacher without beats."""
-
-    def loss_of(logits_BLK: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        seen = batch["valid_BL"] * (1.0 - batch["bcg_missing"])
-        loss, aux = distillation_loss(
+    def loss(logits_BLK, sown, batch, settings):
+        teachers = jnp.moveaxis(batch["teacher_logits"], -2, 0)  # [M, B, L, K]
+        value, aux = distillation_loss(
             logits_BLK,
-            batch["teacher_logits"],
+            teachers,
             batch["label"],
-            alpha=config.alpha,
-            temperature=config.temperature,
-            label_weights=seen,
-            kl_weights=seen * (1.0 - batch["rr_missing"]),
+            settings["alpha"],
+            settings["temperature"],
+            label_weights=batch["label_weights"],
+            kl_weights=batch["kl_weights"],
+            label_total=batch["label_weights_total"],
+            kl_total=batch["kl_weights_total"],
+            direction=cast(Direction, config.direction),
+            label_smoothing=config.label_smoothing,
+            standardise=config.standardise,
+            decoupled=(1.0, config.non_target_weight) if config.non_target_weight else None,
+            teacher_weights=jnp.ones(len(teachers)),
         )
-        labelled = jnp.mean(aux["label_weight"] / jnp.maximum(jnp.sum(seen), 1.0))
         scalars = {
             "cross_entropy": aux["cross_entropy"],
             "kl": aux["kl"],
-            "labelled_share": labelled,
+            "labelled_share": jnp.sum(batch["seen"] * (batch["label"] >= 0))
+            / jnp.maximum(batch["seen_total"], 1.0),
         }
-        return loss, scalars
+        if config.hint_weight:
+            hint = hint_loss(sown["tachogram"][0], batch)
+            value += config.hint_weight * hint
+            scalars["hint"] = hint
+        return value, scalars
 
-    return loss_of
+    return Objective(weigh, loss)
+
+
+def hint_loss(prediction_BLT: jax.Array, batch: Batch) -> jax.Array:
+    """Mean squared error of the tachogram regressed from BCG, over its valid samples.
+
+    FitNets (Romero et al. 2015, https://arxiv.org/abs/1412.6550) with a hint that means something:
+    the teacher's own input in place of a hidden layer of it.
+    """
+    valid = batch["tachogram_valid"]
+    error = jnp.where(valid, prediction_BLT - batch["tachogram"], 0.0) ** 2
+    per_window = jnp.sum(error, -1) / jnp.maximum(jnp.sum(valid, -1), 1)
+    return weighted_mean(per_window, batch["kl_weights"], batch["kl_weights_total"])
+
+
+def loss_settings(config: DistillConfig) -> Scalars:
+    """The settings that `distillation_objective` reads from the state."""
+    return {"alpha": jnp.float32(config.alpha), "temperature": jnp.float32(config.temperature)}

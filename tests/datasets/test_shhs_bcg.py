@@ -11,7 +11,7 @@ import pytest
 from kd_sleep import schema
 from kd_sleep.config import DatasetConfig
 from kd_sleep.datasets import shhs_bcg
-from kd_sleep.datasets.batches import bcg_source_of, read_split
+from kd_sleep.datasets.nights import bcg_source_of, read_split
 from kd_sleep.datasets.splits import SPLITS, split_of
 from kd_sleep.errors import DatasetError
 

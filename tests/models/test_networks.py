@@ -18,7 +18,7 @@ def a_batch(sequences=2, windows=12, seed=0):
         "tachogram_valid": rng.random((sequences, windows, TACHOGRAM_SAMPLES)) > 0.1,
         "hrv": rng.normal(size=(sequences, windows, len(HRV_FEATURES) + 1)).astype(np.float32),
         "bcg": rng.integers(-900, 900, (sequences, windows, BCG_SAMPLES)).astype(np.int16),
-        "bcg_scale": np.full(sequences, 0.002, np.float32),
+        "bcg_scale": np.full((sequences, windows), 0.002, np.float32),
         "valid_BL": np.ones((sequences, windows), bool),
     }
 

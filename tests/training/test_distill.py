@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from kd_sleep.config import PRESETS, DistillConfig
-from kd_sleep.datasets.batches import read_split
+from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import TrainingError
 from kd_sleep.training import distill, loop, soft_labels
 from kd_sleep.training.metrics_log import read_metrics

@@ -11,7 +11,7 @@ import pytest
 
 from kd_sleep import metrics
 from kd_sleep.config import DistillConfig, StudentConfig, TeacherConfig, TrainConfig
-from kd_sleep.datasets.batches import Nights, read_split
+from kd_sleep.datasets.nights import Nights, read_split
 from kd_sleep.training import distill, loop
 
 TRAIN = TrainConfig(steps=150, batch_size=4, sequence_windows=48, evaluate_every=50)

@@ -42,7 +42,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Builds and reads `shhs_bcg`. The manual folder is the one that holds `polysomnography/`."""
 
     VERSION = tfds.core.Version(schema.SCHEMA_VERSION)
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 - TFDS reads it so
+    RELEASE_NOTES = {  # noqa: RUF012 - TFDS reads it so
+        "1.1.0": "Every night carries a digest of its BCG.",
+        "1.0.0": "First release.",
+    }
     BUILDER_CONFIGS = [  # noqa: RUF012 - TFDS reads it so
         BcgSourceConfig(
             name="simulated",

@@ -1,0 +1,239 @@
+"""A split in memory: the windows of all its nights end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_sleep import schema
+from kd_sleep.datasets.splits import assert_disjoint
+from kd_sleep.errors import DatasetError
+
+
+@dataclasses.dataclass(frozen=True)
+class Nights:
+    """R nights with W windows in all; night r holds windows `first[r]` to `first[r] + windows[r]`.
+
+    Attributes:
+      recording_ids, subject_ids: of each night.
+      windows: [R] how many windows each night has.
+      label: [W] int8.
+      tachogram: [W, T] float32, NN relative to the night's median, in tenths; 0 where missing.
+      tachogram_valid: [W, T] bool.
+      hrv: [W, F + 1] float32, z-scores over the night, then the night's mean NN; 0 where missing.
+      bcg: [W, S] int16; times bcg_scale [W] it is in heartbeat amplitudes. None if not read.
+      rr_missing, bcg_missing, bcg_snr_db: [W] float32.
+      teacher_digest: of what the teacher is shown of each night; soft labels hold for it alone.
+      bcg_digest: of each night's BCG.
+      positions: [R] of the records in the dataset's file.
+      cohort, bcg_source: where the nights and their BCG come from.
+    """
+
+    recording_ids: tuple[str, ...]
+    subject_ids: tuple[str, ...]
+    windows: NDArray[np.int64]
+    label: NDArray[np.int8]
+    tachogram: NDArray[np.float32]
+    tachogram_valid: NDArray[np.bool_]
+    hrv: NDArray[np.float32]
+    rr_missing: NDArray[np.float32]
+    bcg: NDArray[np.int16] | None
+    bcg_scale: NDArray[np.float32]
+    bcg_missing: NDArray[np.float32]
+    bcg_snr_db: NDArray[np.float32]
+    teacher_digest: tuple[str, ...]
+    bcg_digest: tuple[str, ...]
+    positions: NDArray[np.int64]
+    cohort: str
+    bcg_source: str
+
+    def __len__(self) -> int:
+        return len(self.recording_ids)
+
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """[R] where each night begins."""
+        return np.cumsum(self.windows) - self.windows
+
+    def columns(self, names: tuple[str, ...]) -> dict[str, NDArray]:
+        """Columns [W, ...] by name."""
+        return {name: getattr(self, name) for name in names}
+
+    def split(self, column: NDArray) -> list[NDArray]:
+        """A column [W, ...] night by night."""
+        return np.split(column, np.cumsum(self.windows)[:-1])
+
+    def labels(self) -> list[NDArray[np.int8]]:
+        """Each night's labels."""
+        return self.split(self.label)
+
+    def select(self, rows: NDArray[np.int64] | list[int]) -> Nights:
+        """These nights alone, in this order."""
+        rows = np.asarray(rows, np.int64)
+        taken = [np.arange(self.first[row], self.first[row] + self.windows[row]) for row in rows]
+        windows = np.concatenate([np.zeros(0, np.int64), *taken])
+        changes: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("windows", "positions"):
+                changes[field.name] = value[rows]
+            elif isinstance(value, np.ndarray):
+                changes[field.name] = value[windows]
+            elif isinstance(value, tuple):
+                changes[field.name] = tuple(value[row] for row in rows)
+        return dataclasses.replace(self, **changes)
+
+    def digest(self) -> str:
+        """Of everything that training reads: a run goes on with the very data it began with."""
+        names = [*self.recording_ids, *self.teacher_digest, *self.bcg_digest, self.bcg_source]
+        return _digest(np.array([_digest(self.label), *names]))
+
+
+def bcg_source_of(data_dir: str | Path) -> str:
+    """Which config of shhs_bcg lies under `data_dir`.
+
+    Raises:
+      DatasetError: where there is none, more than one, or one of another schema.
+    """
+    found = {
+        name: sorted(path.name for path in (Path(data_dir) / "shhs_bcg" / name).glob("*.*.*"))
+        for name in schema.BCG_SOURCES
+    }
+    current = [name for name, versions in found.items() if schema.SCHEMA_VERSION in versions]
+    if not current:
+        others = sorted({version for versions in found.values() for version in versions})
+        if others:
+            raise DatasetError(
+                f"{data_dir}: shhs_bcg of version {', '.join(others)}; this kd_sleep reads"
+                f" {schema.SCHEMA_VERSION}.",
+                "Build it again with `python -m launch.build_dataset` and another --data_dir.",
+            )
+        raise DatasetError(
+            f"{data_dir}: no dataset shhs_bcg of version {schema.SCHEMA_VERSION}.",
+            "Build one with `python -m launch.build_dataset`.",
+        )
+    if len(current) > 1:
+        raise DatasetError(
+            f"{data_dir}: two datasets, shhs_bcg/{' and shhs_bcg/'.join(current)}.",
+            "Each needs a --data_dir of its own: move one of the two folders.",
+        )
+    return current[0]
+
+
+def open_split(
+    data_dir: str | Path, split: str, fields: tuple[str, ...]
+) -> tuple[Any, set[str]]:
+    """Records of a split by position, these fields of the schema decoded; and its subjects.
+
+    Raises:
+      DatasetError: no dataset there, or one in which a subject is in two splits.
+    """
+    import tensorflow_datasets as tfds
+
+    source = bcg_source_of(data_dir)
+    folder = Path(data_dir) / "shhs_bcg" / source / schema.SCHEMA_VERSION
+    builder = tfds.builder_from_directory(folder)
+    subjects = (builder.info.metadata or {}).get("subjects", {})
+    assert_disjoint(subjects)
+    skipped = {
+        name: tfds.decode.SkipDecoding() for name in schema.NIGHT_FIELDS if name not in fields
+    }
+    records = builder.as_data_source(split=split, decoders=skipped)
+    return records, set(subjects.get(split, ()))
+
+
+def read_split(data_dir: str | Path, split: str, *, bcg: bool = True) -> Nights:
+    """Reads a split of `shhs_bcg` into memory, without the BCG samples where they are not needed.
+
+    Raises:
+      DatasetError: no dataset there, or one in which a subject is in two splits.
+    """
+    fields = tuple(name for name in schema.NIGHT_FIELDS if bcg or name != "bcg")
+    source, subjects = open_split(data_dir, split, fields)
+    records = []
+    for position, record in enumerate(source):
+        for name in fields:
+            if schema.NIGHT_FIELDS[name].dtype is str:
+                record[name] = record[name].decode()
+        records.append({name: record[name] for name in fields} | {"position": position})
+    stray = {record["subject_id"] for record in records} - subjects
+    if stray:
+        raise DatasetError(
+            f"{data_dir}: {split} holds subjects that are not its own: {sorted(stray)}."
+        )
+    return stack(sorted(records, key=lambda record: record["recording_id"]))
+
+
+def stack(records: list[dict]) -> Nights:
+    """Nights from records as `schema.NIGHT_FIELDS` describes them. Takes the arrays out of them."""
+    shown = [_teacher_inputs(record) for record in records]
+    windows = np.array([len(record["label"]) for record in records])
+
+    def joined(name: str) -> NDArray:
+        """One after the other, each let go once it is copied: BCG is the bulk of memory."""
+        field = schema.NIGHT_FIELDS[name]
+        column: NDArray = np.empty((windows.sum(), *field.shape[1:]), field.dtype)
+        place = 0
+        for record, count in zip(records, windows, strict=True):
+            column[place : place + count] = record.pop(name)
+            place += count
+        return column
+
+    def named(name: str) -> tuple[str, ...]:
+        return tuple(record[name] for record in records)
+
+    return Nights(
+        recording_ids=named("recording_id"),
+        subject_ids=named("subject_id"),
+        windows=windows,
+        label=joined("label"),
+        tachogram=np.concatenate([tachogram for tachogram, _, _ in shown]),
+        tachogram_valid=np.concatenate([valid for _, valid, _ in shown]),
+        hrv=np.concatenate([hrv for _, _, hrv in shown]),
+        rr_missing=joined("rr_missing"),
+        bcg=joined("bcg") if "bcg" in records[0] else None,
+        bcg_scale=np.repeat([np.float32(record["bcg_scale"]) for record in records], windows),
+        bcg_missing=joined("bcg_missing"),
+        bcg_snr_db=joined("bcg_snr_db"),
+        teacher_digest=tuple(_digest(*arrays) for arrays in shown),
+        bcg_digest=named("bcg_digest"),
+        positions=np.array([record.get("position", -1) for record in records]),
+        cohort=_one(set(named("cohort"))),
+        bcg_source=_one(set(named("bcg_source"))),
+    )
+
+
+def _one(values: set[str]) -> str:
+    return " and ".join(sorted(values))
+
+
+def _digest(*arrays: NDArray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _teacher_inputs(record: dict) -> tuple[NDArray, NDArray, NDArray]:
+    """Tachogram, its validity, and HRV, scaled by the night itself: a slow heart is no stage."""
+    tachogram = np.asarray(record["tachogram"])
+    valid = np.isfinite(tachogram)
+    median = float(np.median(tachogram[valid])) if valid.any() else 1.0
+    relative = np.where(valid, (tachogram / median - 1.0) * 10.0, 0.0)
+    hrv = np.asarray(record["hrv"])
+    there = np.isfinite(hrv)
+    count = np.maximum(there.sum(0), 1)
+    mean = np.where(there, hrv, 0.0).sum(0) / count
+    sd = np.sqrt(np.where(there, (hrv - mean) ** 2, 0.0).sum(0) / count)
+    z = np.where(there, (hrv - mean) / np.maximum(sd, 1e-6), 0.0)
+    baseline = np.full((len(hrv), 1), (median - 0.95) * 5.0)
+    return (
+        np.clip(relative, -10.0, 10.0).astype(np.float32),
+        valid,
+        np.concatenate([np.clip(z, -5.0, 5.0), baseline], axis=1).astype(np.float32),
+    )

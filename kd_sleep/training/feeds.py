@@ -1,0 +1,170 @@
+"""How batches reach the devices: from the host's memory, from disk, or from the devices' own.
+
+The batches are the same and come in the same order (`datasets.batches.Crops`); the choice is one of
+room and speed.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from kd_sleep.datasets.batches import Crops, Sequences, gather
+from kd_sleep.errors import TrainingError
+from kd_sleep.training.mesh import cut, local_rows, put, whole
+
+AHEAD = 2  # batches made while the device computes
+DISPATCH_STEPS = 50  # on an accelerator a dispatch costs as much as a small step
+SHARE_OF_DEVICE = 0.7  # of its memory that a dataset may take; the rest is for the step
+T = TypeVar("T")
+
+
+class Item(NamedTuple):
+    """What a step function is called with after the state, and how many steps that makes."""
+
+    arguments: tuple[Any, ...]
+    steps: int
+
+
+Feed = Callable[[int, int], Iterator[Item]]  # (first step, one past the last) -> items, in order
+
+
+def host_feed(
+    columns: dict[str, NDArray],
+    crops: Crops,
+    mesh: Mesh,
+    bcg_from: Callable[[int], Iterator[NDArray]] | None = None,
+) -> Feed:
+    """Batches from columns [W, ...] in the host's memory, a few ahead of the device.
+
+    Args:
+      columns: all that a batch needs, `label` included.
+      crops: which windows each batch holds.
+      mesh: what batches are cut over.
+      bcg_from: first step -> BCG [B, L, S] of batch after batch, where `columns` has none.
+    """
+    rows = local_rows(mesh, crops.batch_size)
+
+    def feed(first: int, last: int) -> Iterator[Item]:
+        stream = bcg_from(first) if bcg_from else None
+
+        def batches() -> Iterator[Item]:
+            for step in range(first, last):
+                where = Sequences(*(array[rows] for array in crops.sequences(step)))
+                batch = gather(columns, where, crops.length)
+                if stream is not None:
+                    batch["bcg"] = next(stream)[rows]
+                yield Item((put(batch, mesh),), 1)
+
+        return ahead(batches())
+
+    return feed
+
+
+def resident_feed(
+    columns: dict[str, NDArray], crops: Crops, mesh: Mesh, dispatch_steps: int | None = None
+) -> Feed:
+    """Places of batches, for columns that are put on the devices once and stay there."""
+    local_rows(mesh, crops.batch_size)  # divisible?
+    on_device = upload(columns, mesh)
+    many = dispatch_steps or (1 if jax.default_backend() == "cpu" else DISPATCH_STEPS)
+
+    def feed(first: int, last: int) -> Iterator[Item]:
+        def items() -> Iterator[Item]:
+            for step in range(first, last, many):
+                steps = range(step, min(step + many, last))
+                places = [crops.sequences(n) for n in steps]
+                stacked = Sequences(*(np.stack(array) for array in zip(*places, strict=True)))
+                yield Item((on_device, jax.device_put(stacked, whole(mesh))), len(steps))
+
+        return ahead(items())
+
+    return feed
+
+
+def upload(columns: dict[str, NDArray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Columns [W, ...] cut over the devices' memory; padded to a multiple of them."""
+    sharding = cut(mesh)
+
+    def cut_up(column: NDArray) -> jax.Array:
+        length = -(-len(column) // mesh.size) * mesh.size
+
+        def part(index: tuple[slice, ...] | None) -> NDArray:
+            assert index is not None
+            rows = column[index[0]]
+            missing = len(range(length)[index[0]]) - len(rows)
+            return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
+
+        return jax.make_array_from_callback((length, *column.shape[1:]), sharding, part)
+
+    return {name: cut_up(column) for name, column in columns.items()}
+
+
+def fits_on_device(columns_bytes: int, mesh: Mesh) -> bool:
+    """Whether columns of this size, cut over the devices, leave room for the step."""
+    stats = mesh.devices.flat[0].memory_stats() or {}
+    return columns_bytes / mesh.size < SHARE_OF_DEVICE * stats.get("bytes_limit", 0)
+
+
+def choose(dataset_in: str, nights_bytes: int, mesh: Mesh, has_bcg: bool) -> str:
+    """device, host or disk, where the setting says auto; otherwise what it says.
+
+    Raises:
+      TrainingError: columns that do not fit on devices that were asked for.
+    """
+    on_accelerator = jax.default_backend() != "cpu"
+    if dataset_in == "device" and on_accelerator and not fits_on_device(nights_bytes, mesh):
+        raise TrainingError(
+            f"--dataset_in=device: {nights_bytes / 1e9:.1f} GB do not fit on {mesh.size} devices.",
+            "Take --dataset_in=host, or disk.",
+        )
+    if dataset_in == "auto":
+        return "device" if on_accelerator and fits_on_device(nights_bytes, mesh) else "host"
+    if dataset_in == "disk" and not has_bcg:
+        return "host"  # nothing large to stream
+    return dataset_in
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, made by a thread that stays up to `AHEAD` of them in front."""
+    made: queue.Queue[tuple[bool, Any]] = queue.Queue(AHEAD)
+    stop = threading.Event()
+
+    def offer(entry: tuple[bool, Any]) -> bool:
+        while not stop.is_set():
+            try:
+                made.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not offer((True, item)):
+                    return
+            offer((False, None))
+        except BaseException as error:  # handed to whoever waits for the item
+            offer((False, error))
+
+    thread = threading.Thread(target=work, daemon=True, name="kd_sleep batches")
+    thread.start()
+    try:
+        while True:
+            good, value = made.get()
+            if not good:
+                if value is not None:
+                    raise value
+                return
+            yield value
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,58 @@
+"""Where arrays lie: one mesh over all devices of all hosts, batches cut along it.
+
+Parameters are whole on every device; a batch [B, ...] and a dataset [W, ...] are cut along their
+first axis. One device is a mesh of one: there is no other path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from kd_sleep.errors import TrainingError
+
+AXIS = "data"
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over these devices, by default all there are, ordered by host."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def cut(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Cut along one axis, a part to each device."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> slice:
+    """The rows of a global batch that this host's devices hold.
+
+    Raises:
+      TrainingError: a batch that does not divide by the devices.
+    """
+    if batch_size % mesh.size:
+        raise TrainingError(
+            f"--batch_size={batch_size} does not divide by {mesh.size} devices.",
+            f"Take a multiple of {mesh.size}.",
+        )
+    per_host = batch_size // jax.process_count()
+    return slice(jax.process_index() * per_host, (jax.process_index() + 1) * per_host)
+
+
+def put(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """A global batch on the devices, from the rows of it that this host holds."""
+    sharding = cut(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, np.asarray(array))
+        for name, array in batch.items()
+    }
