@@ -9,6 +9,7 @@ COMMANDS = {
     "train_teacher": "RR intervals -> sleep stage, and soft labels for every night",
     "distill_student": "BCG -> sleep stage, taught by the teacher",
     "evaluate": "scores on held-out subjects -> results.json, report.html",
+    "benchmark": "speed and memory as ratios to named peers",
 }
 
 

@@ -88,6 +88,24 @@ def paths(holder: flags.FlagHolder[list[str] | None]) -> list[Path]:
     return [_folder(holder.name, value) for value in holder.value or []]
 
 
+def define_numbers(
+    name: str, default: tuple[int, ...] | tuple[float, ...], text: str
+) -> flags.FlagHolder[list[str] | None]:
+    """A flag of numbers separated by commas, of the kind of its default."""
+    return flags.DEFINE_list(name, [str(value) for value in default], text)
+
+
+def numbers(holder: flags.FlagHolder[list[str] | None], kind: type = float) -> list:
+    """The numbers of such a flag."""
+    try:
+        return [kind(value) for value in holder.value or []]
+    except ValueError as error:
+        raise ConfigError(
+            f"--{holder.name}={','.join(holder.value or [])}: expected numbers of kind"
+            f" {kind.__name__}, separated by commas."
+        ) from error
+
+
 def path(holder: flags.FlagHolder[str | None]) -> Path:
     """A path flag's value, a folder that need not exist; ~ is the home folder."""
     assert holder.value is not None  # absl has refused to start without it

@@ -20,6 +20,7 @@ LAYERS = (
     {"models"},
     {"training"},
     {"evaluation"},
+    {"benchmark"},
 )
 # A machine with an accelerator need not have the libraries that read files.
 HEAVY = {"tensorflow", "tensorflow_datasets", "array_record", "grain", "sleepecg", "edfio"}

@@ -81,9 +81,11 @@ class Crops:
         place = (low + starts, low, low + self.windows[rows])
         return Sequences(*(array.astype(np.int32) for array in place))
 
-    def pass_of(self, step: int) -> int:
-        """The pass that batch number `step` begins in."""
-        return int(self._places(step)[0][0])
+    def pool_of(self, step: int) -> tuple[int, int]:
+        """(pass, pool) that batch number `step` begins in; no later one goes back behind it."""
+        number, place = divmod(step * self.batch_size, self.per_pass)
+        made = self._pass(number)
+        return number, int(made.pools[made.rows[place]])
 
     def night_order(self, number: int) -> NDArray[np.int64]:
         """Rows of all nights in the order of their pools in a pass."""
@@ -99,8 +101,8 @@ class Crops:
         def pool(night: tuple[int, int]) -> tuple[int, int]:
             return night[0], int(self._pass(night[0]).pools[night[1]])
 
-        current = min(map(pool, self.nights_of(step)))
-        return [night for night in held if pool(night) < current]
+        coming = self.pool_of(step + 1)
+        return [night for night in held if pool(night) < coming]
 
     def _places(self, step: int) -> tuple[NDArray, NDArray]:
         """Number of the pass, and place in it, of each sequence of a batch."""
@@ -108,11 +110,13 @@ class Crops:
 
     def _pass(self, number: int) -> _Pass:
         number = int(number)
-        if number not in self._passes:
-            made = self._make_pass(number)
+        found = self._passes.get(number)
+        if found is None:
+            found = self._make_pass(number)
             kept = {n: p for n, p in self._passes.items() if abs(n - number) == 1}
-            self._passes = kept | {number: made}  # replaced, not changed: readers ahead are threads
-        return self._passes[number]
+            # Replaced, not changed, and not read again: readers ahead are threads.
+            self._passes = kept | {number: found}
+        return found
 
     def _make_pass(self, number: int) -> _Pass:
         rng = np.random.default_rng([self.seed, number])

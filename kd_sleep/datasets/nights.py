@@ -88,6 +88,11 @@ class Nights:
                 changes[field.name] = tuple(value[row] for row in rows)
         return dataclasses.replace(self, **changes)
 
+    def origin(self) -> dict[str, Any]:
+        """Where the nights come from, for results: cohort, bcg_source, and simulated or not."""
+        simulated = self.cohort != schema.RECORDED or self.bcg_source == "simulated"
+        return {"cohort": self.cohort, "bcg_source": self.bcg_source, "simulated": simulated}
+
     def digest(self) -> str:
         """Of everything that training reads: a run goes on with the very data it began with."""
         names = [*self.recording_ids, *self.teacher_digest, *self.bcg_digest, self.bcg_source]
@@ -125,9 +130,7 @@ def bcg_source_of(data_dir: str | Path) -> str:
     return current[0]
 
 
-def open_split(
-    data_dir: str | Path, split: str, fields: tuple[str, ...]
-) -> tuple[Any, set[str]]:
+def open_split(data_dir: str | Path, split: str, fields: tuple[str, ...]) -> tuple[Any, set[str]]:
     """Records of a split by position, these fields of the schema decoded; and its subjects.
 
     Raises:

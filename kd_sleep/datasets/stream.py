@@ -25,16 +25,16 @@ THREADS = 4
 class _NightsInOrder:
     """Pass after pass of (pass, row, BCG [N, S]), by position: what Grain calls a source."""
 
-    def __init__(self, records, nights: Nights, crops: Crops, first_pass: int):
+    def __init__(self, records, nights: Nights, crops: Crops, first_step: int):
         self._records, self._nights, self._crops = records, nights, crops
-        self._first_pass = first_pass
+        number, pool = crops.pool_of(first_step)  # nights of earlier pools are not needed again
+        self._first = number * len(nights) + pool * crops.POOL_NIGHTS
 
     def __len__(self) -> int:
         return 2**31 // len(self._nights) * len(self._nights)  # passes without end
 
     def __getitem__(self, place: int) -> tuple[int, int, NDArray[np.int16]]:
-        later, rank = divmod(place, len(self._nights))
-        number = self._first_pass + later
+        number, rank = divmod(self._first + place, len(self._nights))
         row = int(self._crops.night_order(number)[rank])
         bcg = self._records[int(self._nights.positions[row])]["bcg"]
         if len(bcg) != self._nights.windows[row]:
@@ -60,7 +60,7 @@ def stream_bcg(
       first_step: number of the first batch.
     """
     records, _ = open_split(data_dir, split, ("bcg",))
-    source = _NightsInOrder(records, nights, crops, crops.pass_of(first_step))
+    source = _NightsInOrder(records, nights, crops, first_step)
     coming = iter(
         grain.MapDataset.source(source).to_iter_dataset(
             grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=READ_AHEAD)

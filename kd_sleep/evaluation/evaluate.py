@@ -16,7 +16,6 @@ from kd_sleep.errors import TrainingError
 from kd_sleep.evaluation import scores
 from kd_sleep.evaluation.report import ReportNight, write_report
 from kd_sleep.provenance import provenance, write_json
-from kd_sleep.schema import RECORDED
 from kd_sleep.training.distill import (
     STUDENT_COLUMNS,
     TEACHER_COLUMNS,
@@ -79,9 +78,7 @@ def evaluate(
         "subjects": len(set(nights.subject_ids)),
         "recordings": len(nights),
         "windows": int((nights.label >= 0).sum()),
-        "cohort": nights.cohort,
-        "bcg_source": nights.bcg_source,
-        "simulated": nights.cohort != RECORDED or nights.bcg_source == "simulated",
+        **nights.origin(),
         "seeds": sorted(
             {settings["train"]["seed"] for settings in runs.values()} | {taught["train"]["seed"]}
         ),

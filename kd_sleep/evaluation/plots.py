@@ -315,3 +315,53 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[
     panels[-1].set_xlabel("Step")
     figure.legend(lines.values(), map(label, lines), loc="outside upper left")
     return figure, f"Training curves. {'; '.join(spoken)}."
+
+
+@_drawing
+def sweep_map(results: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Validation kappa over (alpha, T): mean over seeds, and its spread, in every cell.
+
+    Args:
+      results: what `training.sweep.train_sweep` returns.
+    """
+    cells = sweep_cells(results)
+    alphas = sorted({alpha for alpha, _ in cells})
+    temperatures = sorted({temperature for _, temperature in cells})
+    chosen = results["chosen"]
+    figure = Figure(figsize=(1.6 + 0.95 * len(temperatures), 1.5 + 0.55 * len(alphas)))
+    axes = figure.subplots()
+    values = np.full((len(alphas), len(temperatures)), np.nan)
+    for (alpha, temperature), kappas in cells.items():
+        row = alphas.index(alpha)
+        # At alpha = 1 one cell stands for every temperature.
+        columns = range(len(temperatures)) if alpha == 1.0 else [temperatures.index(temperature)]
+        for column in columns:
+            values[row, column] = np.mean(kappas)
+            spread = f"\n± {np.std(kappas, ddof=1):.3f}" if len(kappas) > 1 else ""
+            best = (alpha, temperature) == (chosen["alpha"], chosen["temperature"])
+            axes.text(
+                column,
+                row,
+                f"{np.mean(kappas):.3f}{spread}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                fontweight="bold" if best else "normal",
+            )
+    axes.imshow(values, cmap="Blues", alpha=0.55, aspect="auto")
+    axes.set_xticks(range(len(temperatures)), [f"{value:g}" for value in temperatures])
+    axes.set_yticks(range(len(alphas)), [f"{value:g}" for value in alphas])
+    axes.set(xlabel="temperature T", ylabel="alpha", title="Kappa on validation")
+    text = (
+        f"Validation kappa over alpha and temperature; the best cell is alpha {chosen['alpha']:g},"
+        f" T {chosen['temperature']:g}."
+    )
+    return figure, text
+
+
+def sweep_cells(results: Mapping[str, Any]) -> dict[tuple[float, float], list[float]]:
+    """Kappas of a sweep's seeds by (alpha, T)."""
+    cells: dict[tuple[float, float], list[float]] = defaultdict(list)
+    for member in results["members"]:
+        cells[member["alpha"], member["temperature"]].append(member["validation_kappa"])
+    return dict(cells)

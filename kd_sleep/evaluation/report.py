@@ -13,6 +13,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kd_sleep.evaluation import plots
 from kd_sleep.evaluation.plots import STAGE_COLOURS, SYSTEM_LABELS, ReportNight, label
 from kd_sleep.evaluation.scores import DISTILLED, TEACHER, TIME_OF_NIGHT, median_recording, verdict
@@ -81,8 +83,7 @@ def table(results: Mapping[str, Any]) -> str:
     rows = {name: _cells(system["pooled"]) for name, system in _ordered(results["systems"]).items()}
     data = results["data"]
     lines = [
-        f"{'Simulated data' if data['simulated'] else 'Data'}: {data['cohort']}, BCG"
-        f" {data['bcg_source']}; {data['split']} split, {data['subjects']} subjects,"
+        f"{_where(data)} {data['split'].capitalize()} split, {data['subjects']} subjects,"
         f" {data['recordings']} nights.",
         "",
     ]
@@ -97,6 +98,39 @@ def table(results: Mapping[str, Any]) -> str:
     lines.append(textwrap.fill(f"{_coverage(results)}.", 100))
     lines.append(textwrap.fill(results["bootstrap"]["note"] or "", 100))
     return "\n".join(lines).rstrip()
+
+
+def _where(data: Mapping[str, Any]) -> str:
+    kind = "Simulated data" if data["simulated"] else "Data"
+    return f"{kind}: {data['cohort']}, BCG {data['bcg_source']}."
+
+
+def sweep_table(results: Mapping[str, Any]) -> str:
+    """A sweep's cells as plain text for a terminal."""
+    lines = [_where(results["data"]), ""]
+    lines.append(f"{'alpha':>8}{'T':>8}{'kappa on validation':>24}{'seeds':>8}")
+    for (alpha, temperature), kappas in sorted(plots.sweep_cells(results).items()):
+        spread = f" ± {np.std(kappas, ddof=1):.3f}" if len(kappas) > 1 else ""
+        shown = "any" if alpha == 1.0 else f"{temperature:g}"
+        text = f"{np.mean(kappas):.3f}{spread}"
+        lines.append(f"{alpha:>8g}{shown:>8}{text:>24}{len(kappas):>8}")
+    chosen = results["chosen"]
+    lines.append(
+        f"Chosen: alpha {chosen['alpha']:g}, T {chosen['temperature']:g}, seed {chosen['seed']},"
+        f" kappa {chosen['validation_kappa']:.3f} at step {chosen['step']}."
+    )
+    return "\n".join(lines)
+
+
+def write_sweep_page(path: Path, results: Mapping[str, Any]) -> None:
+    """The heat map and the table of a sweep as one HTML file."""
+    body = _section(
+        f"{len(results['members'])} students in one program",
+        f"<p>{escape(_where(results['data']))} Labels of {results['labelled_nights']} nights.</p>",
+        _figure(plots.sweep_map(results), "Mean over seeds ± standard deviation."),
+        f"<pre>{escape(sweep_table(results))}</pre>",
+    )
+    path.write_text(_PAGE % {"css": _CSS, "body": body}, encoding="utf-8")
 
 
 def _ordered(systems: Mapping[str, Any]) -> dict[str, Any]:

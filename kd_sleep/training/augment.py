@@ -2,7 +2,7 @@
 
 Each kind has a setting in `AugmentConfig`; at 0 it is not traced at all. Each draws from a key of
 its own, so that switching one off leaves the draws of the others as they were. The teacher's
-columns are never touched. All five together take some 8 ms for [8, 64, 1500] on two cores.
+columns are never touched. All five together take 8-11 ms for [8, 64, 1500] on two cores.
 
 Figures are the simulator's, in the dataset's unit, the heartbeat band's RMS: a J wave is about 3.
   Movements: lengths and strengths of `simulation.physiology._movement`; what `simulation.sensors`
@@ -98,7 +98,7 @@ def _shift(values: jax.Array, by_B: jax.Array, most: int, fill: float) -> jax.Ar
 
 
 def _whole(uniform: jax.Array, low: int, high: int) -> jax.Array:
-    """From a uniform draw in 0..1 to whole numbers low..high, alike but for float32's 2^23 steps."""
+    """From a uniform draw in 0..1 to whole numbers low..high, as evenly as float32 can."""
     return low + jnp.minimum((uniform * (high - low + 1)).astype(jnp.int32), high - low)
 
 

@@ -33,6 +33,7 @@ from kd_sleep.models.student import Student
 from kd_sleep.models.teacher import Teacher
 from kd_sleep.stages import NUM_STAGES, UNSCORED
 from kd_sleep.training import soft_labels
+from kd_sleep.training.checkpoints import Progress
 from kd_sleep.training.loop import Run, fit, load_best, predict, settings_of
 from kd_sleep.training.steps import (
     distillation_objective,
@@ -135,6 +136,10 @@ class Lesson:
     settings: dict[str, Any]
     stream: Any
 
+    def teach(self, run: Run, workdir: Path, execution: ExecutionConfig) -> Progress:
+        """`fit` on all this."""
+        return fit(run, self.nights, self.validation, workdir, execution, self.columns, self.stream)
+
 
 def prepare(
     data_dir: Path, teachers: Sequence[Path], distill: DistillConfig, execution: ExecutionConfig
@@ -205,16 +210,7 @@ def train_student(
     execution = execution or ExecutionConfig()
     lesson = prepare(data_dir, teachers, distill, execution)
     settings = student_settings(lesson, model, distill, train, augmentation or AugmentConfig())
-    run = student_run(settings, lesson.stage_weights)
-    fit(
-        run,
-        lesson.nights,
-        lesson.validation,
-        workdir,
-        execution,
-        lesson.columns,
-        lesson.stream,
-    )
+    lesson.teach(student_run(settings, lesson.stage_weights), workdir, execution)
 
 
 def student_settings(

@@ -41,6 +41,7 @@ def host_feed(
     crops: Crops,
     mesh: Mesh,
     bcg_from: Callable[[int], Iterator[NDArray]] | None = None,
+    members: int = 0,
 ) -> Feed:
     """Batches from columns [W, ...] in the host's memory, a few ahead of the device.
 
@@ -49,19 +50,22 @@ def host_feed(
       crops: which windows each batch holds.
       mesh: what batches are cut over.
       bcg_from: first step -> BCG [B, L, S] of batch after batch, where `columns` has none.
+      members: of a sweep.
     """
-    rows = local_rows(mesh, crops.batch_size)
+    rows = local_rows(mesh, crops.batch_size, members)
+    streams: dict[int, Iterator[NDArray]] = {}  # by the step each is at: opened once, not per feed
 
     def feed(first: int, last: int) -> Iterator[Item]:
-        stream = bcg_from(first) if bcg_from else None
-
         def batches() -> Iterator[Item]:
+            stream = (streams.pop(first, None) or bcg_from(first)) if bcg_from else None
             for step in range(first, last):
                 where = Sequences(*(array[rows] for array in crops.sequences(step)))
                 batch = gather(columns, where, crops.length)
                 if stream is not None:
                     batch["bcg"] = next(stream)[rows]
-                yield Item((put(batch, mesh),), 1)
+                yield Item((put(batch, mesh, members),), 1)
+            if stream is not None:
+                streams[last] = stream
 
         return ahead(batches())
 
@@ -69,10 +73,14 @@ def host_feed(
 
 
 def resident_feed(
-    columns: dict[str, NDArray], crops: Crops, mesh: Mesh, dispatch_steps: int | None = None
+    columns: dict[str, NDArray],
+    crops: Crops,
+    mesh: Mesh,
+    dispatch_steps: int | None = None,
+    members: int = 0,
 ) -> Feed:
     """Places of batches, for columns that are put on the devices once and stay there."""
-    local_rows(mesh, crops.batch_size)  # divisible?
+    local_rows(mesh, crops.batch_size, members)  # divisible?
     on_device = upload(columns, mesh)
     many = dispatch_steps or (1 if jax.default_backend() == "cpu" else DISPATCH_STEPS)
 

@@ -28,7 +28,7 @@ from kd_sleep.provenance import provenance, write_json
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.training import feeds
 from kd_sleep.training.checkpoints import Checkpoints, Progress, keep_best, start_of
-from kd_sleep.training.mesh import data_mesh, local_rows, put, whole
+from kd_sleep.training.mesh import data_mesh, local_rows, put
 from kd_sleep.training.meter import Meter
 from kd_sleep.training.metrics_log import MetricsLog
 from kd_sleep.training.steps import (
@@ -39,6 +39,7 @@ from kd_sleep.training.steps import (
     make_predict,
     make_resident_step,
     make_train_step,
+    shardings,
 )
 
 KAPPA = "validation_kappa"
@@ -73,8 +74,9 @@ class Run:
     augmentation: AugmentConfig = AugmentConfig()  # noqa: RUF009 - frozen
 
     @property
-    def members(self) -> bool:
-        return self.seeds is not None
+    def members(self) -> int:
+        """How many in a sweep; 0 for a run of one."""
+        return 0 if self.seeds is None else len(self.seeds)
 
     def begin(self, batch: Batch) -> Progress:
         """The progress before the first step, to be jitted or looked at by shape."""
@@ -144,14 +146,15 @@ def fit(
     columns = nights.columns((*in_memory, "label")) | dict(more_columns or {})
     feed, advance = _feed_and_step(run, columns, crops, mesh, execution, stream)
     example = next(whole_nights(validation, run.columns, batch_size=1))
-    begin = jax.jit(lambda: run.begin(example), out_shardings=whole(mesh))
+    state_sharding, _ = shardings(mesh, run.members)
+    begin = jax.jit(lambda: run.begin(example), out_shardings=state_sharding)
     keep = jax.jit(jax.vmap(keep_best) if run.members else keep_best, donate_argnums=0)
     validate = _validator(run, validation, mesh)
 
     checkpoints = Checkpoints(workdir / "checkpoints")
     step = first_step = checkpoints.latest_step()
     like = jax.eval_shape(begin)
-    progress = checkpoints.latest(like, whole(mesh)) if first_step else begin()
+    progress = checkpoints.latest(like, state_sharding) if first_step else begin()
     log, meter = MetricsLog(workdir, first_step), Meter(config.batch_size * config.sequence_windows)
     profile = _Profile(workdir / "profile" if execution.profile else None, first_step + 1)
     bar = tqdm(
@@ -188,7 +191,7 @@ def fit(
                 if step == goal:
                     performance = meter.read()
                     row = jax.device_get(pending) | validate(state.kept)
-                    kappa = jax.device_put(np.float32(row[KAPPA]), whole(mesh))
+                    kappa = jax.device_put(np.float32(row[KAPPA]), state_sharding)
                     progress = keep(progress, kappa)
                     log.write(step, row, performance)
                     bar.set_postfix(
@@ -221,10 +224,10 @@ def _feed_and_step(
     size = sum(column.nbytes for column in columns.values())
     if feeds.choose(execution.dataset_in, size, mesh, stream is not None) == "device":
         step = make_resident_step(*arguments, members=run.members)
-        return feeds.resident_feed(columns, crops, mesh), step
+        return feeds.resident_feed(columns, crops, mesh, members=run.members), step
     bcg_from = functools.partial(stream, crops) if stream else None
     return (
-        feeds.host_feed(columns, crops, mesh, bcg_from),
+        feeds.host_feed(columns, crops, mesh, bcg_from, run.members),
         make_train_step(*arguments, members=run.members),
     )
 
@@ -235,14 +238,14 @@ def _validator(
     """parameters -> kappa and accuracy on validation; in a sweep [M] each."""
     predictor = make_predict(run.module, mesh, members=run.members)
     size = mesh.size * max(1, 4 // mesh.size)
-    rows = local_rows(mesh, size)
+    rows = local_rows(mesh, size, run.members)
 
     def validate(params: Any) -> dict[str, NDArray[np.float64]]:
-        members = 1 if run.seeds is None else len(run.seeds)
+        members = run.members or 1
         counts = np.zeros((members, NUM_STAGES, NUM_STAGES), np.int64)
         for batch in whole_nights(validation, run.columns, size):
             local = {name: array[rows] for name, array in batch.items()}
-            logits = jax.device_get(predictor(params, put(local, mesh)))
+            logits = jax.device_get(predictor(params, put(local, mesh, run.members)))
             for member, said in enumerate(logits.argmax(-1).reshape(members, -1)):
                 counts[member] += scores.confusion_counts(batch["label"], said, NUM_STAGES)
         kappa = scores.kappa(counts)

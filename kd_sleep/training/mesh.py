@@ -1,7 +1,8 @@
 """Where arrays lie: one mesh over all devices of all hosts, batches cut along it.
 
 Parameters are whole on every device; a batch [B, ...] and a dataset [W, ...] are cut along their
-first axis. One device is a mesh of one: there is no other path.
+first axis. In a sweep it is the members [M, ...] that are cut. One device is a mesh of one: there
+is no other path.
 """
 
 from __future__ import annotations
@@ -34,12 +35,22 @@ def cut(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
-def local_rows(mesh: Mesh, batch_size: int) -> slice:
+def by_members(mesh: Mesh, members: int) -> bool:
+    """Whether a sweep's members are dealt out to the devices, and each sees whole batches.
+
+    Where they do not come out even, every device holds all members and a part of the batch.
+    """
+    return members > 0 and members % mesh.size == 0
+
+
+def local_rows(mesh: Mesh, batch_size: int, members: int = 0) -> slice:
     """The rows of a global batch that this host's devices hold.
 
     Raises:
       TrainingError: a batch that does not divide by the devices.
     """
+    if by_members(mesh, members):
+        return slice(None)
     if batch_size % mesh.size:
         raise TrainingError(
             f"--batch_size={batch_size} does not divide by {mesh.size} devices.",
@@ -49,9 +60,9 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
     return slice(jax.process_index() * per_host, (jax.process_index() + 1) * per_host)
 
 
-def put(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+def put(batch: Mapping[str, Any], mesh: Mesh, members: int = 0) -> dict[str, jax.Array]:
     """A global batch on the devices, from the rows of it that this host holds."""
-    sharding = cut(mesh)
+    sharding = whole(mesh) if by_members(mesh, members) else cut(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, np.asarray(array))
         for name, array in batch.items()

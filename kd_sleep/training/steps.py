@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.training import train_state
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from kd_sleep.config import AugmentConfig, DistillConfig, TrainConfig
 from kd_sleep.datasets.batches import Sequences, gather
 from kd_sleep.losses import Direction, cross_entropy, distillation_loss, weighted_mean
 from kd_sleep.training.augment import augment
-from kd_sleep.training.mesh import AXIS, cut, whole
+from kd_sleep.training.mesh import AXIS, by_members, cut, whole
 
 Batch = dict[str, Any]  # arrays by name; a batch always has `valid_BL` and `label`
 Scalars = dict[str, jax.Array]
@@ -84,7 +84,7 @@ def create_state(
     """Parameters and optimiser state; `settings` and `seed` (else the config's) may be traced."""
     key, init_key = jax.random.split(jax.random.PRNGKey(config.seed if seed is None else seed))
     params = module.init(init_key, batch)["params"]
-    return TrainState.create(
+    state = TrainState.create(
         apply_fn=module.apply,
         params=params,
         tx=make_optimizer(config),
@@ -93,6 +93,7 @@ def create_state(
         # Its own arrays: a state is donated, and no buffer can be given away twice.
         average=jax.tree.map(jnp.copy, params) if config.ema_decay else None,
     )
+    return state.replace(step=jnp.int32(0))  # as it will be after a step: one trace, not two
 
 
 def make_update(
@@ -160,9 +161,14 @@ def _sum_over(function: Callable, parts: Batch, count: int) -> Any:
     return jax.lax.scan(add, zeros, (parts, jnp.arange(count)), unroll=unroll)[0]
 
 
-def over_members(function: Callable, members: bool) -> Callable:
+def over_members(function: Callable, members: int) -> Callable:
     """`function(state, batch)` for states stacked along a first axis, if there are members."""
     return jax.vmap(function, in_axes=(0, None)) if members else function
+
+
+def shardings(mesh: Mesh, members: int = 0) -> tuple[NamedSharding, NamedSharding]:
+    """Of a state and of a batch."""
+    return (cut(mesh), whole(mesh)) if by_members(mesh, members) else (whole(mesh), cut(mesh))
 
 
 def make_train_step(
@@ -171,18 +177,19 @@ def make_train_step(
     mesh: Mesh,
     augmentation: AugmentConfig | None = None,
     *,
-    members: bool = False,
+    members: int = 0,
 ) -> Update:
-    """A jitted step on a batch cut over the mesh; the state passed in must not be used again.
+    """A jitted step on a batch as `mesh.put` lays it; the state passed in must not be used again.
 
     With `members`, state and metrics have a first axis, and all members see the same batch.
     """
     update = over_members(make_update(objective, config, augmentation), members)
+    state, batch = shardings(mesh, members)
     return jax.jit(
         update,
         donate_argnums=0,
-        in_shardings=(whole(mesh), cut(mesh)),
-        out_shardings=whole(mesh),
+        in_shardings=(state, batch),
+        out_shardings=(state, whole(mesh)),
         compiler_options=compiler_options(),
     )
 
@@ -193,7 +200,7 @@ def make_resident_step(
     mesh: Mesh,
     augmentation: AugmentConfig | None = None,
     *,
-    members: bool = False,
+    members: int = 0,
 ) -> Callable[[TrainState, Batch, Sequences], tuple[TrainState, Scalars]]:
     """As `make_train_step`, for columns [W, ...] that lie on the devices, cut over the mesh.
 
@@ -201,10 +208,12 @@ def make_resident_step(
     are those of the last.
     """
     update = over_members(make_update(objective, config, augmentation), members)
+    state_sharding, batch_sharding = shardings(mesh, members)
 
     def advance(state: TrainState, columns: Batch, sequences: Sequences):
         def one(state: TrainState, where: Sequences):
-            return update(state, gather_cut(columns, where, config.sequence_windows, mesh))
+            batch = gather_cut(columns, where, config.sequence_windows, mesh, batch_sharding)
+            return update(state, batch)
 
         count = sequences.begin.shape[0]
         unroll = count if jax.default_backend() == "cpu" else 1
@@ -214,14 +223,20 @@ def make_resident_step(
     return jax.jit(
         advance,
         donate_argnums=0,
-        in_shardings=(whole(mesh), cut(mesh), whole(mesh)),
-        out_shardings=whole(mesh),
+        in_shardings=(state_sharding, cut(mesh), whole(mesh)),
+        out_shardings=(state_sharding, whole(mesh)),
         compiler_options=compiler_options(),
     )
 
 
-def gather_cut(columns: Batch, where: Sequences, length: int, mesh: Mesh) -> Batch:
-    """`gather` from columns cut over the mesh; the batch is cut over it, too.
+def gather_cut(
+    columns: Batch,
+    where: Sequences,
+    length: int,
+    mesh: Mesh,
+    batch_sharding: NamedSharding | None = None,
+) -> Batch:
+    """`gather` from columns cut over the mesh; the batch is cut over it unless said otherwise.
 
     Every device takes what it holds of all B sequences, 0 elsewhere; a sum that leaves each device
     its own rows puts them together. No column is ever whole on one device.
@@ -229,8 +244,11 @@ def gather_cut(columns: Batch, where: Sequences, length: int, mesh: Mesh) -> Bat
     if mesh.size == 1:
         return gather(columns, where, length)
     spec = cut(mesh).spec
+    out_spec = (batch_sharding or cut(mesh)).spec
 
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(spec, whole(mesh).spec), out_specs=spec)
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=(spec, whole(mesh).spec), out_specs=out_spec
+    )
     def collected(held: Batch, where: Sequences) -> Batch:
         low = jax.lax.axis_index(AXIS) * held["label"].shape[0]
         high = low + held["label"].shape[0]
@@ -243,7 +261,9 @@ def gather_cut(columns: Batch, where: Sequences, length: int, mesh: Mesh) -> Bat
             taken = jnp.where(jnp.expand_dims(mine, range(2, taken.ndim)), taken, 0)
             # Collectives know 32 bits everywhere, and 8 or 16 on some machines alone.
             wide = taken if taken.dtype == jnp.float32 else taken.astype(jnp.int32)
-            return jax.lax.psum_scatter(wide, AXIS, tiled=True).astype(column.dtype)
+            if out_spec == spec:
+                return jax.lax.psum_scatter(wide, AXIS, tiled=True).astype(column.dtype)
+            return jax.lax.psum(wide, AXIS).astype(column.dtype)
 
         return jax.tree.map(own_rows, dict(held))
 
@@ -255,7 +275,7 @@ def gather_cut(columns: Batch, where: Sequences, length: int, mesh: Mesh) -> Bat
 
 
 def make_predict(
-    module: nn.Module, mesh: Mesh, *, members: bool = False
+    module: nn.Module, mesh: Mesh, *, members: int = 0
 ) -> Callable[[Any, Batch], jax.Array]:
     """A jitted (params, batch cut over the mesh) -> logits_BLK on every device, without dropout."""
 
@@ -266,7 +286,7 @@ def make_predict(
 
     return jax.jit(
         over_members(logits, members),
-        in_shardings=(whole(mesh), cut(mesh)),
+        in_shardings=shardings(mesh, members),
         out_shardings=whole(mesh),
         compiler_options=compiler_options(),
     )

@@ -1,26 +1,43 @@
 """Batches: every window once a pass, the same for a seed and step, nothing beyond a night's end."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_sleep.datasets.batches import Crops, crop, read_split, stack, whole_nights
+from kd_sleep.datasets.batches import Crops, Sequences, gather, whole_nights
+from kd_sleep.datasets.nights import read_split
 from kd_sleep.stages import UNSCORED
 
 WINDOWS = np.array([100, 37, 64, 1, 250])
 
 
+@pytest.fixture(scope="module")
+def nights(data_dir):
+    return read_split(data_dir, "train")
+
+
+@pytest.fixture
+def small_pools(monkeypatch):
+    monkeypatch.setattr(Crops, "POOL_NIGHTS", 2)
+
+
 def windows_of(crops, steps):
-    """How often each window of each night comes up in these steps."""
-    counts = [np.zeros(n, int) for n in WINDOWS]
+    """How often each window of the split comes up in these steps."""
+    counts = np.zeros(WINDOWS.sum(), int)
     for step in steps:
-        for row, start in zip(*crops(step), strict=True):
-            index = start + np.arange(crops.length)
-            np.add.at(counts[row], index[(index >= 0) & (index < WINDOWS[row])], 1)
-    return np.concatenate(counts)
+        where = crops.sequences(step)
+        for begin, low, high in zip(*where, strict=True):
+            counts[max(begin, low) : min(begin + crops.length, high)] += 1
+    return counts
 
 
+@pytest.mark.parametrize("pool", [1, 2, 256])
 @pytest.mark.parametrize("length", [1, 16, 64, 300])
-def test_every_window_comes_once_a_pass(length):
+def test_every_window_comes_once_a_pass(monkeypatch, length, pool):
+    monkeypatch.setattr(Crops, "POOL_NIGHTS", pool)
     crops = Crops(WINDOWS, batch_size=1, length=length, seed=3)
     for number in range(3):
         steps = range(number * crops.per_pass, (number + 1) * crops.per_pass)
@@ -37,10 +54,11 @@ def test_the_grid_of_cuts_moves_from_pass_to_pass():
     assert len(cuts[0] & cuts[1]) < len(cuts[0]) / 2
 
 
-def test_batches_run_over_the_end_of_a_pass():
-    crops = Crops(WINDOWS, batch_size=7, length=16, seed=3)
-    counts = windows_of(crops, range(crops.per_pass))  # seven passes in all
-    assert (counts == 7).all()
+@pytest.mark.parametrize("size", [7, 100])
+def test_batches_run_over_the_end_of_a_pass(size):
+    """The larger batch holds a whole pass and more."""
+    crops = Crops(WINDOWS, batch_size=size, length=16, seed=3)
+    assert (windows_of(crops, range(crops.per_pass)) == size).all()  # so many passes in all
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
@@ -53,59 +71,124 @@ def test_a_batch_is_a_function_of_seed_and_step():
     assert not np.array_equal(one(0), one(0 + one.per_pass))
 
 
-def test_a_crop_is_masked_beyond_the_night(data_dir):
-    nights = read_split(data_dir, "train")
-    rows, starts = np.array([0, 1]), np.array([-3, nights.windows[1] - 5])
-    batch = crop(nights, rows, starts, 8, ("tachogram", "bcg"))
+def test_pools_are_visited_one_after_another(small_pools):
+    crops = Crops(WINDOWS, batch_size=1, length=16, seed=3)
+    orders = []
+    for number in range(3):
+        steps = range(number * crops.per_pass, (number + 1) * crops.per_pass)
+        order = crops.night_order(number).tolist()
+        assert sorted(order) == list(range(len(WINDOWS)))
+        visited = [order.index(int(crops(step)[0][0])) // 2 for step in steps]
+        assert visited == sorted(visited)
+        assert set(visited) == {0, 1, 2}
+        # Within a pool its nights alternate: neighbours in a night are no neighbours in a batch.
+        rows = [int(crops(step)[0][0]) for step in steps]
+        assert np.count_nonzero(np.diff(rows)) > len(WINDOWS)
+        orders.append(order)
+    assert orders[0] != orders[1]
+
+
+def pools_of(crops, step):
+    """(pass, pool) of each sequence of a batch, told from the order of nights alone."""
+    return [
+        (number, crops.night_order(number).tolist().index(row) // crops.POOL_NIGHTS)
+        for number, row in crops.nights_of(step)
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 11])
+def test_nights_are_left_behind_once_no_later_batch_comes_to_their_pool(small_pools, size):
+    crops = Crops(WINDOWS, batch_size=size, length=16, seed=3)
+    every = [(number, row) for number in range(3) for row in range(len(WINDOWS))]
+    last = 2 * crops.per_pass // size
+    for step in range(last):
+        coming = {pool for later in range(step + 1, last + 2) for pool in pools_of(crops, later)}
+        left = crops.left_behind(every, step)
+        for number, row in every[: 2 * len(WINDOWS)]:
+            pool = number, crops.night_order(number).tolist().index(row) // 2
+            assert ((number, row) in left) == (pool not in coming and pool < min(coming))
+        assert not set(left) & set(crops.nights_of(step + 1))
+
+
+def test_a_pass_is_made_once(monkeypatch):
+    """It costs a permutation of the whole split; a batch is cheap."""
+    made = []
+    make = Crops._make_pass
+    monkeypatch.setattr(
+        Crops, "_make_pass", lambda self, number: made.append(number) or make(self, number)
+    )
+    crops = Crops(WINDOWS, batch_size=7, length=16, seed=3)
+    steps = 5 * crops.per_pass // 7
+    for step in range(steps):
+        crops.sequences(step)
+        crops.left_behind([], step)
+        crops.nights_of(step)
+    assert made == sorted(set(made))
+    assert len(made) in (5, 6)
+    assert len(crops._passes) <= 3  # and the old ones are let go
+
+
+def test_places_are_int32_and_lie_in_their_nights():
+    """JAX has no 64 bits; a place may begin before its night, but holds some of it."""
+    crops = Crops(WINDOWS, batch_size=9, length=16, seed=3)
+    first = np.cumsum(WINDOWS) - WINDOWS
+    for step in range(20):
+        rows, starts = crops(step)
+        where = crops.sequences(step)
+        assert {array.dtype for array in where} == {np.dtype(np.int32)}
+        np.testing.assert_array_equal(where.low, first[rows])
+        np.testing.assert_array_equal(where.high, (first + WINDOWS)[rows])
+        np.testing.assert_array_equal(where.begin - where.low, starts)
+        assert ((where.begin + 16 > where.low) & (where.begin < where.high)).all()
+
+
+def test_a_crop_is_masked_beyond_the_night(nights):
+    low, high = nights.first, nights.first + nights.windows
+    where = Sequences(np.array([low[1] - 3, high[2] - 5]), low[1:3], high[1:3])
+    columns = nights.columns(("tachogram", "bcg", "label"))
+    batch = gather(columns, where, 8)
     assert batch["valid_BL"].tolist() == [[False] * 3 + [True] * 5, [True] * 5 + [False] * 3]
     assert (batch["label"][~batch["valid_BL"]] == UNSCORED).all()
-    np.testing.assert_array_equal(batch["tachogram"][0, 3:], nights.tachogram[0, :5])
-    np.testing.assert_array_equal(batch["bcg"][1, :5], nights.bcg[1, starts[1] :][:5])
-    np.testing.assert_array_equal(batch["bcg_scale"], nights.bcg_scale[:2])
+    np.testing.assert_array_equal(batch["label"][0, 3:], nights.label[low[1] :][:5])
+    # The neighbouring night is never seen: the night's own end is repeated.
+    np.testing.assert_array_equal(batch["tachogram"][0, 3:], nights.tachogram[low[1] :][:5])
+    np.testing.assert_array_equal(batch["tachogram"][0, :3], nights.tachogram[[low[1]] * 3])
+    np.testing.assert_array_equal(batch["bcg"][1, :5], nights.bcg[high[2] - 5 : high[2]])
+    np.testing.assert_array_equal(batch["bcg"][1, 5:], nights.bcg[[high[2] - 1] * 3])
 
 
-def test_whole_nights_hold_each_night_once(data_dir):
-    nights = read_split(data_dir, "train")
-    batches = list(whole_nights(nights, ("tachogram",), batch_size=3))
-    assert len({batch["tachogram"].shape for batch in batches}) == 1
-    valid = np.concatenate([batch["valid_BL"] for batch in batches])
-    assert valid.sum() == nights.windows.sum()
-    labels = np.concatenate([batch["label"] for batch in batches])
-    assert (labels >= 0).sum() == (nights.label >= 0).sum()
+def test_jax_gathers_what_numpy_gathers_and_is_traced_once(nights):
+    crops = Crops(nights.windows, batch_size=6, length=50, seed=1)
+    columns = nights.columns(("tachogram", "tachogram_valid", "bcg", "bcg_scale", "label"))
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def jitted(columns, where, length):
+        traces.append(length)
+        return gather(columns, where, length)
+
+    on_device = jax.device_put(columns)
+    for step in range(4):
+        where = crops.sequences(step)
+        expected = gather(columns, where, 50)
+        assert not expected["valid_BL"].all()
+        batch = jitted(on_device, Sequences(*map(jnp.asarray, where)), 50)
+        assert batch.keys() == expected.keys()
+        for name, array in expected.items():
+            assert isinstance(array, np.ndarray)
+            assert batch[name].dtype == array.dtype
+            np.testing.assert_array_equal(batch[name], array, err_msg=name)
+    assert len(traces) == 1
 
 
-def test_teacher_inputs_are_finite_and_scaled_by_the_night(data_dir):
-    nights = read_split(data_dir, "train")
-    assert np.isfinite(nights.tachogram).all()
-    assert np.isfinite(nights.hrv).all()
-    for row, count in enumerate(nights.windows):
-        valid = nights.tachogram_valid[row, :count]
-        assert abs(np.median(nights.tachogram[row, :count][valid])) < 1e-3
-        assert np.abs(nights.hrv[row, :count, :-1].mean(0)).max() < 0.3
-
-
-def test_a_longer_neighbour_changes_nothing_but_padding(data_dir):
-    """A night stacked alone, and beside one that is longer."""
-    import tensorflow_datasets as tfds
-
-    source = tfds.data_source("shhs_bcg/paired", data_dir=data_dir, split="train")
-    records = [
-        {key: value.decode() if isinstance(value, bytes) else value for key, value in r.items()}
-        for r in source
-    ]
-    short, long = sorted(records, key=lambda r: len(r["label"]))[:: len(records) - 1]
-    alone, beside = stack([short]), stack([short, long])
-    count = len(short["label"])
-    assert beside.label.shape[1] > count
-    for name in ("label", "tachogram", "tachogram_valid", "hrv", "bcg", "rr_missing"):
-        np.testing.assert_array_equal(getattr(beside, name)[0, :count], getattr(alone, name)[0])
-    assert beside.teacher_digest[0] == alone.teacher_digest[0]
-
-
-def test_selecting_nights_keeps_rows_together(data_dir):
-    nights = read_split(data_dir, "train")
-    chosen = nights.select([2, 0])
-    assert chosen.recording_ids == (nights.recording_ids[2], nights.recording_ids[0])
-    np.testing.assert_array_equal(chosen.bcg[1], nights.bcg[0])
-    assert len(chosen) == 2
-    assert chosen.cohort == nights.cohort
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_whole_nights_hold_each_night_once_and_in_order(nights, size):
+    batches = list(whole_nights(nights, ("tachogram",), batch_size=size))
+    assert {b["tachogram"].shape[:2] for b in batches} == {(size, nights.windows.max())}
+    joined = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    counts = joined["valid_BL"].sum(1)
+    np.testing.assert_array_equal(counts[: len(nights)], nights.windows)
+    assert (counts[len(nights) :] == 0).all()
+    assert (joined["label"][~joined["valid_BL"]] == UNSCORED).all()
+    for name in ("label", "tachogram"):
+        np.testing.assert_array_equal(joined[name][joined["valid_BL"]], getattr(nights, name))

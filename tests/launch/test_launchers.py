@@ -20,6 +20,7 @@ PARTS = {
     "train_teacher": ("teacher", "teacher_train"),
     "distill_student": ("student", "distill", "student_train"),
     "evaluate": ("evaluation",),
+    "benchmark": ("student", "student_train"),
 }
 
 

@@ -20,10 +20,8 @@ FLOOR, CLEAR = 0.15, 0.30
 
 
 def permuted_within_nights(nights: Nights) -> Nights:
-    label = nights.label.copy()
-    for row, count in enumerate(nights.windows):
-        label[row, :count] = np.random.default_rng(row).permutation(label[row, :count])
-    return dataclasses.replace(nights, label=label)
+    labels = [np.random.default_rng(row).permutation(n) for row, n in enumerate(nights.labels())]
+    return dataclasses.replace(nights, label=np.concatenate(labels))
 
 
 def kappa_on(held_out: list[Nights], predicted) -> float:
@@ -58,7 +56,9 @@ def test_a_teacher_of_permuted_labels_knows_nothing(
 
     original = distill.read_split
     monkeypatch.setattr(
-        distill, "read_split", lambda *arguments: permuted_within_nights(original(*arguments))
+        distill,
+        "read_split",
+        lambda *args, **kwargs: permuted_within_nights(original(*args, **kwargs)),
     )
     distill.train_teacher(data_dir, tmp_path, TEACHER, TRAIN)
     assert kappa(teacher) > CLEAR
@@ -67,16 +67,20 @@ def test_a_teacher_of_permuted_labels_knows_nothing(
 
 def test_a_student_given_another_nights_bcg_knows_nothing(data_dir, held_out, teacher, tmp_path):
     model = StudentConfig(width=16, context_windows=7)
-    distill.train_student(data_dir, teacher, tmp_path, model, DistillConfig(), TRAIN)
+    distill.train_student(data_dir, [teacher], tmp_path, model, DistillConfig(), TRAIN)
     module, params, _ = distill.load_student(tmp_path, held_out[0])
 
     def kappa(shift: int) -> float:
         def predicted(nights):
-            rows = np.roll(np.arange(len(nights)), shift)
-            bcg = {
-                name: getattr(nights, name)[rows] for name in ("bcg", "bcg_scale", "bcg_missing")
-            }
-            swapped = dataclasses.replace(nights, **bcg)
+            others = np.roll(np.arange(len(nights)), shift)
+            windows = np.concatenate(
+                [  # a longer night takes a shorter one's BCG from its beginning again
+                    nights.first[other] + np.arange(count) % nights.windows[other]
+                    for other, count in zip(others, nights.windows, strict=True)
+                ]
+            )
+            bcg = nights.columns(("bcg", "bcg_scale", "bcg_missing"))
+            swapped = dataclasses.replace(nights, **{k: v[windows] for k, v in bcg.items()})
             return loop.predict(module, params, swapped, distill.STUDENT_COLUMNS)
 
         return kappa_on(held_out, predicted)

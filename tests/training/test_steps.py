@@ -1,91 +1,337 @@
-"""The step: traced once, donated, and it learns."""
+"""The step: what it learns from, in how many parts, on how many devices; traced once, donated."""
 
+import dataclasses
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_sleep.config import PRESETS, DistillConfig, StudentConfig, TrainConfig
+from kd_sleep.config import PRESETS, AugmentConfig, DistillConfig, StudentConfig, TrainConfig
+from kd_sleep.datasets.batches import Sequences, gather
 from kd_sleep.models.student import Student
-from kd_sleep.training.steps import create_state, make_distillation_loss, make_train_step
+from kd_sleep.training import steps
+from kd_sleep.training.mesh import data_mesh, put, whole
+from kd_sleep.training.steps import (
+    create_state,
+    distillation_objective,
+    loss_settings,
+    make_resident_step,
+    make_train_step,
+)
 
 
-@pytest.fixture
-def batch():
+def a_batch(sequences=4, windows=8):
     rng = np.random.default_rng(0)
-    label = rng.integers(0, 4, (4, 8)).astype(np.int8)
-    bcg = rng.normal(size=(4, 8, 1500))
+    label = rng.integers(0, 4, (sequences, windows)).astype(np.int8)
+    bcg = rng.normal(size=(sequences, windows, 1500))
     bcg *= 1 + label[..., None]  # loudness tells the label
     return {
         "bcg": (1000 * bcg).astype(np.int16),
-        "bcg_scale": np.full((4, 8), 1e-3, np.float32),
-        "bcg_missing": np.zeros((4, 8), np.float32),
-        "rr_missing": np.zeros((4, 8), np.float32),
+        "bcg_scale": np.full((sequences, windows), 1e-3, np.float32),
+        "bcg_missing": np.zeros((sequences, windows), np.float32),
+        "rr_missing": np.zeros((sequences, windows), np.float32),
         "label": label,
-        "valid_BL": np.ones((4, 8), bool),
+        "valid_BL": np.ones((sequences, windows), bool),
         "teacher_logits": 4 * np.eye(4, dtype=np.float32)[label][:, :, None],  # one teacher
     }
 
 
+@pytest.fixture
+def batch():
+    return a_batch()
+
+
+def with_masks(batch):
+    """Labels, BCG and beats missing here and there, more in some sequences than in others."""
+    rng = np.random.default_rng(1)
+    label = batch["label"].copy()
+    label[0] = -1
+    label[1, :5] = -1
+    return batch | {
+        "label": label,
+        "rr_missing": rng.random(label.shape).astype(np.float32),
+        "bcg_missing": (rng.random(label.shape) < 0.3).astype(np.float32),
+    }
+
+
 TRAIN = TrainConfig(steps=60, learning_rate=1e-2)
-MODULE = Student(StudentConfig(width=8, context_windows=0, dropout=0.0))
+MODEL = StudentConfig(width=8, context_windows=0, dropout=0.0)
+MODULE = Student(MODEL)
+MESH = data_mesh()
+
+
+class Toy(nn.Module):
+    """A network that compiles in no time, for what a step does with any network."""
+
+    @nn.compact
+    def __call__(self, batch, *, train=False):
+        bcg = batch["bcg"].astype(jnp.float32) * batch["bcg_scale"][..., None]
+        loud = jnp.stack([jnp.abs(bcg).mean(-1), jnp.abs(bcg[..., :9]).max(-1)], -1)
+        return nn.Dense(4)(nn.tanh(nn.Dense(8)(loud)))
+
+
+def begin(module, train, batch, loss):
+    return jax.device_put(create_state(module, train, batch, loss_settings(loss)), whole(MESH))
+
+
+def run(batch, count=1, train=TRAIN, loss=None, module=None, augmentation=None):
+    """State and metrics after `count` steps on one batch."""
+    module, loss = module or Toy(), loss or DistillConfig()
+    state = begin(module, train, batch, loss)
+    step = make_train_step(distillation_objective(loss), train, MESH, augmentation)
+    on_device = put(batch, MESH)
+    for _ in range(count):
+        state, metrics = step(state, on_device)
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+def assert_near(one, two, rtol=1e-4, atol=1e-6):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_it_learns_from_either_teacher(batch, alpha):
-    state = create_state(MODULE, TRAIN, batch)
-    step = make_train_step(make_distillation_loss(DistillConfig(alpha=alpha)))
-    losses = []
-    for _ in range(60):
-        state, metrics = step(state, batch)
-        losses.append(float(metrics["loss"]))
+    _, first = run(batch, 1, loss=DistillConfig(alpha=alpha), module=MODULE)
+    state, last = run(batch, 60, loss=DistillConfig(alpha=alpha), module=MODULE)
     prediction = np.asarray(MODULE.apply({"params": state.params}, batch)).argmax(-1)
-    assert losses[-1] < 0.3 * losses[0]
+    assert last["loss"] < 0.3 * first["loss"]
     assert (prediction == batch["label"]).mean() > 0.9
 
 
 def test_one_trace_and_a_donated_state(batch):
     traces = []
-    loss = make_distillation_loss(DistillConfig())
+    objective = distillation_objective(DistillConfig())
 
-    def counting(logits, batch):
+    def counting(*arguments):
         traces.append(1)
-        return loss(logits, batch)
+        return objective.loss(*arguments)
 
-    step = make_train_step(counting)
-    first = create_state(MODULE, TRAIN, batch)
-    state, _ = step(first, batch)
-    for _ in range(3):
-        state, _ = step(state, batch)
+    step = make_train_step(dataclasses.replace(objective, loss=counting), TRAIN, MESH)
+    first = begin(Toy(), TRAIN, batch, DistillConfig())
+    state, _ = step(first, put(batch, MESH))
+    for alpha in (0.1, 0.5):  # settings are values of the state, not constants of the program
+        other = jax.device_put(jnp.float32(alpha), whole(MESH))
+        state = state.replace(settings=state.settings | {"alpha": other})
+        state, _ = step(state, put(batch, MESH))
     assert len(traces) == 1
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first.params))
 
 
+def loss_of(batch, logits, loss=None):
+    """The objective's loss with these logits in place of a network's."""
+    loss = loss or DistillConfig()
+    objective = distillation_objective(loss)
+    weights = objective.weigh(batch)
+    totals = {f"{name}_total": weight.sum() for name, weight in weights.items()}
+    value, _ = objective.loss(logits, {}, {**batch, **weights, **totals}, loss_settings(loss))
+    return float(value)
+
+
 def test_windows_without_bcg_teach_nothing(batch):
-    loss_of = make_distillation_loss(DistillConfig())
     logits = np.random.default_rng(1).normal(size=(4, 8, 4)).astype(np.float32)
     batch["bcg_missing"][0, 0] = 1.0
-    before, _ = loss_of(logits, batch)
+    before = loss_of(batch, logits)
     logits[0, 0] = 50.0, -50.0, 0.0, 0.0
-    after, _ = loss_of(logits, batch)
-    assert float(before) == pytest.approx(float(after))
+    assert loss_of(batch, logits) == pytest.approx(before)
 
 
 def test_a_teacher_without_beats_is_not_believed(batch):
-    loss_of = make_distillation_loss(DistillConfig(alpha=0.0))
     logits = np.zeros((4, 8, 4), np.float32)
     batch["rr_missing"][0, 0] = 1.0
-    before, _ = loss_of(logits, batch)
+    before = loss_of(batch, logits, DistillConfig(alpha=0.0))
     batch["teacher_logits"][0, 0] = 100.0, 0.0, 0.0, 0.0
-    after, _ = loss_of(logits, batch)
-    assert float(before) == pytest.approx(float(after))
+    assert loss_of(batch, logits, DistillConfig(alpha=0.0)) == pytest.approx(before)
+
+
+def test_several_teachers_are_mixed(batch):
+    """Two that agree are one; two that do not are a teacher between them."""
+    logits = np.random.default_rng(1).normal(size=(4, 8, 4)).astype(np.float32)
+    soft = DistillConfig(alpha=0.0)
+    one = batch["teacher_logits"]
+    same = batch | {"teacher_logits": np.concatenate([one, one], axis=2)}
+    assert loss_of(same, logits, soft) == pytest.approx(loss_of(batch, logits, soft), rel=1e-5)
+    flat = batch | {"teacher_logits": np.zeros_like(one)}
+    mixed = batch | {"teacher_logits": np.concatenate([one, np.zeros_like(one)], axis=2)}
+    assert loss_of(mixed, logits, soft) != pytest.approx(loss_of(flat, logits, soft), rel=1e-2)
+
+
+def test_a_rare_stage_can_be_given_more_weight(batch):
+    """Weighing labels equals weighing the cross-entropy by hand."""
+    logits = np.random.default_rng(1).normal(size=(4, 8, 4)).astype(np.float32)
+    weights, hard = np.array([1.0, 5.0, 0.5, 2.0]), DistillConfig(alpha=1.0)
+    objective = distillation_objective(hard, weights)
+    weighed = objective.weigh(batch)
+    totals = {f"{name}_total": weight.sum() for name, weight in weighed.items()}
+    loss, _ = objective.loss(logits, {}, {**batch, **weighed, **totals}, loss_settings(hard))
+    log_probs = jax.nn.log_softmax(logits)
+    ce = -np.take_along_axis(log_probs, batch["label"][..., None].astype(int), -1)[..., 0]
+    w = weights[batch["label"]]
+    assert float(loss) == pytest.approx(float((w * ce).sum() / w.sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_is_the_batch(batch, parts):
+    """Although some parts have few labels and others many."""
+    batch = with_masks(batch)
+    whole, in_parts = (run(batch, 3, dataclasses.replace(TRAIN, accumulate=n)) for n in (1, parts))
+    assert_near(whole[0].params, in_parts[0].params, rtol=2e-3, atol=2e-5)
+    assert_near(whole[1], in_parts[1], rtol=1e-3)
+
+
+def test_a_batch_that_does_not_divide_is_refused(batch):
+    with pytest.raises(ValueError, match="accumulate=3: does not divide a batch of 4"):
+        run(batch, 1, dataclasses.replace(TRAIN, accumulate=3))
+
+
+def test_bfloat16_keeps_float32_where_it_counts(batch):
+    narrow = Student(MODEL, jnp.bfloat16)
+    state, metrics = run(batch, 60, module=narrow)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("float32")}
+    assert metrics["loss"].dtype == np.float32
+    logits = narrow.apply({"params": state.params}, batch)
+    assert logits.dtype == jnp.float32
+    assert (np.asarray(logits).argmax(-1) == batch["label"]).mean() > 0.9
+    # And it does compute in bfloat16.
+    assert "bf16" in jax.jit(narrow.apply).lower({"params": state.params}, batch).as_text()
+
+
+def test_the_moving_average_follows_the_parameters(batch):
+    train = dataclasses.replace(TRAIN, ema_decay=0.5)
+    state = begin(Toy(), train, batch, DistillConfig())
+    average = jax.device_get(state.params)
+    step = make_train_step(distillation_objective(DistillConfig()), train, MESH)
+    for _ in range(3):
+        state, _ = step(state, put(batch, MESH))
+        average = jax.tree.map(
+            lambda a, p: 0.5 * a + 0.5 * p, average, jax.device_get(state.params)
+        )
+    assert_near(state.average, average, rtol=1e-5)
+    assert state.kept is state.average
+    assert create_state(Toy(), TRAIN, batch).average is None
+
+
+def test_the_hint_is_the_tachogram(batch):
+    """Its error falls, at use it is gone, and windows without beats have no say."""
+    rng = np.random.default_rng(2)
+    valid = rng.random((4, 8, 120)) > 0.1
+    batch |= {
+        "tachogram": np.broadcast_to(batch["label"][..., None] - 1.5, (4, 8, 120)).astype(
+            np.float32
+        ),
+        "tachogram_valid": valid,
+    }
+    module, loss = Student(MODEL, hint=True), DistillConfig(hint_weight=0.5)
+    _, first = run(batch, 1, module=module, loss=loss)
+    state, last = run(batch, 40, module=module, loss=loss)
+    assert last["hint"] < 0.5 * first["hint"]
+    out = module.apply({"params": state.params}, batch)
+    assert out.shape == (4, 8, 4)
+    prediction = rng.normal(size=(4, 8, 120)).astype(np.float32)
+    weights = np.ones((4, 8), np.float32)
+    weights[0] = 0.0
+    named = batch | {"kl_weights": weights, "kl_weights_total": weights.sum()}
+    squared = np.where(valid, (prediction - batch["tachogram"]) ** 2, 0.0).sum(-1) / valid.sum(-1)
+    expected = squared[1:].mean()
+    assert float(steps.hint_loss(prediction, named)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_augmentation_is_drawn_anew_in_every_step(batch):
+    augmentation = AugmentConfig(augment_gain=0.5, augment_polarity=0.5)
+    frozen = dataclasses.replace(TRAIN, learning_rate=1e-12)
+    losses = [float(run(batch, n, frozen, augmentation=augmentation)[1]["loss"]) for n in (1, 2, 3)]
+    assert len(set(losses)) == 3
+    again = float(run(batch, 2, frozen, augmentation=augmentation)[1]["loss"])
+    assert again == losses[1]
+
+
+def test_many_steps_in_one_dispatch_are_as_many_steps(batch):
+    """Columns on the device, gathered in the program, against batches from the host."""
+    count, length = 3, 8
+    objective, loss = distillation_objective(DistillConfig()), DistillConfig()
+    columns = {
+        name: array.reshape(32, *array.shape[2:])
+        for name, array in with_masks(batch).items()
+        if name != "valid_BL"
+    }
+    low = np.array([0, 8, 16, 24], np.int32)
+    where = Sequences(low - 2, low, low + 8)  # two windows before each night's own
+    stacked = Sequences(*(np.stack([array] * count) for array in where))
+    train = dataclasses.replace(TRAIN, sequence_windows=length)
+    state = begin(Toy(), train, batch, loss)
+    state, metrics = make_resident_step(objective, train, MESH)(state, columns, stacked)
+
+    host = gather(columns, where, length)
+    expected, expected_metrics = run(host, count, train)
+    assert_near(jax.device_get(state.params), expected.params, rtol=2e-3, atol=2e-5)
+    assert_near(jax.device_get(metrics), expected_metrics, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_presets_student_takes_a_step(batch, name):
     """Shapes alone: the accelerator's student is too large to run here."""
     preset = PRESETS[name]
-    module = Student(preset.student)
-    state = jax.eval_shape(lambda: create_state(module, preset.student_train, batch))
-    step = make_train_step(make_distillation_loss(preset.distill))
-    _, metrics = jax.eval_shape(step, state, batch)
+    module, loss = Student(preset.student), preset.distill
+    state = jax.eval_shape(
+        lambda: create_state(module, preset.student_train, batch, loss_settings(loss))
+    )
+    update = steps.make_update(distillation_objective(loss), preset.student_train)
+    _, metrics = jax.eval_shape(update, state, batch)
     assert metrics["loss"].shape == ()
+
+
+EIGHT = """
+import dataclasses, sys
+import jax, numpy as np
+sys.path.insert(0, {tests!r})
+from kd_sleep.training import steps
+from kd_sleep.training.mesh import data_mesh, put, whole
+from kd_sleep.config import DistillConfig
+from kd_sleep.datasets.batches import Sequences, gather
+import test_steps as t
+
+assert jax.device_count() == 8
+batch, loss = t.with_masks(t.a_batch(8)), DistillConfig()
+columns = {{n: a.reshape(64, *a.shape[2:]) for n, a in batch.items() if n != "valid_BL"}}
+low = np.arange(0, 64, 8, dtype=np.int32)
+places = Sequences(*(a[None] for a in (low - 2, low, low + 8)))
+train = dataclasses.replace(t.TRAIN, sequence_windows=8)
+objective = steps.distillation_objective(loss)
+
+def trained(devices, members=0):
+    mesh = data_mesh(jax.devices()[:devices])
+    def begin(seed): return steps.create_state(t.Toy(), train, batch, steps.loss_settings(loss), seed)
+    state = jax.vmap(begin)(np.arange(members)) if members else begin(0)
+    state = jax.device_put(jax.device_get(state), steps.shardings(mesh, members)[0])
+    step = steps.make_train_step(objective, train, mesh, members=members)
+    state, _ = step(state, put(batch, mesh, members))
+    from kd_sleep.training.feeds import upload
+    resident = steps.make_resident_step(objective, train, mesh, members=members)
+    state, metrics = resident(state, upload(columns, mesh), places)
+    return jax.device_get((state.params, metrics))
+
+t.assert_near(trained(1), trained(8), rtol=2e-3, atol=2e-5)
+t.assert_near(trained(1, 8), trained(8, 8), rtol=2e-3, atol=2e-5)  # a member to a device
+t.assert_near(trained(1, 3), trained(8, 3), rtol=2e-3, atol=2e-5)  # a part of the batch to each
+print("equal")
+"""
+
+
+def test_eight_devices_are_one():
+    code = EIGHT.format(tests=str(__file__).rsplit("/", 1)[0])
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        },
+    )
+    assert out.stdout.strip() == "equal", out.stderr[-2000:]

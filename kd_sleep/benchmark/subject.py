@@ -1,0 +1,128 @@
+"""What is measured: the preset's student, on synthetic nights that need no files."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from kd_sleep.config import Preset, to_dict
+from kd_sleep.datasets.batches import Crops, gather
+from kd_sleep.datasets.nights import Nights
+from kd_sleep.schema import BCG_SAMPLES, HRV_FEATURES, TACHOGRAM_SAMPLES
+from kd_sleep.stages import NUM_STAGES
+from kd_sleep.training.distill import student_run
+from kd_sleep.training.loop import Run
+from kd_sleep.training.mesh import put
+from kd_sleep.training.steps import Batch, TrainState, make_train_step, shardings
+
+NIGHT_WINDOWS = 960  # 8 h
+COHORT_NIGHTS = 41  # training nights of the quickstart's cohort
+SHHS_NIGHTS = 8444  # both visits (NSRR)
+
+
+def student(preset: Preset) -> Run:
+    """The training run of the preset's student."""
+    return student_run(
+        {
+            "model": to_dict(preset.student),
+            "distill": to_dict(preset.distill),
+            "train": to_dict(preset.student_train),
+            "augment": to_dict(preset.augment),
+        }
+    )
+
+
+def sweep_of(run: Run, members: int) -> Run:
+    """The same student that many times: other alphas, temperatures and seeds."""
+    settings = {
+        "alpha": jnp.linspace(0.1, 0.9, members),
+        "temperature": 1.0 + jnp.arange(members) % 8.0,
+    }
+    return dataclasses.replace(run, kind="sweep", loss_settings=settings, seeds=np.arange(members))
+
+
+def synthetic_nights(count: int, windows: int = NIGHT_WINDOWS, seed: int = 0) -> Nights:
+    """Nights of noise with the columns, dtypes and sizes of real ones."""
+    rng = np.random.default_rng(seed)
+    total = count * windows
+
+    def normal(*shape: int) -> NDArray[np.float32]:
+        return rng.standard_normal((total, *shape), np.float32)
+
+    names = tuple(f"synthetic-{number}" for number in range(count))
+    return Nights(
+        recording_ids=names,
+        subject_ids=names,
+        windows=np.full(count, windows),
+        label=rng.integers(-1, NUM_STAGES, total, np.int8),
+        tachogram=normal(TACHOGRAM_SAMPLES),
+        tachogram_valid=np.ones((total, TACHOGRAM_SAMPLES), bool),
+        hrv=normal(len(HRV_FEATURES) + 1),
+        rr_missing=rng.random(total, np.float32) ** 8,
+        bcg=rng.integers(-3000, 3000, (total, BCG_SAMPLES), np.int16),
+        bcg_scale=np.full(total, 1e-3, np.float32),
+        bcg_missing=rng.random(total, np.float32) ** 8,
+        bcg_snr_db=normal(),
+        teacher_digest=names,
+        bcg_digest=names,
+        positions=np.arange(count),
+        cohort="synthetic",
+        bcg_source="simulated",
+    )
+
+
+def teacher_logits(nights: Nights) -> NDArray[np.float32]:
+    """[W, 1, K] of one teacher."""
+    shape = (len(nights.label), 1, NUM_STAGES)
+    return 2.0 * np.random.default_rng(1).standard_normal(shape, np.float32)
+
+
+def columns_of(run: Run, nights: Nights) -> dict[str, NDArray]:
+    """All that a student's batch is taken from."""
+    return nights.columns((*run.columns, "label")) | {"teacher_logits": teacher_logits(nights)}
+
+
+def crops_of(run: Run, nights: Nights) -> Crops:
+    """Which windows each batch holds."""
+    train = run.train
+    return Crops(nights.windows, train.batch_size, train.sequence_windows, train.batch_seed)
+
+
+def example_batch(run: Run) -> Batch:
+    """A batch in the host's memory, as the loop would put it on the device."""
+    windows = max(NIGHT_WINDOWS, run.train.sequence_windows)
+    nights = synthetic_nights(min(4, run.train.batch_size), windows)
+    crops = crops_of(run, nights)
+    return gather(columns_of(run, nights), crops.sequences(0), crops.length)
+
+
+class Training:
+    """A state that takes a train step whenever it is called."""
+
+    def __init__(self, run: Run, batch: Batch, mesh: Mesh, step: Any = None):
+        self.batch = put(batch, mesh, run.members)
+        self.step = step or make_train_step(
+            run.objective, run.train, mesh, run.augmentation, members=run.members
+        )
+        self.state = begin(run, batch, mesh)
+
+    def __call__(self) -> Any:
+        self.state, metrics = self.step(self.state, self.batch)
+        return metrics
+
+
+def begin(run: Run, batch: Batch, mesh: Mesh) -> TrainState:
+    """The state before the first step, laid as the loop lays it."""
+    sharding, _ = shardings(mesh, run.members)
+    return jax.jit(lambda: run.begin(batch).state, out_shardings=sharding)()
+
+
+def sizes(run: Run) -> str:
+    """The batch in words."""
+    return f"{run.train.batch_size} x {run.train.sequence_windows} windows"

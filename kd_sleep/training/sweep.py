@@ -1,0 +1,190 @@
+"""A whole grid of (alpha, T, seed) in one compiled program.
+
+Members have parameters, optimiser state and loss settings of their own, stacked along a first axis
+that `vmap` maps over; they share batches, and with them all work that no parameter has a part in,
+such as the front end's transforms. Each member is the student that the same settings train alone.
+
+At alpha = 1 a student's batches come from labelled nights only. Where those are not all nights, the
+members at alpha = 1 are a group with batches of its own, trained after the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_sleep.config import (
+    AugmentConfig,
+    DistillConfig,
+    ExecutionConfig,
+    StudentConfig,
+    TrainConfig,
+)
+from kd_sleep.errors import ConfigError
+from kd_sleep.provenance import write_json
+from kd_sleep.training.checkpoints import Checkpoints, Progress
+from kd_sleep.training.distill import Lesson, prepare, student_run, student_settings
+from kd_sleep.training.loop import KAPPA, claim
+from kd_sleep.training.metrics_log import MetricsLog, read_metrics
+
+CHOSEN = "chosen"  # folder of the member to use, an ordinary student's
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """alphas x temperatures x seeds.
+
+    Raises:
+      ConfigError: an empty axis, or a value twice.
+    """
+
+    alphas: Sequence[float]
+    temperatures: Sequence[float]
+    seeds: Sequence[int]
+
+    def __post_init__(self) -> None:
+        for name in ("alphas", "temperatures", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(f"--{name}: expected values, each once, got {list(values)}.")
+
+    def members(self, distill: DistillConfig) -> list[DistillConfig]:
+        """The loss of every cell. At alpha = 1 the temperature has no say: one cell for all."""
+        cells = [
+            dataclasses.replace(distill, alpha=alpha, temperature=temperature)
+            for alpha, temperature in itertools.product(self.alphas, self.temperatures)
+        ]
+        return [
+            cell
+            for cell in cells
+            if cell.alpha < 1.0 or cell.temperature == float(self.temperatures[0])
+        ]
+
+
+def train_sweep(
+    data_dir: Path,
+    teachers: Sequence[Path],
+    workdir: Path,
+    grid: Grid,
+    model: StudentConfig,
+    distill: DistillConfig,
+    train: TrainConfig,
+    augmentation: AugmentConfig | None = None,
+    execution: ExecutionConfig | None = None,
+) -> dict[str, Any]:
+    """Trains the grid, or goes on with it, and chooses (alpha, T) by mean validation kappa.
+
+    The chosen cell's seed with the highest kappa is left in `workdir/chosen`, a student's folder
+    like any other; `workdir/sweep.json` holds every member's kappa.
+
+    Returns:
+      What sweep.json holds: `members`, a list of alpha, temperature, seed, `validation_kappa` (the
+      highest) and the `step` it came at; `chosen`, one of them; `labelled_nights`.
+    """
+    augmentation, execution = augmentation or AugmentConfig(), execution or ExecutionConfig()
+    cells = grid.members(distill)
+    members: list[dict[str, Any]] = []
+    runs: list[tuple[Lesson, Progress, Path]] = []
+    for name, group in _groups(cells, data_dir, teachers, execution):
+        lesson, losses = group
+        folder = workdir / name
+        pairs = list(itertools.product(losses, grid.seeds))
+        settings = student_settings(lesson, model, losses[0], train, augmentation)
+        run = student_run(settings, lesson.stage_weights)
+        described = [
+            {"alpha": cell.alpha, "temperature": cell.temperature, "seed": seed}
+            for cell, seed in pairs
+        ]
+        run = dataclasses.replace(
+            run,
+            kind="sweep",
+            settings=settings | {"members": described},
+            seeds=np.array([seed for _, seed in pairs]),
+            loss_settings={
+                name: jnp.array([member[name] for member in described], jnp.float32)
+                for name in run.loss_settings
+            },
+        )
+        progress = lesson.teach(run, folder, execution)
+        for number, member in enumerate(described):
+            found = {
+                KAPPA: float(progress.best_kappa[number]),
+                "step": int(progress.best_step[number]),
+            }
+            members.append(member | found | {"place": [len(runs), number]})
+        runs.append((lesson, progress, folder))
+
+    chosen = choose(members)
+    at, number = chosen["place"]
+    lesson, progress, folder = runs[at]
+    loss = dataclasses.replace(distill, alpha=chosen["alpha"], temperature=chosen["temperature"])
+    alone = dataclasses.replace(train, seed=chosen["seed"])
+    settings = student_settings(lesson, model, loss, alone, augmentation)
+    _write_student(workdir / CHOSEN, settings, progress, number, read_metrics(folder))
+    results = {
+        "members": [_without_place(member) for member in members],
+        "chosen": _without_place(chosen),
+        "labelled_nights": lesson.settings["labelled"],
+        "data": lesson.nights.origin(),
+    }
+    write_json(workdir / "sweep.json", results)
+    return results
+
+
+def choose(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The best seed of the cell (alpha, T) with the highest mean kappa over seeds."""
+    cells: dict[tuple[float, float], list[dict[str, Any]]] = {}
+    for member in members:
+        cells.setdefault((member["alpha"], member["temperature"]), []).append(member)
+    best = max(cells.values(), key=lambda cell: np.mean([member[KAPPA] for member in cell]))
+    return max(best, key=lambda member: member[KAPPA])
+
+
+def _groups(
+    cells: list[DistillConfig], data_dir: Path, teachers: Sequence[Path], execution: ExecutionConfig
+):
+    """Name, and lesson and losses, of each set of cells that see the same batches."""
+    soft = [cell for cell in cells if cell.alpha < 1.0]
+    hard = [cell for cell in cells if cell.alpha == 1.0]
+    if not soft:
+        yield "hard_labels", (prepare(data_dir, teachers, hard[0], execution), hard)
+        return
+    lesson = prepare(data_dir, teachers, soft[0], execution)
+    if lesson.settings["labelled"] == len(lesson.nights):
+        yield "members", (lesson, soft + hard)
+        return
+    yield "distilled", (lesson, soft)
+    if hard:
+        yield "hard_labels", (prepare(data_dir, teachers, hard[0], execution), hard)
+
+
+def _write_student(
+    workdir: Path,
+    settings: dict[str, Any],
+    progress: Progress,
+    number: int,
+    rows: list[dict[str, Any]],
+) -> None:
+    claim(workdir, "student", settings)
+    mine = jax.tree.map(lambda leaf: jnp.asarray(leaf[number]), progress)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    step = int(mine.state.step)
+    if checkpoints.latest_step() != step:
+        checkpoints.save(step, mine)
+    checkpoints.close()
+    log = MetricsLog(workdir, 0)
+    for row in rows:
+        values = {name: value[number] for name, value in row.items() if name != "step"}
+        log.write(int(row["step"]), values, {})
+    log.close()
+
+
+def _without_place(member: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in member.items() if name != "place"}

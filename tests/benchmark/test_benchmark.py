@@ -1,0 +1,160 @@
+"""Every part at a tiny size: rows with figures, a file; and that the PyTorch peer is our student."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from kd_sleep.benchmark import input, loss, memory, scale, step, subject, sweep, timing
+from kd_sleep.benchmark.report import PARTS, benchmark
+from kd_sleep.config import PRESETS
+from kd_sleep.errors import ConfigError
+from kd_sleep.training.mesh import data_mesh
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture(autouse=True)
+def no_torch_compile_and_short_slices(monkeypatch):
+    """PyTorch's compiler takes half a minute, and a tiny size needs no long turns."""
+    monkeypatch.setattr(timing, "SLICE_S", 0.0)
+    try:
+        import torch
+    except ImportError:
+        return
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+
+
+def assert_good(rows, part):
+    assert rows
+    for row in rows:
+        assert row.part == part
+        assert row.what
+        figures = [row.ratio, row.ours, row.theirs, *(row.quartiles or ())]
+        assert all(
+            math.isfinite(figure) and figure >= 0 for figure in figures if figure is not None
+        )
+        if row.ratio is None and row.ours is None:
+            assert "torch" in row.note
+        if row.ratio is not None:
+            assert row.peer
+            assert row.ours > 0
+            assert row.theirs > 0
+
+
+MEASURES = {
+    "step": lambda: step.measure(TINY, 2),
+    "loss": lambda: loss.measure(2, windows=64),
+    "sweep": lambda: sweep.measure(
+        dataclasses.replace(TINY, student=dataclasses.replace(TINY.student, width=16)), 2, members=2
+    ),
+    "input": lambda: input.measure(TINY, 2, nights=2),
+    "memory": lambda: memory.measure(TINY, 2),
+    "scale": lambda: scale.measure(TINY, 2, nights=3, night_windows=20, members=2),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_yields_rows_with_finite_figures(part):
+    assert_good(MEASURES[part](), part)
+
+
+def test_the_whole_writes_a_file_and_a_table(tmp_path):
+    rows = benchmark(TINY, ["loss", "scale"], repeats=1, out=tmp_path)
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    assert len(found["rows"]) == len(rows)
+    assert {"jax", "torch"} <= set(found["machine"]["versions"])
+    assert found["machine"]["cores"] >= 1
+    assert found["machine"]["cpu"]
+    text = timing.table(rows)
+    assert "against one jnp expression by hand" in text
+    if jax.default_backend() == "cpu":
+        assert "--what=scale --nights=8" in text
+
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(ConfigError, match="speed"):
+        benchmark(TINY, ["speed"])
+
+
+def test_peers_take_turns_and_ratios_come_from_pairs():
+    calls = []
+    peers = {name: (lambda name=name: calls.append(name)) for name in ("a", "b")}
+    times = timing.in_turns(peers, 4)
+    assert [len(times[name]) for name in "ab"] == [4, 4]
+    turns = [calls[n] for n in range(len(calls)) if n == 0 or calls[n] != calls[n - 1]]
+    assert turns[2:] == ["b", "a"] or len(turns) >= 4  # to and fro: b a, a b, b a, a b
+    ours, theirs = np.array([1.0, 2.0, 4.0]), np.array([2.0, 4.0, 12.0])
+    row = timing.compared("step", "x", "y", ours, theirs)
+    assert (row.ratio, row.quartiles) == (2.0, (2.0, 2.5))
+
+
+def test_our_loss_is_the_one_by_hand():
+    case = loss.synthetic(128)
+    for mine, other in zip(
+        jax.tree.leaves(jax.value_and_grad(loss.ours)(**case)),
+        jax.tree.leaves(jax.value_and_grad(loss.by_hand)(**case)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-7)
+
+
+def test_records_made_on_the_device_are_like_those_of_the_host():
+    run, nights = subject.student(TINY), subject.synthetic_nights(2, 20)
+    made = scale.records_on_device(2, 20, data_mesh())
+    like = {name: (x.shape, x.dtype) for name, x in subject.columns_of(run, nights).items()}
+    assert {name: (x.shape, x.dtype) for name, x in made.items()} == like
+    assert np.asarray(made["bcg"]).std() > 100
+    assert set(np.unique(made["label"])) == {-1, 0, 1, 2, 3}
+
+
+def without_dropout(preset):
+    return dataclasses.replace(preset, student=dataclasses.replace(preset.student, dropout=0.0))
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_the_pytorch_student_is_ours(width):
+    """Logits, then the loss and the parameters over several steps of the optimiser."""
+    torch = pytest.importorskip("torch")
+    from kd_sleep.benchmark import torch_peer
+
+    preset = without_dropout(TINY)
+    preset = dataclasses.replace(preset, student=dataclasses.replace(preset.student, width=width))
+    run = subject.student(preset)
+    batch = subject.example_batch(run)
+    batch["valid_BL"][0, -3:] = False
+    batch["label"][0, -3:] = -1
+    ours = subject.Training(run, batch, data_mesh())
+    peer = torch_peer.Student(preset.student)
+    torch_peer.load_flax(peer, ours.state.params)
+    on_torch = torch_peer.to_torch(batch, "cpu")
+    expected = run.module.apply({"params": ours.state.params}, batch)
+    with torch.no_grad():
+        found = peer(on_torch)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.abs(expected).max() > 0.1
+
+    theirs = torch_peer.Training(peer, preset.distill, preset.student_train, on_torch)
+    for _ in range(6):
+        assert float(theirs()) == pytest.approx(float(ours()["loss"]), rel=1e-4)
+    after = torch_peer.Student(preset.student)
+    torch_peer.load_flax(after, ours.state.params)
+    for name, value in peer.state_dict().items():
+        np.testing.assert_allclose(value, after.state_dict()[name], atol=2e-3, err_msg=name)
+
+
+def test_what_pytorch_cannot_do_is_said_in_its_row():
+    pytest.importorskip("torch")
+    convolution = dataclasses.replace(TINY.student, front_end="convolution")
+    rows = step.measure(dataclasses.replace(TINY, student=convolution), 1)
+    assert [row.ratio for row in rows] == [None, None]
+    assert all("autocorrelation" in row.note for row in rows)
+
+
+def test_without_torch_a_row_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(step.importlib.util, "find_spec", lambda name: None)
+    rows = step.measure(TINY, 1)
+    assert all("pip install 'kd_sleep[benchmark]'" in row.note for row in rows)

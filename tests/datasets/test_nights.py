@@ -1,0 +1,158 @@
+"""A split in memory: the same however it is read, known by its digest, rows never mixed up."""
+
+import dataclasses
+import hashlib
+import weakref
+
+import numpy as np
+import pytest
+
+from kd_sleep import schema
+from kd_sleep.datasets.nights import bcg_source_of, open_split, read_split, stack
+from kd_sleep.errors import DatasetError
+from kd_sleep.features import night
+from kd_sleep.recordings import shhs
+
+COLUMNS = (
+    *("label", "tachogram", "tachogram_valid", "hrv", "rr_missing"),
+    *("bcg", "bcg_scale", "bcg_missing", "bcg_snr_db"),
+)
+
+
+@pytest.fixture(scope="module")
+def nights(data_dir):
+    return read_split(data_dir, "train")
+
+
+@pytest.fixture
+def records(data_dir):
+    """All fields of the training nights, shortest night first."""
+    source, _ = open_split(data_dir, "train", tuple(schema.NIGHT_FIELDS))
+    found = [
+        {key: value.decode() if isinstance(value, bytes) else value for key, value in r.items()}
+        for r in source
+    ]
+    return sorted(found, key=lambda record: len(record["label"]))
+
+
+def test_without_bcg_a_split_is_the_same_but_for_it(data_dir, nights):
+    bare = read_split(data_dir, "train", bcg=False)
+    assert bare.bcg is None
+    assert bare.digest() == nights.digest()
+    for field in dataclasses.fields(nights):
+        if field.name != "bcg":
+            there, here = getattr(nights, field.name), getattr(bare, field.name)
+            np.testing.assert_array_equal(here, there, err_msg=field.name)
+
+
+@pytest.mark.parametrize("name", ["recording_ids", "teacher_digest", "bcg_digest"])
+def test_the_digest_follows_what_names_a_night(nights, name):
+    changed = ("another", *getattr(nights, name)[1:])
+    assert dataclasses.replace(nights, **{name: changed}).digest() != nights.digest()
+
+
+def test_the_digest_follows_labels_and_the_order_of_nights(nights):
+    label = nights.label.copy()
+    label[-1] = 0 if label[-1] else 1
+    assert dataclasses.replace(nights, label=label).digest() != nights.digest()
+    assert nights.select(np.arange(len(nights))[::-1]).digest() != nights.digest()
+    assert nights.select(np.arange(len(nights))).digest() == nights.digest()
+
+
+def test_bcg_is_known_by_its_digest(nights):
+    """What was read is what the digest in the record was made of."""
+    assert len(set(nights.bcg_digest)) == len(nights)
+    scales = nights.bcg_scale[nights.first]
+    for bcg, scale, digest in zip(nights.split(nights.bcg), scales, nights.bcg_digest, strict=True):
+        assert hashlib.sha256(bcg.tobytes() + scale.tobytes()).hexdigest() == digest
+
+
+def test_one_other_second_of_bcg_is_another_digest(tmp_path):
+    files = shhs.paths_of(tmp_path, "shhs1-200001", tmp_path)
+    bcg = np.random.default_rng(0).normal(size=10 * schema.BCG_SAMPLES)
+    again, other = bcg.copy(), bcg.copy()
+    other[100:150] *= 1.5
+    one, same, changed = (
+        night._bcg_fields(files, values, 10)["bcg_digest"] for values in (bcg, again, other)
+    )
+    assert one == same
+    assert one != changed
+
+
+def test_first_split_and_labels_agree(nights):
+    assert nights.windows.sum() == len(nights.label)
+    pieces = nights.split(np.arange(len(nights.label)))
+    assert [piece[0] for piece in pieces] == nights.first.tolist()
+    assert [len(piece) for piece in pieces] == nights.windows.tolist()
+    for piece, label in zip(pieces, nights.labels(), strict=True):
+        np.testing.assert_array_equal(nights.label[piece], label)
+
+
+def test_columns_are_what_the_records_hold(nights, records):
+    """By name, not by position: nights are sorted, the dataset's file is not."""
+    by_name = {record["recording_id"]: record for record in records}
+    assert list(nights.recording_ids) == sorted(by_name)
+    for name in ("label", "bcg", "rr_missing", "bcg_missing", "bcg_snr_db"):
+        for row, part in enumerate(nights.split(getattr(nights, name))):
+            np.testing.assert_array_equal(part, by_name[nights.recording_ids[row]][name])
+
+
+def test_positions_find_the_records_again(data_dir, nights):
+    source, _ = open_split(data_dir, "train", ("recording_id",))
+    assert (nights.positions != np.arange(len(nights))).any()  # else nothing was shown
+    found = [source[int(position)]["recording_id"].decode() for position in nights.positions]
+    assert found == list(nights.recording_ids)
+
+
+def test_selecting_nights_keeps_rows_together(nights):
+    chosen = nights.select([2, 0])
+    assert chosen.recording_ids == (nights.recording_ids[2], nights.recording_ids[0])
+    assert chosen.positions.tolist() == nights.positions[[2, 0]].tolist()
+    assert (chosen.cohort, len(chosen)) == (nights.cohort, 2)
+    for name in COLUMNS:
+        before, after = (n.split(getattr(n, name)) for n in (nights, chosen))
+        np.testing.assert_array_equal(after[0], before[2], err_msg=name)
+        np.testing.assert_array_equal(after[1], before[0], err_msg=name)
+
+
+def test_a_night_alone_equals_the_same_beside_others(records):
+    short, long = records[0], records[-1]
+    alone, beside = stack([dict(short)]), stack([dict(long), dict(short)])
+    for name in COLUMNS:
+        split = beside.split(getattr(beside, name))
+        np.testing.assert_array_equal(split[1], getattr(alone, name), err_msg=name)
+    assert beside.teacher_digest[1] == alone.teacher_digest[0]
+
+
+def test_stacking_lets_go_of_what_it_copied(records):
+    """BCG in records and in columns at once would be twice the memory."""
+    arrays = [weakref.ref(record["bcg"]) for record in records]
+    assert all(array() is not None for array in arrays)
+    stack(records)
+    assert all(array() is None for array in arrays)
+
+
+def test_teacher_inputs_are_finite_and_scaled_by_the_night(nights):
+    assert np.isfinite(nights.tachogram).all()
+    assert np.isfinite(nights.hrv).all()
+    assert (nights.tachogram[~nights.tachogram_valid] == 0).all()
+    for tachogram, valid, hrv in zip(
+        *(nights.split(c) for c in (nights.tachogram, nights.tachogram_valid, nights.hrv)),
+        strict=True,
+    ):
+        assert abs(np.median(tachogram[valid])) < 1e-3
+        assert np.abs(hrv[:, :-1].mean(0)).max() < 0.3
+
+
+def test_a_dataset_of_another_version_is_refused_by_name(tmp_path):
+    (tmp_path / "shhs_bcg" / "paired" / "1.0.0").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=rf"1\.0\.0.*{schema.SCHEMA_VERSION}") as caught:
+        read_split(tmp_path, "train")
+    assert "launch.build_dataset" in caught.value.remedy
+
+
+def test_two_datasets_in_one_folder_are_refused(tmp_path):
+    for source in schema.BCG_SOURCES:
+        (tmp_path / "shhs_bcg" / source / schema.SCHEMA_VERSION).mkdir(parents=True)
+    with pytest.raises(DatasetError, match="two datasets"):
+        bcg_source_of(tmp_path)
