@@ -8,6 +8,7 @@ COMMANDS = {
     "build_dataset": "SHHS files -> TFDS dataset shhs_bcg",
     "train_teacher": "RR intervals -> sleep stage, and soft labels for every night",
     "distill_student": "BCG -> sleep stage, taught by the teacher",
+    "sweep": "a grid of alpha, T and seed in one program -> sweep.json, sweep.html, a student",
     "evaluate": "scores on held-out subjects -> results.json, report.html",
     "benchmark": "speed and memory as ratios to named peers",
 }

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from kd_sleep.benchmark.machine import cores
 from kd_sleep.benchmark.step import COMPILED, EAGER, why_no_torch
@@ -33,7 +31,7 @@ def measure(repeats: int, windows: int = WINDOWS) -> list[Row]:
         BY_HAND: jax.jit(jax.value_and_grad(by_hand)),
     }
     peers: dict[str, Peer] = {
-        name: functools.partial(function, **on_device) for name, function in jitted.items()
+        name: functools.partial(function, *on_device) for name, function in jitted.items()
     }
     absent = why_no_torch()
     if not absent:
@@ -49,16 +47,26 @@ def measure(repeats: int, windows: int = WINDOWS) -> list[Row]:
     ]
 
 
-def synthetic(windows: int) -> dict[str, NDArray]:
-    """Logits, labels of which some are absent, and weights."""
+class Case(NamedTuple):
+    """Arguments of the losses; some labels are absent."""
+
+    student: Any
+    teacher: Any
+    labels: Any
+    label_weights: Any
+    kl_weights: Any
+
+
+def synthetic(windows: int) -> Case:
+    """Noise."""
     rng = np.random.default_rng(0)
-    return {
-        "student": rng.normal(size=(windows, NUM_STAGES)).astype(np.float32),
-        "teacher": 2.0 * rng.normal(size=(windows, NUM_STAGES)).astype(np.float32),
-        "labels": rng.integers(-1, NUM_STAGES, windows, np.int8),
-        "label_weights": rng.random(windows, np.float32),
-        "kl_weights": rng.random(windows, np.float32),
-    }
+    return Case(
+        student=rng.standard_normal((windows, NUM_STAGES), np.float32),
+        teacher=2.0 * rng.standard_normal((windows, NUM_STAGES), np.float32),
+        labels=rng.integers(-1, NUM_STAGES, windows, np.int8),
+        label_weights=rng.random(windows, np.float32),
+        kl_weights=rng.random(windows, np.float32),
+    )
 
 
 def ours(student, teacher, labels, label_weights, kl_weights) -> jax.Array:
@@ -78,16 +86,15 @@ def by_hand(student, teacher, labels, label_weights, kl_weights) -> jax.Array:
     return ALPHA * ce + (1.0 - ALPHA) * T**2 * kl
 
 
-def torch_peers(case: Mapping[str, Any]) -> dict[str, Peer]:
+def torch_peers(case: Case) -> dict[str, Peer]:
     """torchdistill's loss, forward and backward."""
     import torch
 
     from kd_sleep.benchmark import torch_peer
 
     torch_peer.use_threads(cores())
-    names = ("student", "teacher", "labels")
     student, teacher, labels = (
-        torch.tensor(case[name]).to(torch_peer.device_like(jax.default_backend())) for name in names
+        torch.tensor(array).to(torch_peer.device_like(jax.default_backend())) for array in case[:3]
     )
     labels = labels.long()
     student.requires_grad_()

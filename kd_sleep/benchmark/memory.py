@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,8 +34,8 @@ def measure(preset: Preset, repeats: int) -> list[Row]:
     nights = synthetic_nights(4)
     columns = columns_of(run, nights)
     training = Training(run, example_batch(run), mesh)
-    lowered: Any = training.step
-    temporary = lowered.lower(training.state, training.batch).compile().memory_analysis()
+    compiled = training.step.lower(training.state, training.batch).compile()
+    temporary = compiled.memory_analysis()
     training()
 
     on_device = sum(array.nbytes for array in training.batch.values())

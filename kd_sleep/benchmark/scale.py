@@ -111,7 +111,8 @@ class Fed:
     """A run that takes the next item of its feed whenever it is called."""
 
     def __init__(self, run: Run, step: Callable, items: Iterator[Item], mesh: Mesh):
-        self.step, self.items = step, items
+        self.step: Any = step
+        self.items = items
         self.state = begin(run, example_batch(run), mesh)
 
     def __call__(self) -> Any:
@@ -192,7 +193,7 @@ def against_roofline(
     """The step against the time that the machine needs for its arithmetic or its bytes."""
     # Of one step: XLA counts the body of a loop once, however often it runs.
     where = Sequences(*(array[None] for array in crops.sequences(0)))
-    lowered = resident_step(run, mesh).lower(one.state, columns, jax.device_put(where, whole(mesh)))
+    lowered = one.step.lower(one.state, columns, jax.device_put(where, whole(mesh)))
     cost = lowered.compile().cost_analysis() or {}
     what, peer = "step from the device", "the roofline measured here"
     if not {"flops", "bytes accessed"} <= set(cost):

@@ -105,9 +105,9 @@ def example_batch(run: Run) -> Batch:
 class Training:
     """A state that takes a train step whenever it is called."""
 
-    def __init__(self, run: Run, batch: Batch, mesh: Mesh, step: Any = None):
+    def __init__(self, run: Run, batch: Batch, mesh: Mesh):
         self.batch = put(batch, mesh, run.members)
-        self.step = step or make_train_step(
+        self.step: Any = make_train_step(
             run.objective, run.train, mesh, run.augmentation, members=run.members
         )
         self.state = begin(run, batch, mesh)

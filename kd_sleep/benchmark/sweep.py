@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import kd_sleep
 from kd_sleep.benchmark.subject import Training, begin, example_batch, sizes, student, sweep_of
-from kd_sleep.benchmark.timing import Peer, Row, compared, in_turns
+from kd_sleep.benchmark.timing import Row, compared, in_turns
 from kd_sleep.config import Preset
 from kd_sleep.training.loop import Run
 from kd_sleep.training.mesh import data_mesh, put
@@ -48,14 +48,10 @@ def compare(run: Run, width: int, members: int, repeats: int, start: float) -> l
     batch, mesh = example_batch(run), data_mesh()
     together_run = sweep_of(run, members)
     compile_one, compile_many = (seconds_to_compile(r, batch) for r in (run, together_run))
-    step = make_train_step(run.objective, run.train, mesh, run.augmentation)
-    singles = [Training(run, batch, mesh, step) for _ in range(members)]
-    peers: dict[str, Peer] = {
-        "together": Training(together_run, batch, mesh),
-        "singly": lambda: [single() for single in singles],
-    }
+    peers = {"together": Training(together_run, batch, mesh), "one": Training(run, batch, mesh)}
     times = in_turns(peers, repeats)
-    together, singly = times["together"], times["singly"]
+    # A run's steps wait for one another: so many of them take so many times as long.
+    together, singly = times["together"], members * times["one"]
     what = f"{members} members in one step, {sizes(run)}, width {width}"
     steps = run.train.steps
     whole = start + compile_many + steps * together
@@ -89,7 +85,7 @@ def seconds_to_compile(run: Run, batch: Batch) -> float:
 @contextlib.contextmanager
 def _no_compilation_cache() -> Iterator[None]:
     name = "jax_enable_compilation_cache"
-    before = jax.config.read(name)
+    before = getattr(jax.config, name)
     try:
         jax.config.update(name, False)
         compilation_cache.reset_cache()  # JAX looks at the setting once

@@ -140,4 +140,5 @@ def figure(value: float, unit: str) -> str:
                 ((size, name) for size, name in scales if abs(value) >= size), scales[-1]
             )
             return f"{value / size:.3g} {name}"
-    return f"{value:,.0f} {unit}" if abs(value) >= 1000 else f"{value:.3g} {unit}"
+    number = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{number} {unit}".rstrip()

@@ -321,7 +321,7 @@ def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
             raise TrainingError(f"{workdir} holds a {found['kind']}.", "Name another --workdir.")
         there, here = _flat(found["settings"]), _flat(settings)
         differing = [
-            f"{name} ({there.get(name)} there, {here.get(name)} here)"
+            f"{name} ({_shown(there.get(name))} there, {_shown(here.get(name))} here)"
             for name in sorted({*there, *here})
             if there.get(name) != here.get(name)
         ]
@@ -335,16 +335,20 @@ def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings by the names of their flags; digests cut to what a person can compare."""
+    """Nested settings by the names of their flags."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= value
-        elif isinstance(value, list):
-            flat[name] = " ".join(str(entry)[:8] for entry in value)
-        else:
-            flat[name] = value[:8] if isinstance(value, str) else value
+        flat |= value if isinstance(value, dict) else {name: value}
     return flat
+
+
+def _shown(value: Any) -> str:
+    """A setting as a person can compare it: digests cut short, members of a sweep in brief."""
+    if isinstance(value, list):
+        return " ".join(map(_shown, value))
+    if isinstance(value, dict):
+        return "/".join(map(str, value.values()))
+    return value[:8] if isinstance(value, str) else str(value)
 
 
 def settings_of(workdir: Path, kind: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 from kd_sleep.config import AugmentConfig, DistillConfig, TrainConfig
 from kd_sleep.datasets.batches import Sequences, gather
 from kd_sleep.losses import Direction, cross_entropy, distillation_loss, weighted_mean
+from kd_sleep.stages import UNSCORED
 from kd_sleep.training.augment import augment
 from kd_sleep.training.mesh import AXIS, by_members, cut, whole
 
@@ -260,7 +261,8 @@ def gather_cut(
             taken = column[jnp.where(mine, index - low, 0)]
             taken = jnp.where(jnp.expand_dims(mine, range(2, taken.ndim)), taken, 0)
             # Collectives know 32 bits everywhere, and 8 or 16 on some machines alone.
-            wide = taken if taken.dtype == jnp.float32 else taken.astype(jnp.int32)
+            real = jnp.issubdtype(taken.dtype, jnp.floating)
+            wide = taken.astype(jnp.float32 if real else jnp.int32)
             if out_spec == spec:
                 return jax.lax.psum_scatter(wide, AXIS, tiled=True).astype(column.dtype)
             return jax.lax.psum(wide, AXIS).astype(column.dtype)
@@ -270,7 +272,7 @@ def gather_cut(
     batch = collected(dict(columns), where)
     windows = where.begin[:, None] + jnp.arange(length, dtype=jnp.int32)
     valid = (windows >= where.low[:, None]) & (windows < where.high[:, None])
-    batch["label"] = jnp.where(valid, batch["label"], jnp.int8(-1))
+    batch["label"] = jnp.where(valid, batch["label"], jnp.int8(UNSCORED))
     return batch | {"valid_BL": valid}
 
 

@@ -1,6 +1,8 @@
-"""Every part at a tiny size: rows with figures, a file; and that the PyTorch peer is our student."""
+"""Every part at a tiny size: rows with figures, a file; and that the PyTorch peer is ours."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 
@@ -15,12 +17,15 @@ from kd_sleep.errors import ConfigError
 from kd_sleep.training.mesh import data_mesh
 
 TINY = PRESETS["tiny"]
+STARTED = sweep.seconds_to_start
 
 
 @pytest.fixture(autouse=True)
-def no_torch_compile_and_short_slices(monkeypatch):
-    """PyTorch's compiler takes half a minute, and a tiny size needs no long turns."""
+def quick(monkeypatch):
+    """Short turns, programs from the cache, and none of PyTorch's compiler: half a minute."""
     monkeypatch.setattr(timing, "SLICE_S", 0.0)
+    monkeypatch.setattr(sweep, "_no_compilation_cache", contextlib.nullcontext)
+    monkeypatch.setattr(sweep, "seconds_to_start", lambda: 1.0)
     try:
         import torch
     except ImportError:
@@ -82,21 +87,24 @@ def test_an_unknown_part_is_refused():
 
 def test_peers_take_turns_and_ratios_come_from_pairs():
     calls = []
-    peers = {name: (lambda name=name: calls.append(name)) for name in ("a", "b")}
+    peers = {name: functools.partial(calls.append, name) for name in "ab"}
     times = timing.in_turns(peers, 4)
     assert [len(times[name]) for name in "ab"] == [4, 4]
-    turns = [calls[n] for n in range(len(calls)) if n == 0 or calls[n] != calls[n - 1]]
-    assert turns[2:] == ["b", "a"] or len(turns) >= 4  # to and fro: b a, a b, b a, a b
+    assert "".join(calls) == "aaabbb" + "baabbaab"  # looked at first, then to and fro
     ours, theirs = np.array([1.0, 2.0, 4.0]), np.array([2.0, 4.0, 12.0])
     row = timing.compared("step", "x", "y", ours, theirs)
     assert (row.ratio, row.quartiles) == (2.0, (2.0, 2.5))
 
 
+def test_a_fresh_process_takes_time_to_start():
+    assert 0.1 < STARTED(times=1) < 100.0
+
+
 def test_our_loss_is_the_one_by_hand():
     case = loss.synthetic(128)
     for mine, other in zip(
-        jax.tree.leaves(jax.value_and_grad(loss.ours)(**case)),
-        jax.tree.leaves(jax.value_and_grad(loss.by_hand)(**case)),
+        jax.tree.leaves(jax.value_and_grad(loss.ours)(*case)),
+        jax.tree.leaves(jax.value_and_grad(loss.by_hand)(*case)),
         strict=True,
     ):
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-7)

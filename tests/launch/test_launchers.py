@@ -17,8 +17,9 @@ PARTS = {
     "quickstart": ("cohort", "distill", "evaluation"),
     "simulate_cohort": ("cohort", "dataset"),
     "build_dataset": ("dataset",),
-    "train_teacher": ("teacher", "teacher_train"),
-    "distill_student": ("student", "distill", "student_train"),
+    "train_teacher": ("teacher", "teacher_train", "execution"),
+    "distill_student": ("student", "distill", "student_train", "augment", "execution"),
+    "sweep": ("student", "distill", "student_train", "augment", "execution"),
     "evaluate": ("evaluation",),
     "benchmark": ("student", "student_train"),
 }
@@ -55,6 +56,8 @@ def test_help_tells_what_it_does_and_every_flag(helps, name):
     for field in (field for part in parts for field in dataclasses.fields(part)):
         if (name, field.name) == ("simulate_cohort", "bcg_source"):
             continue  # a cohort's BCG is its own; --workers alone is of use there
+        if name == "sweep" and field.name in ("alpha", "temperature", "seed"):
+            continue  # its axes
         assert f"--{field.name}:" in text or f"--[no]{field.name}:" in text, field.name
         assert " ".join(field.metadata["help"].split()) in text, field.name
         assert "(default" in text
@@ -84,6 +87,16 @@ WRONG = {
         ("train_teacher", "--data_dir=x", "--workdir=x", "--platform=tpu"),
         2,
         "Error: --platform=tpu: JAX finds none",
+    ),
+    "several hosts that do not know of each other": (
+        ("train_teacher", "--data_dir=x", "--workdir=x", "--distributed"),
+        2,
+        "Outside Cloud TPU, Slurm and Open MPI give --coordinator",
+    ),
+    "a grid of words": (
+        ("sweep", "--data_dir=x", "--teacher=x", "--workdir=x", "--alphas=0,half"),
+        2,
+        "Error: --alphas=0,half: expected numbers",
     ),
     "no dataset": (
         ("train_teacher", "--data_dir=nowhere", "--workdir=x", "--platform=cpu"),

@@ -305,7 +305,8 @@ objective = steps.distillation_objective(loss)
 
 def trained(devices, members=0):
     mesh = data_mesh(jax.devices()[:devices])
-    def begin(seed): return steps.create_state(t.Toy(), train, batch, steps.loss_settings(loss), seed)
+    settings = steps.loss_settings(loss)
+    def begin(seed): return steps.create_state(t.Toy(), train, batch, settings, seed)
     state = jax.vmap(begin)(np.arange(members)) if members else begin(0)
     state = jax.device_put(jax.device_get(state), steps.shardings(mesh, members)[0])
     step = steps.make_train_step(objective, train, mesh, members=members)

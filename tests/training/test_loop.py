@@ -1,0 +1,218 @@
+"""The loop: told to stop, killed, on several hosts, from any place: the same end."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from kd_sleep.config import PRESETS, AugmentConfig, DistillConfig, ExecutionConfig
+from kd_sleep.datasets.nights import read_split
+from kd_sleep.errors import Stopped, TrainingError
+from kd_sleep.training import distill, feeds, loop, soft_labels
+from kd_sleep.training.checkpoints import Checkpoints
+from kd_sleep.training.metrics_log import SPEED, read_metrics
+from kd_sleep.training.soft_labels import fingerprint
+
+TINY = PRESETS["tiny"]
+SHORT = dataclasses.replace(TINY.student_train, steps=8, evaluate_every=4)
+
+
+def train(data_dir, teacher_dir, workdir, train_config=SHORT, loss=TINY.distill, **kwargs):
+    arguments = (data_dir, [teacher_dir], workdir, TINY.student, loss, train_config)
+    distill.train_student(*arguments, **kwargs)
+    return distill.load_student(workdir, read_split(data_dir, "validation"))[1]
+
+
+@pytest.fixture(scope="module")
+def whole(data_dir, teacher_dir, tmp_path_factory):
+    """Work folder and parameters of a run from the host's memory that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("whole") / "w"
+    return workdir, train(data_dir, teacher_dir, workdir)
+
+
+def test_where_the_dataset_lies_makes_no_difference(whole, data_dir, teacher_dir, tmp_path):
+    workdir, params = whole
+    on_disk = ExecutionConfig(dataset_in="disk")
+    streamed = train(data_dir, teacher_dir, tmp_path / "disk", execution=on_disk)
+    assert fingerprint(streamed) == fingerprint(params)
+    # Another program, another order of sums.
+    on_device = ExecutionConfig(dataset_in="device")
+    train(data_dir, teacher_dir, tmp_path / "device", execution=on_device)
+    for one, other in zip(read_metrics(workdir), read_metrics(tmp_path / "device"), strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
+
+
+def test_sigterm_saves_and_the_run_goes_on(whole, data_dir, teacher_dir, tmp_path, monkeypatch):
+    """Told in the middle between two evaluations."""
+    original = loop._assert_finite
+
+    def tell(metrics, step, workdir):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(metrics, step, workdir)
+
+    monkeypatch.setattr(loop, "_assert_finite", tell)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match=r"stopped at step 6 of 8; all of it is saved"):
+        train(data_dir, teacher_dir, tmp_path / "w")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert Checkpoints(tmp_path / "w" / "checkpoints", read_only=True).latest_step() == 6
+    with pytest.raises(TrainingError, match="stopped at step 6 of 8"):
+        distill.load_student(tmp_path / "w", read_split(data_dir, "validation"))
+    monkeypatch.undo()
+    assert fingerprint(train(data_dir, teacher_dir, tmp_path / "w")) == fingerprint(whole[1])
+    assert read_metrics(tmp_path / "w") == read_metrics(whole[0])
+
+
+def test_speed_is_logged_apart_from_what_was_learned(whole):
+    rows = read_metrics(whole[0], SPEED)
+    assert [row["step"] for row in rows] == [4, 8]
+    for row in rows:
+        assert row["windows_per_s"] > 0
+        assert 0 <= row["waiting_share"] <= 1
+        assert row["compile_s"] > 0
+        assert row["host_memory_gb"] > 0.1
+    assert not set(rows[0]) & set(read_metrics(whole[0])[0]) - {"step"}
+
+
+def test_a_profile_is_written_where_it_is_asked_for(whole, data_dir, teacher_dir, tmp_path):
+    assert not (whole[0] / "profile").exists()
+    train(data_dir, teacher_dir, tmp_path, execution=ExecutionConfig(profile=True))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_every_option_trains(data_dir, teacher_dir, tmp_path):
+    """All of them at once: none is dead, none breaks another."""
+    loss = DistillConfig(
+        labelled_nights=4, direction="js", label_smoothing=0.1, balance=0.5, standardise=True,
+        hint_weight=0.1,
+    )  # fmt: skip
+    config = dataclasses.replace(
+        SHORT, accumulate=2, compute_dtype="bfloat16", ema_decay=0.9, batch_seed=7
+    )
+    augmentation = AugmentConfig(0.3, 0.5, 2.0, 0.1, 10.0)
+    train(data_dir, teacher_dir, tmp_path, config, loss, augmentation=augmentation)
+    rows = read_metrics(tmp_path)
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    assert rows[0]["hint"] > 0
+
+
+def test_an_ensemble_of_teachers_teaches(whole, data_dir, teacher_dir, tmp_path):
+    other = tmp_path / "teacher"
+    distill.train_teacher(
+        data_dir, other, TINY.teacher, dataclasses.replace(TINY.teacher_train, seed=1, steps=4)
+    )
+    arguments = (TINY.student, TINY.distill, SHORT)
+    distill.train_student(data_dir, [teacher_dir, other], tmp_path / "w", *arguments)
+    settings = loop.settings_of(tmp_path / "w", "student")
+    assert settings["teacher"].count("+") == 1
+    assert read_metrics(tmp_path / "w")[0]["kl"] != read_metrics(whole[0])[0]["kl"]
+
+
+def test_no_transfer_goes_unnoticed(data_dir, teacher_dir, tmp_path, monkeypatch):
+    """The guard is up: a batch that was not put on the device by name is an error."""
+    monkeypatch.setattr(feeds, "put", lambda batch, mesh, members=0: batch)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train(data_dir, teacher_dir, tmp_path)
+
+
+def test_a_teacher_with_other_classes_is_refused(data_dir, teacher_dir, tmp_path):
+    nights = read_split(data_dir, "train", bcg=False)
+    name = distill.load_teacher(teacher_dir, nights)[2]
+    logits = [np.zeros((count, 5), np.float32) for count in nights.windows]
+    soft_labels.save(tmp_path, "train", name, nights, logits)
+    with pytest.raises(TrainingError, match="soft labels of 5 classes, expected 4"):
+        soft_labels.load(tmp_path, "train", name, nights)
+
+
+PROCESS = """
+import dataclasses, pathlib, sys
+import jax
+data, teacher, workdir, port, number, count = sys.argv[1:]
+if int(count) > 1:
+    jax.distributed.initialize(f"localhost:{port}", int(count), int(number))
+from kd_sleep.config import PRESETS
+from kd_sleep.training import distill
+tiny = PRESETS["tiny"]
+train = dataclasses.replace(tiny.student_train, steps=8, evaluate_every=4)
+paths = pathlib.Path(data), [pathlib.Path(teacher)], pathlib.Path(workdir)
+distill.train_student(*paths, tiny.student, tiny.distill, train)
+assert jax.device_count() == int(count)
+"""
+
+
+def test_two_processes_are_one(whole, data_dir, teacher_dir, tmp_path):
+    """Over gloo on loopback: half of every batch each, one checkpoint, one log."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable, "-c", PROCESS, data_dir, teacher_dir, tmp_path, str(port),
+                str(number), "2",
+            ],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors[0][-2000:]
+    for one, other in zip(read_metrics(whole[0]), read_metrics(tmp_path), strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
+    params = distill.load_student(tmp_path, read_split(data_dir, "validation"))[1]
+    assert fingerprint(params)
+
+
+KILLED = """
+import dataclasses, pathlib, sys
+from kd_sleep.config import PRESETS
+from kd_sleep.training.distill import train_student
+data, teacher, workdir = map(pathlib.Path, sys.argv[1:])
+tiny = PRESETS["tiny"]
+train = dataclasses.replace(tiny.student_train, steps=4000, evaluate_every=4)
+train_student(data, [teacher], workdir, tiny.student, tiny.distill, train)
+"""
+
+
+@pytest.mark.slow
+def test_thirty_kills_lose_no_checkpoint(data_dir, teacher_dir, tmp_path):
+    """At random moments, many of them in the middle of a save."""
+    rng, workdir, reached = np.random.default_rng(0), tmp_path / "w", 0
+    for _ in range(30):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, data_dir, teacher_dir, workdir],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            rows = read_metrics(workdir)
+            if rows and rows[-1]["step"] > reached + 4:
+                break
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 1.0))
+        assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        logged = [row["step"] for row in read_metrics(workdir)]
+        checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+        step = checkpoints.latest_step()
+        assert step >= reached
+        assert step >= logged[-1] - 4  # an evaluation is logged before it is saved
+        assert logged == list(range(4, logged[-1] + 1, 4))
+        run = distill.student_run(json.loads((workdir / "settings.json").read_text())["settings"])
+        with pytest.raises(TrainingError, match=f"stopped at step {step} of 4000"):
+            loop.load_best(run, read_split(data_dir, "validation"), workdir)
+        checkpoints.close()
+        reached = step
+    assert reached >= 120
