@@ -16,7 +16,9 @@ from kd_sleep.evaluation.report import table
 from launch import flags
 
 _DATA_DIR = flags.define_path("data_dir", "Folder of the dataset.")
-_TEACHER = flags.define_path("teacher", "Work folder of a trained teacher.")
+_TEACHERS = flags.define_paths(
+    "teacher", "Work folder of the trained teacher; of several, separated by commas, if mixed."
+)
 _STUDENTS = absl_flags.DEFINE_multi_string(
     "student", None, "NAME=WORKDIR of a trained student; repeat for several.", required=True
 )
@@ -33,8 +35,8 @@ def main() -> None:
             raise ConfigError(f"--student={value}: expected NAME=WORKDIR, each name once.")
         students[name] = Path(workdir).expanduser()
     out = flags.path(_OUT)
-    data_dir, teacher = flags.path(_DATA_DIR), flags.path(_TEACHER)
-    results = evaluate(data_dir, teacher, students, out, flags.preset().evaluation)
+    data_dir, teachers = flags.path(_DATA_DIR), flags.paths(_TEACHERS)
+    results = evaluate(data_dir, teachers, students, out, flags.preset().evaluation)
     print(table(results))
     print(f"\nReport: {out / 'report.html'}")
 

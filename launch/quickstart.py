@@ -38,7 +38,7 @@ def main() -> None:
         )
     out = workdir / "report"
     folders = {name: workdir / name for name in students}
-    results = evaluate(data_dir, teacher, folders, out, preset.evaluation)
+    results = evaluate(data_dir, [teacher], folders, out, preset.evaluation)
     print(table(results))
     print(f"\nReport: {out / 'report.html'}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from kd_sleep.training.metrics_log import read_metrics
 
 def evaluate(
     data_dir: Path,
-    teacher: Path,
+    teachers: Sequence[Path],
     students: Mapping[str, Path],
     out: Path,
     config: EvaluationConfig,
@@ -38,7 +38,7 @@ def evaluate(
 
     Args:
       data_dir: folder of the dataset.
-      teacher: work folder of a trained teacher.
+      teachers: work folders of the trained teacher, or of the several that were mixed.
       students: name -> work folder; `scores.DISTILLED` and `scores.HARD_LABELS` get compared.
       out: folder of the two files.
       config: bootstrap.
@@ -54,18 +54,24 @@ def evaluate(
     taken = {scores.TEACHER, scores.MAJORITY, scores.TIME_OF_NIGHT} & set(students)
     if taken:
         raise TrainingError(f"--student={taken.pop()}=…: this name is taken; choose another.")
-    taught = settings_of(teacher, "teacher")
+    taught = [settings_of(teacher, "teacher") for teacher in teachers]
     runs = {name: settings_of(workdir, "student") for name, workdir in students.items()}
     _assert_comparable(runs)  # before any work is done
     nights, train = read_split(data_dir, split), read_split(data_dir, "train", bcg=False)
-    module, params, name = load_teacher(teacher, nights)
-    systems = {scores.TEACHER: _probs(predict(module, params, nights, TEACHER_COLUMNS))}
+    names, said = [], []
+    for teacher in teachers:
+        module, params, name = load_teacher(teacher, nights)
+        names.append(name)
+        said.append(_probs(predict(module, params, nights, TEACHER_COLUMNS)))
+    # Several teachers are one: the mean of what they say, as the students heard them.
+    systems = {scores.TEACHER: [np.mean(night, axis=0) for night in zip(*said, strict=True)]}
     for student, workdir in students.items():
         network, weights, _ = load_student(workdir, nights)
-        if runs[student]["teacher"] != name:
+        if runs[student]["teacher"] != "+".join(names):
             raise TrainingError(
-                f"{workdir}: this student learned from another teacher than {teacher}.",
-                "Evaluate it with its own teacher, or train it again.",
+                f"{workdir}: this student learned from another teacher than"
+                f" {', '.join(map(str, teachers))}.",
+                "Evaluate it with its own, all of them in order, or train it again.",
             )
         systems[student] = _probs(predict(network, weights, nights, STUDENT_COLUMNS))
     truth = scores.ScoredNights(nights.recording_ids, nights.subject_ids, nights.labels())
@@ -79,9 +85,7 @@ def evaluate(
         "recordings": len(nights),
         "windows": int((nights.label >= 0).sum()),
         **nights.origin(),
-        "seeds": sorted(
-            {settings["train"]["seed"] for settings in runs.values()} | {taught["train"]["seed"]}
-        ),
+        "seeds": sorted({settings["train"]["seed"] for settings in [*runs.values(), *taught]}),
         "training_nights": len(train),
         "labelled_nights": min(
             (settings["labelled"] for settings in runs.values()), default=len(train)
@@ -90,13 +94,13 @@ def evaluate(
     }
     results["provenance"] = {
         "evaluation": to_dict(config),
-        "teacher": taught,
+        "teachers": taught,
         "students": runs,
         "data_dir": str(data_dir),
         **provenance(),
     }
     write_json(out / "results.json", results)
-    folders = {scores.TEACHER: teacher, **students}
+    folders = {scores.TEACHER: teachers[0], **students}
     curves = {system: read_metrics(folder) for system, folder in folders.items()}
     write_report(out / "report.html", results, _median_night(results, nights, systems), curves)
     return results

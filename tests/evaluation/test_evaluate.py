@@ -61,10 +61,12 @@ def test_evaluate_refuses_before_it_reads_any_data(tmp_path):
         write_json(folder / "settings.json", {"kind": "student", "settings": runs[name]})
     write_json(tmp_path / "teacher" / "settings.json", {"kind": "teacher", "settings": {}})
     with pytest.raises(TrainingError, match="not one student with two losses"):
-        evaluate(tmp_path / "no_data", tmp_path / "teacher", folders, tmp_path / "out", EVALUATION)
+        evaluate(
+            tmp_path / "no_data", [tmp_path / "teacher"], folders, tmp_path / "out", EVALUATION
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_name_of_ours_is_taken(tmp_path):
     with pytest.raises(TrainingError, match="--student=teacher=…: this name is taken"):
-        evaluate(tmp_path, tmp_path, {"teacher": tmp_path}, tmp_path, EVALUATION)
+        evaluate(tmp_path, [tmp_path], {"teacher": tmp_path}, tmp_path, EVALUATION)
