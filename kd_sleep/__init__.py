@@ -1,6 +1,6 @@
 """kd_sleep: sleep staging from a ballistocardiogram, taught by an ECG.
 
-The loss costs nothing but jax and optax to import:
+The loss costs nothing but jax to import:
 
     from kd_sleep import distillation_loss
     loss, aux = distillation_loss(student_logits, teacher_logits, labels, alpha=0.3)

@@ -140,6 +140,12 @@ def fit(
             "No validation night is scored, so the best checkpoint cannot be told.",
             "Look at the dataset's exclusions.",
         )
+    if config.batch_size % config.accumulate:
+        raise TrainingError(
+            f"--batch_size={config.batch_size} does not divide into"
+            f" --accumulate={config.accumulate} parts.",
+            "Take a multiple.",
+        )
     claim(workdir, run.kind, run.settings)
     crops = Crops(nights.windows, config.batch_size, config.sequence_windows, config.batch_seed)
     in_memory = tuple(name for name in run.columns if stream is None or name != "bcg")

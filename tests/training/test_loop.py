@@ -15,6 +15,7 @@ import pytest
 from kd_sleep.config import PRESETS, AugmentConfig, DistillConfig, ExecutionConfig
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import Stopped, TrainingError
+from kd_sleep.evaluation.evaluate import evaluate
 from kd_sleep.training import distill, feeds, loop, soft_labels
 from kd_sleep.training.checkpoints import Checkpoints
 from kd_sleep.training.metrics_log import SPEED, read_metrics
@@ -113,6 +114,12 @@ def test_an_ensemble_of_teachers_teaches(whole, data_dir, teacher_dir, tmp_path)
     distill.train_student(data_dir, [teacher_dir, other], tmp_path / "w", *arguments)
     settings = loop.settings_of(tmp_path / "w", "student")
     assert settings["teacher"].count("+") == 1
+    scored = evaluate(
+        data_dir, [teacher_dir, other], {"mixed": tmp_path / "w"}, tmp_path, TINY.evaluation
+    )
+    assert set(scored["systems"]) >= {"teacher", "mixed"}
+    with pytest.raises(TrainingError, match="learned from another teacher"):
+        evaluate(data_dir, [other], {"mixed": tmp_path / "w"}, tmp_path, TINY.evaluation)
     assert read_metrics(tmp_path / "w")[0]["kl"] != read_metrics(whole[0])[0]["kl"]
 
 
@@ -130,6 +137,13 @@ def test_a_teacher_with_other_classes_is_refused(data_dir, teacher_dir, tmp_path
     soft_labels.save(tmp_path, "train", name, nights, logits)
     with pytest.raises(TrainingError, match="soft labels of 5 classes, expected 4"):
         soft_labels.load(tmp_path, "train", name, nights)
+
+
+def test_parts_that_do_not_divide_a_batch_are_refused(data_dir, teacher_dir, tmp_path):
+    config = dataclasses.replace(SHORT, accumulate=3)
+    with pytest.raises(TrainingError, match="--batch_size=4 does not divide into --accumulate=3"):
+        train(data_dir, teacher_dir, tmp_path / "w", config)
+    assert not (tmp_path / "w").exists()
 
 
 PROCESS = """
