@@ -54,12 +54,24 @@ def benchmark(
         "scale": lambda: _scale(preset, repeats, nights),
     }
     before = machine()
-    rows: list[Row] = []
+    rows = _warning(before["load_average"], before["cores"])
     for name in tqdm([part for part in PARTS if part in what], desc="Benchmark", unit="part"):
         rows += measures[name]()
     if out is not None:
         write_json(out / "benchmark.json", as_json(rows, before, preset, repeats))
     return rows
+
+
+def _warning(load: float, cores: int) -> list[Row]:
+    """A row that says so where others compute here, too.
+
+    It does not spoil all peers alike: PyTorch's threads wait for one another after every operation,
+    which cost its loss a factor of five on two busy cores.
+    """
+    if load < 0.5 * cores:
+        return []
+    note = f"load {load:.1f} on {cores} cores: no ratio below is final"
+    return [Row("machine", "was busy when this began", note=note)]
 
 
 def _scale(preset: Preset, repeats: int, nights: int) -> list[Row]:

@@ -9,7 +9,6 @@ The only file that imports torch (pip install 'kd_sleep[benchmark]').
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,15 +25,17 @@ from kd_sleep.models.frontends import (
     SLOW_FRAME,
     SLOW_HOP,
     SLOW_HZ,
-    _heart_matrices,
+    heart_matrices,
 )
 from kd_sleep.schema import BCG_HZ
 from kd_sleep.stages import NUM_STAGES
 
 Tensors = dict[str, torch.Tensor]
 
-gelu = functools.partial(F.gelu, approximate="tanh")
-LayerNorm = functools.partial(nn.LayerNorm, eps=1e-6)  # Flax's epsilon
+
+def norm(x: torch.Tensor) -> torch.Tensor:
+    """`models.sequence.Norm`, with Flax's epsilon."""
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class Shift(nn.Module):
@@ -65,14 +66,12 @@ class Autocorrelation(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        forward, back = _heart_matrices()
+        forward, back = heart_matrices()
         self.register_buffer("forward_matrix", torch.from_numpy(forward), persistent=False)
         self.register_buffer("back_matrix", torch.from_numpy(back), persistent=False)
         self.heart = nn.Linear(back.shape[1] + 1, width)
-        self.heart_norms = nn.ModuleList(LayerNorm(width) for _ in range(2))
         self.heart_shifts = nn.ModuleList(Shift(width) for _ in range(2))
         self.slow = nn.Linear(2 * SLOW_FRAME, width)
-        self.slow_norms = nn.ModuleList(LayerNorm(width) for _ in range(2))
         self.slow_shift = Shift(width)
         self.out = nn.Linear(4 * width, width)
 
@@ -81,11 +80,11 @@ class Autocorrelation(nn.Module):
             correlation = self._correlation(bcg)
             slow = self._slow_frames(bcg)
         heart = self.heart(correlation)
-        for norm, shift in zip(self.heart_norms, self.heart_shifts, strict=True):
-            heart = heart + shift(gelu(norm(heart)))
-        slow = gelu(self.slow_norms[0](self.slow(slow)))
-        slow = gelu(self.slow_norms[1](self.slow_shift(slow)))
-        return self.out(torch.cat([pool(gelu(heart)), pool(slow)], dim=-1))
+        for shift in self.heart_shifts:
+            heart = heart + shift(F.relu(norm(heart)))
+        slow = F.relu(norm(self.slow(slow)))
+        slow = F.relu(norm(self.slow_shift(slow)))
+        return self.out(torch.cat([pool(F.relu(heart)), pool(slow)], dim=-1))
 
     def _correlation(self, bcg: torch.Tensor) -> torch.Tensor:
         frames = bcg.unfold(1, round(FRAME_S * BCG_HZ), round(HOP_S * BCG_HZ))
@@ -111,7 +110,6 @@ class Context(nn.Module):
     def __init__(self, width: int, context_windows: int):
         super().__init__()
         layers = (context_windows + 1).bit_length() - 1
-        self.norms = nn.ModuleList(LayerNorm(width) for _ in range(layers + 1))
         self.shifts = nn.ModuleList(Shift(width, 2**layer) for layer in range(layers))
         self.denses = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         for dense in self.denses:
@@ -119,10 +117,9 @@ class Context(nn.Module):
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         mask = valid[..., None].to(x.dtype)
-        *norms, last = self.norms
-        for norm, shift, dense in zip(norms, self.shifts, self.denses, strict=True):
-            x = x + dense(gelu(shift(norm(x) * mask)))
-        return last(x)
+        for shift, dense in zip(self.shifts, self.denses, strict=True):
+            x = x + dense(F.relu(shift(norm(x) * mask)))
+        return norm(x)
 
 
 class Student(nn.Module):
@@ -154,18 +151,15 @@ def load_flax(student: Student, params: Mapping[str, Any]) -> None:
             leaf = leaves[f"{name}_{number}"]
             if name == "Shift":
                 layer, leaf = layer.dense, leaf["Dense_0"]
-            weight = leaf["scale"] if name == "LayerNorm" else leaf["kernel"].T
             with torch.no_grad():
-                layer.weight.copy_(torch.tensor(np.asarray(weight)))
+                layer.weight.copy_(torch.tensor(np.asarray(leaf["kernel"].T)))
                 layer.bias.copy_(torch.tensor(np.asarray(leaf["bias"])))
 
     front, leaves = student.front_end, params["Autocorrelation_0"]
     fill([front.heart, front.slow, front.out], leaves, "Dense")
-    fill([*front.heart_norms, *front.slow_norms], leaves, "LayerNorm")
     fill([*front.heart_shifts, front.slow_shift], leaves, "Shift")
     context, leaves = student.context, params["Context_0"]
     fill(list(context.denses), leaves, "Dense")
-    fill(list(context.norms), leaves, "LayerNorm")
     fill(list(context.shifts), leaves, "Shift")
     fill([student.out], params, "Dense")
 

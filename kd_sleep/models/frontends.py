@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_sleep.models.sequence import Shift, pool
+from kd_sleep.models.sequence import Norm, Shift, pool
 from kd_sleep.schema import BCG_HZ
 
 FRAME_S, HOP_S = 5.0, 2.0
@@ -33,7 +33,7 @@ SLOW_FRAME, SLOW_HOP = 11, 6  # samples at that rate: frames of 2.2 s, one every
 
 
 @functools.cache
-def _heart_matrices() -> tuple[np.ndarray, np.ndarray]:
+def heart_matrices() -> tuple[np.ndarray, np.ndarray]:
     """[frame, 2 * bins] windowed cosines and sines of the band, and [bins, lags] back to lags.
 
     Breathing is ten to a hundred times the heartbeat, more than a Hann window's side lobes hold
@@ -74,7 +74,7 @@ def autocorrelation(bcg_NS: jax.Array) -> tuple[jax.Array, jax.Array]:
     Returns:
       [N, frames, lags] in about -1..1, and [N, frames] natural log of the band's energy.
     """
-    forward, back = _heart_matrices()
+    forward, back = heart_matrices()
     # In full precision: what is taken out is a hundred times what is looked for.
     spectrum = jnp.matmul(
         frames_of(bcg_NS), jnp.asarray(forward), precision=jax.lax.Precision.HIGHEST
@@ -105,16 +105,16 @@ class Autocorrelation(nn.Module):
 
     @nn.compact
     def __call__(self, bcg_NS: jax.Array) -> jax.Array:
-        norm = functools.partial(nn.LayerNorm, dtype=self.dtype)
+        norm = functools.partial(Norm, dtype=self.dtype)
         dense = functools.partial(nn.Dense, self.width, dtype=self.dtype)
         correlation, energy = autocorrelation(bcg_NS)
         energy = 0.3 * (energy - 8.0)[..., None]  # about -1..1 at rest
         heart = dense()(jnp.concatenate([2.0 * correlation, energy], axis=-1))
         for _ in range(2):
-            heart = heart + Shift(self.width, dtype=self.dtype)(nn.gelu(norm()(heart)))
-        slow = nn.gelu(norm()(dense()(_slow_frames(slow_wave(bcg_NS)))))
-        slow = nn.gelu(norm()(Shift(self.width, dtype=self.dtype)(slow)))
-        return dense()(jnp.concatenate([pool(nn.gelu(heart)), pool(slow)], axis=-1))
+            heart = heart + Shift(self.width, dtype=self.dtype)(nn.relu(norm()(heart)))
+        slow = nn.relu(norm()(dense()(_slow_frames(slow_wave(bcg_NS)))))
+        slow = nn.relu(norm()(Shift(self.width, dtype=self.dtype)(slow)))
+        return dense()(jnp.concatenate([pool(nn.relu(heart)), pool(slow)], axis=-1))
 
 
 def _slow_frames(wave_NSC: jax.Array) -> jax.Array:
@@ -144,9 +144,9 @@ class Convolution(nn.Module):
             (self.width, 7, 3),
         ):
             x = conv(width, (size,), strides=stride)(x)
-            x = nn.gelu(nn.LayerNorm(dtype=self.dtype)(x))
+            x = nn.relu(Norm(dtype=self.dtype)(x))
         x = x + conv(self.width, (5,))(x)
-        return nn.Dense(self.width, dtype=self.dtype)(pool(nn.gelu(x)))
+        return nn.Dense(self.width, dtype=self.dtype)(pool(nn.relu(x)))
 
 
 FRONT_ENDS = {"autocorrelation": Autocorrelation, "convolution": Convolution}

@@ -39,7 +39,7 @@ class Student(nn.Module):
         x = FRONT_ENDS[self.config.front_end](width, self.dtype)(bcg.reshape(-1, bcg.shape[-1]))
         x = x.reshape(*valid_BL.shape, -1)
         if self.hint and (train or self.is_initializing()):
-            hidden = nn.gelu(nn.Dense(width, dtype=self.dtype, name="hint_hidden")(x))
+            hidden = nn.relu(nn.Dense(width, dtype=self.dtype, name="hint_hidden")(x))
             regressed = nn.Dense(TACHOGRAM_SAMPLES, name="hint")(hidden.astype(jnp.float32))
             self.sow("sown", "tachogram", regressed)
         x = nn.Dropout(self.config.dropout, deterministic=not train)(x)

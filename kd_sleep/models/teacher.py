@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_sleep.config import TeacherConfig
-from kd_sleep.models.sequence import Context, pool
+from kd_sleep.models.sequence import Context, Norm, pool
 from kd_sleep.stages import NUM_STAGES
 
 COLUMNS = ("tachogram", "tachogram_valid", "hrv")  # of a batch, that the teacher is shown
@@ -33,8 +33,8 @@ class Teacher(nn.Module):
         )
         x = tachogram.reshape(-1, *tachogram.shape[2:])  # [B * L, T, 2]
         for size, stride in ((9, 2), (5, 2), (5, 2)):
-            x = nn.gelu(nn.Conv(width, (size,), strides=stride, dtype=self.dtype)(x))
-        x = nn.LayerNorm(dtype=self.dtype)(pool(x)).reshape(*valid_BL.shape, -1)
+            x = nn.relu(nn.Conv(width, (size,), strides=stride, dtype=self.dtype)(x))
+        x = Norm(dtype=self.dtype)(pool(x)).reshape(*valid_BL.shape, -1)
         x = nn.Dense(width, dtype=self.dtype)(jnp.concatenate([x, batch["hrv"]], axis=-1))
         x = nn.Dropout(self.config.dropout, deterministic=not train)(x)
         x = Context(width, self.config.context_windows, self.dtype)(x, valid_BL)
