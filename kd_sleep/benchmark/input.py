@@ -28,7 +28,7 @@ PART = "input"
 def measure(preset: Preset, repeats: int, nights: int = COHORT_NIGHTS) -> list[Row]:
     """Windows a second in `training.loop.fit` on a cohort of noise, and the share spent waiting."""
     run = student(preset)
-    every = min(20, run.train.evaluate_every)  # steps in a reading
+    every = min(100, run.train.evaluate_every)  # steps in a reading
     train = dataclasses.replace(run.train, steps=every * (repeats + 1), evaluate_every=every)
     run = dataclasses.replace(run, train=train)
     alone = {"alone": Training(run, example_batch(run), data_mesh())}

@@ -74,7 +74,7 @@ def measure(
         resident = resident_step(run, mesh)
         one = fed(run, resident, resident_items(columns, crops, mesh, many))
         step = make_train_step(run.objective, train, mesh, run.augmentation)
-        streamed = host_feed(on_host, crops_of(run, host), mesh)(0, 10**9)
+        streamed = host_feed(on_host, crops_of(run, host), mesh)(0, 10**9, 10**9)
         times = in_turns({"one": one, "streamed": fed(run, step, streamed)}, repeats)
         ours = times["one"] / many
         seconds = float(np.median(ours))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -33,7 +33,9 @@ class Item(NamedTuple):
     steps: int
 
 
-Feed = Callable[[int, int], Iterator[Item]]  # (first step, one past the last) -> items, in order
+# (first step, one past the last, stop) -> items in order, none of which reaches across a multiple
+# of `stop`, where the loop evaluates and saves.
+Feed = Callable[[int, int, int], Generator[Item, None, None]]
 
 
 def host_feed(
@@ -53,19 +55,16 @@ def host_feed(
       members: of a sweep.
     """
     rows = local_rows(mesh, crops.batch_size, members)
-    streams: dict[int, Iterator[NDArray]] = {}  # by the step each is at: opened once, not per feed
 
-    def feed(first: int, last: int) -> Iterator[Item]:
+    def feed(first: int, last: int, stop: int) -> Generator[Item, None, None]:
         def batches() -> Iterator[Item]:
-            stream = (streams.pop(first, None) or bcg_from(first)) if bcg_from else None
+            stream = bcg_from(first) if bcg_from else None
             for step in range(first, last):
                 where = Sequences(*(array[rows] for array in crops.sequences(step)))
                 batch = gather(columns, where, crops.length)
                 if stream is not None:
                     batch["bcg"] = next(stream)[rows]
                 yield Item((put(batch, mesh, members),), 1)
-            if stream is not None:
-                streams[last] = stream
 
         return ahead(batches())
 
@@ -84,10 +83,12 @@ def resident_feed(
     on_device = upload(columns, mesh)
     many = dispatch_steps or (1 if jax.default_backend() == "cpu" else DISPATCH_STEPS)
 
-    def feed(first: int, last: int) -> Iterator[Item]:
+    def feed(first: int, last: int, stop: int) -> Generator[Item, None, None]:
         def items() -> Iterator[Item]:
-            for step in range(first, last, many):
-                steps = range(step, min(step + many, last))
+            step = first
+            while step < last:
+                steps = range(step, min(step + many, last, (step // stop + 1) * stop))
+                step = steps.stop
                 places = [crops.sequences(n) for n in steps]
                 stacked = Sequences(*(np.stack(array) for array in zip(*places, strict=True)))
                 yield Item((on_device, jax.device_put(stacked, whole(mesh))), len(steps))
@@ -140,7 +141,7 @@ def choose(dataset_in: str, nights_bytes: int, mesh: Mesh, has_bcg: bool) -> str
     return dataset_in
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def ahead(items: Iterator[T]) -> Generator[T, None, None]:
     """The same items, made by a thread that stays up to `AHEAD` of them in front."""
     made: queue.Queue[tuple[bool, Any]] = queue.Queue(AHEAD)
     stop = threading.Event()

@@ -170,35 +170,34 @@ def fit(
         unit="step",
         disable=jax.process_index() > 0,
     )
+    state = progress.state
     pending: Scalars = {}
+    items = feed(step, config.steps, config.evaluate_every)
     try:
         with _sigterm() as told, jax.transfer_guard("disallow"):
-            while step < config.steps:
-                goal = min(
-                    config.steps, (step // config.evaluate_every + 1) * config.evaluate_every
-                )
-                state, stopping = progress.state, False
-                meter.restart()
-                for item in meter.wait_for(feed(step, goal)):
-                    profile.at(step)
-                    previous = pending
-                    with meter.dispatch():
-                        state, pending = advance(state, *item.arguments)
-                    # Read the steps before while these run on the device.
-                    _assert_finite(previous, step, workdir)
-                    step += item.steps
-                    meter.steps += item.steps
-                    bar.update(item.steps)
-                    stopping = told() or checkpoints.must_stop(step)
-                    if stopping:
-                        break
+            meter.restart()
+            for item in meter.wait_for(items):
+                profile.at(step)
+                previous = pending
+                with meter.dispatch():
+                    state, pending = advance(state, *item.arguments)
+                # Read the steps before while these run on the device.
+                _assert_finite(previous, step, workdir)
+                step += item.steps
+                meter.steps += item.steps
+                bar.update(item.steps)
+                stopping = told() or checkpoints.must_stop(step)
+                due = step % config.evaluate_every == 0 or step == config.steps
+                if not (due or stopping):
+                    continue
                 _assert_finite(pending, step, workdir)
                 progress = progress.replace(state=state)
-                if step == goal:
+                if due:
                     performance = meter.read()
                     row = jax.device_get(pending) | validate(state.kept)
                     kappa = jax.device_put(np.float32(row[KAPPA]), state_sharding)
                     progress = keep(progress, kappa)
+                    state = progress.state
                     log.write(step, row, performance)
                     bar.set_postfix(
                         loss=f"{np.mean(row['loss']):.3f}", kappa=f"{np.mean(row[KAPPA]):.3f}"
@@ -209,7 +208,9 @@ def fit(
                         f"{workdir}: stopped at step {step} of {config.steps}; all of it is saved.",
                         "The same command goes on from there.",
                     )
+                meter.restart()
     finally:
+        items.close()
         profile.stop()
         bar.close()
         log.close()
