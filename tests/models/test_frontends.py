@@ -81,7 +81,7 @@ def test_silence_is_finite_in_value_and_gradient():
     silence = np.zeros((1, BCG_SAMPLES), np.float32)
     for name, front_end in frontends.FRONT_ENDS.items():
         module = front_end(width=8)
-        params = module.init(jax.random.PRNGKey(0), silence)
+        params = jax.jit(module.init)(jax.random.PRNGKey(0), silence)
         value, gradient = jax.jit(
             jax.value_and_grad(lambda p, m=module: (m.apply(p, silence) ** 2).sum())
         )(params)

@@ -87,7 +87,7 @@ def test_the_teacher_has_no_bcg_and_the_student_no_ecg():
             if name == "teacher"
             else {"bcg", "bcg_scale", "valid_BL"}
         )
-        module.init(jax.random.PRNGKey(0), {key: batch[key] for key in needed})
+        jax.eval_shape(module.init, jax.random.PRNGKey(0), {key: batch[key] for key in needed})
 
 
 def test_dropout_is_for_training_alone():
