@@ -210,8 +210,10 @@ def test_thirty_kills_lose_no_checkpoint(data_dir, teacher_dir, tmp_path):
         )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
-            rows = read_metrics(workdir)
-            if rows and rows[-1]["step"] > reached + 4:
+            saved = [
+                int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()
+            ]
+            if max(saved, default=0) > reached:
                 break
             time.sleep(0.05)
         time.sleep(rng.uniform(0, 1.0))
@@ -222,11 +224,12 @@ def test_thirty_kills_lose_no_checkpoint(data_dir, teacher_dir, tmp_path):
         checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
         step = checkpoints.latest_step()
         assert step >= reached
-        assert step >= logged[-1] - 4  # an evaluation is logged before it is saved
+        # The last save may be under way still, and an evaluation is logged before its save begins.
+        assert step >= logged[-1] - 8
         assert logged == list(range(4, logged[-1] + 1, 4))
         run = distill.student_run(json.loads((workdir / "settings.json").read_text())["settings"])
         with pytest.raises(TrainingError, match=f"stopped at step {step} of 4000"):
             loop.load_best(run, read_split(data_dir, "validation"), workdir)
         checkpoints.close()
         reached = step
-    assert reached >= 120
+    assert reached >= 30 * 4  # it got somewhere each time
