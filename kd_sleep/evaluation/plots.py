@@ -19,7 +19,9 @@ from typing import Any, ParamSpec
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from kd_sleep import metrics
@@ -121,7 +123,8 @@ def _svg(figure: Figure, name: str, text: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'((?:\bid|href)="#?|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is finer than any screen
+    # In attributes, not in text: a hundredth of a point is finer than any screen.
+    svg = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)  # HTML knows them
     for stand_in, css in _CSS_COLOURS.items():
         svg = svg.replace(stand_in, css)
@@ -328,33 +331,38 @@ def sweep_map(results: Mapping[str, Any]) -> tuple[Figure, str]:
     alphas = sorted({alpha for alpha, _ in cells})
     temperatures = sorted({temperature for _, temperature in cells})
     chosen = results["chosen"]
-    figure = Figure(figsize=(1.6 + 0.95 * len(temperatures), 1.5 + 0.55 * len(alphas)))
+    means = {cell: float(np.mean(kappas)) for cell, kappas in cells.items()}
+    low, high = min(means.values()), max(means.values())
+    figure = Figure((1.2 + 0.9 * len(temperatures), 1.0 + 0.55 * len(alphas)), layout="constrained")
     axes = figure.subplots()
-    values = np.full((len(alphas), len(temperatures)), np.nan)
     for (alpha, temperature), kappas in cells.items():
-        row = alphas.index(alpha)
-        # At alpha = 1 one cell stands for every temperature.
-        columns = range(len(temperatures)) if alpha == 1.0 else [temperatures.index(temperature)]
-        for column in columns:
-            values[row, column] = np.mean(kappas)
-            spread = f"\n± {np.std(kappas, ddof=1):.3f}" if len(kappas) > 1 else ""
-            best = (alpha, temperature) == (chosen["alpha"], chosen["temperature"])
-            axes.text(
-                column,
-                row,
-                f"{np.mean(kappas):.3f}{spread}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                fontweight="bold" if best else "normal",
-            )
-    axes.imshow(values, cmap="Blues", alpha=0.55, aspect="auto")
+        # At alpha = 1 the temperature has no say: one cell for all.
+        left, width = temperatures.index(temperature), 1
+        if alpha == 1.0:
+            left, width = 0, len(temperatures)
+        row, mean = alphas.index(alpha), means[alpha, temperature]
+        share = (mean - low) / (high - low) if high > low else 0.0
+        best = (alpha, temperature) == (chosen["alpha"], chosen["temperature"])
+        cell = Rectangle(
+            (left - 0.47, row - 0.46),
+            width - 0.06,
+            0.92,
+            facecolor=to_rgba(STAGE_COLOURS["Light"], 0.1 + 0.6 * share),
+            edgecolor=_INK if best else "none",
+        )
+        axes.add_patch(cell)
+        spread = f"\n± {np.std(kappas, ddof=1):.3f}" if len(kappas) > 1 else ""
+        centre = left + (width - 1) / 2
+        axes.text(centre, row, f"{mean:.3f}{spread}", ha="center", va="center", fontsize=8)
     axes.set_xticks(range(len(temperatures)), [f"{value:g}" for value in temperatures])
     axes.set_yticks(range(len(alphas)), [f"{value:g}" for value in alphas])
+    axes.set(xlim=(-0.5, len(temperatures) - 0.5), ylim=(len(alphas) - 0.5, -0.5))
     axes.set(xlabel="temperature T", ylabel="alpha", title="Kappa on validation")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     text = (
-        f"Validation kappa over alpha and temperature; the best cell is alpha {chosen['alpha']:g},"
-        f" T {chosen['temperature']:g}."
+        f"Validation kappa over alpha and temperature, from {low:.3f} to {high:.3f}; the best cell"
+        f" is alpha {chosen['alpha']:g}, T {chosen['temperature']:g}."
     )
     return figure, text
 
