@@ -218,7 +218,7 @@ class ExecutionConfig(Config):
         choices=("auto", "device", "host", "disk"),
     )
     profile: bool = setting(
-        False, "Trace ten steps into WORKDIR/profile, to look at in TensorBoard or Perfetto."
+        False, "Trace some steps into WORKDIR/profile, to look at in TensorBoard or Perfetto."
     )
 
 

@@ -66,7 +66,8 @@ class Checkpoints:
 
     def save(self, step: int, progress: Progress) -> None:
         """Saves in the background; a step becomes visible only once it is whole."""
-        self._manager.save(step, args=ocp.args.StandardSave(progress), force=True)
+        with jax.transfer_guard("allow"):  # Orbax copies to the host as it sees fit
+            self._manager.save(step, args=ocp.args.StandardSave(progress), force=True)
 
     def latest_step(self) -> int:
         """The newest step; 0 where there is none."""
@@ -99,10 +100,6 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
         )
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
-
-    def must_stop(self, step: int) -> bool:
-        """Whether the platform of a run on several hosts has announced that it takes them back."""
-        return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def close(self) -> None:
         """Returns once everything is written."""

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from numpy.typing import NDArray
 
 from kd_sleep.config import (
@@ -66,8 +68,11 @@ def train_teacher(
     )
     name = soft_labels.fingerprint(progress.best)
     for split, nights in splits.items():
-        logits = predict(run.module, progress.best, nights, TEACHER_COLUMNS)
-        soft_labels.save(workdir / "soft_labels", split, name, nights, logits)
+        if jax.process_index() == 0:
+            logits = predict(run.module, progress.best, nights, TEACHER_COLUMNS)
+            soft_labels.save(workdir / "soft_labels", split, name, nights, logits)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("soft labels are written")
 
 
 def teacher_run(settings: dict[str, Any]) -> Run:
@@ -158,7 +163,7 @@ def prepare(
     for row in np.setdiff1d(np.arange(len(nights)), rows):
         labels[row] = np.full_like(labels[row], UNSCORED)
     nights = dataclasses.replace(nights, label=np.concatenate(labels))
-    if distill.alpha == 1.0:
+    if distill.alpha == 1.0 and len(rows) < len(nights):
         nights = nights.select(rows)
     names, logits = [], []
     for teacher in teachers:
@@ -209,24 +214,26 @@ def train_student(
     """
     execution = execution or ExecutionConfig()
     lesson = prepare(data_dir, teachers, distill, execution)
-    settings = student_settings(lesson, model, distill, train, augmentation or AugmentConfig())
+    settings = student_settings(
+        lesson.settings, model, distill, train, augmentation or AugmentConfig()
+    )
     lesson.teach(student_run(settings, lesson.stage_weights), workdir, execution)
 
 
 def student_settings(
-    lesson: Lesson,
+    about: dict[str, Any],
     model: StudentConfig,
     distill: DistillConfig,
     train: TrainConfig,
     augmentation: AugmentConfig,
 ) -> dict[str, Any]:
-    """What settings.json of a student holds."""
+    """What settings.json of a student holds; `about` is its lesson's settings."""
     return {
         "model": to_dict(model),
         "distill": to_dict(distill),
         "train": to_dict(train),
         "augment": to_dict(augmentation),
-        **lesson.settings,
+        **about,
     }
 
 

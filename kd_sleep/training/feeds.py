@@ -90,8 +90,14 @@ def resident_feed(
                 steps = range(step, min(step + many, last, (step // stop + 1) * stop))
                 step = steps.stop
                 places = [crops.sequences(n) for n in steps]
-                stacked = Sequences(*(np.stack(array) for array in zip(*places, strict=True)))
-                yield Item((on_device, jax.device_put(stacked, whole(mesh))), len(steps))
+                # Not device_put, which compares hosts: a thread must not talk to other hosts.
+                stacked = Sequences(
+                    *(
+                        jax.make_array_from_process_local_data(whole(mesh), np.stack(array))
+                        for array in zip(*places, strict=True)
+                    )
+                )
+                yield Item((on_device, stacked), len(steps))
 
         return ahead(items())
 
@@ -118,7 +124,7 @@ def upload(columns: dict[str, NDArray], mesh: Mesh) -> dict[str, jax.Array]:
 
 def fits_on_device(columns_bytes: int, mesh: Mesh) -> bool:
     """Whether columns of this size, cut over the devices, leave room for the step."""
-    stats = mesh.devices.flat[0].memory_stats() or {}
+    stats = mesh.local_devices[0].memory_stats() or {}  # others do not tell
     return columns_bytes / mesh.size < SHARE_OF_DEVICE * stats.get("bytes_limit", 0)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -28,7 +29,7 @@ from kd_sleep.provenance import provenance, write_json
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.training import feeds
 from kd_sleep.training.checkpoints import Checkpoints, Progress, keep_best, start_of
-from kd_sleep.training.mesh import data_mesh, local_rows, put
+from kd_sleep.training.mesh import by_members, data_mesh, local_rows, put, whole
 from kd_sleep.training.meter import Meter
 from kd_sleep.training.metrics_log import MetricsLog
 from kd_sleep.training.steps import (
@@ -146,6 +147,7 @@ def fit(
             f" --accumulate={config.accumulate} parts.",
             "Take a multiple.",
         )
+    local_rows(mesh, config.batch_size, run.members)  # does it divide by the devices?
     claim(workdir, run.kind, run.settings)
     crops = Crops(nights.windows, config.batch_size, config.sequence_windows, config.batch_seed)
     in_memory = tuple(name for name in run.columns if stream is None or name != "bcg")
@@ -186,8 +188,8 @@ def fit(
                 step += item.steps
                 meter.steps += item.steps
                 bar.update(item.steps)
-                stopping = told() or checkpoints.must_stop(step)
                 due = step % config.evaluate_every == 0 or step == config.steps
+                stopping = _anyone(told(), due)
                 if not (due or stopping):
                     continue
                 _assert_finite(pending, step, workdir)
@@ -195,8 +197,7 @@ def fit(
                 if due:
                     performance = meter.read()
                     row = jax.device_get(pending) | validate(state.kept)
-                    kappa = jax.device_put(np.float32(row[KAPPA]), state_sharding)
-                    progress = keep(progress, kappa)
+                    progress = keep(progress, _on_devices(row[KAPPA], state_sharding))
                     state = progress.state
                     log.write(step, row, performance)
                     bar.set_postfix(
@@ -215,7 +216,8 @@ def fit(
         bar.close()
         log.close()
         checkpoints.close()
-    return jax.device_get(progress)
+    # Members that lie on other hosts come here, too.
+    return jax.device_get(jax.jit(lambda tree: tree, out_shardings=whole(mesh))(progress))
 
 
 def _feed_and_step(
@@ -244,7 +246,7 @@ def _validator(
 ) -> Callable[[Any], dict[str, NDArray[np.float64]]]:
     """parameters -> kappa and accuracy on validation; in a sweep [M] each."""
     predictor = make_predict(run.module, mesh, members=run.members)
-    size = mesh.size * max(1, 4 // mesh.size)
+    size = 4 if by_members(mesh, run.members) else mesh.size * max(1, 4 // mesh.size)
     rows = local_rows(mesh, size, run.members)
 
     def validate(params: Any) -> dict[str, NDArray[np.float64]]:
@@ -290,12 +292,9 @@ class _Profile:
 
 @contextlib.contextmanager
 def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come, for a loop that wants to save before it ends.
-
-    On several hosts they must agree on the step: there Orbax asks JAX (`Checkpoints.must_stop`).
-    """
+    """Whether SIGTERM has come, for a loop that wants to save before it ends."""
     told = threading.Event()
-    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield told.is_set
         return
     before = signal.signal(signal.SIGTERM, lambda *_: told.set())
@@ -303,6 +302,21 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
         yield told.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _anyone(told: bool, due: bool) -> bool:
+    """Whether any host was told. Several must stop at one step: they ask each other when due."""
+    if jax.process_count() == 1 or not due:
+        return told and jax.process_count() == 1
+    with jax.transfer_guard("allow"):
+        return bool(multihost_utils.process_allgather(np.array(told)).any())
+
+
+def _on_devices(value: NDArray[np.float64], sharding: jax.sharding.Sharding) -> jax.Array:
+    """A host's float32 array on the devices; not by device_put, which compares all hosts."""
+    value = np.asarray(value, np.float32)
+    with jax.transfer_guard("allow"):
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def _assert_finite(metrics: Scalars, step: int, workdir: Path) -> None:

@@ -22,6 +22,7 @@ AXIS = "data"
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over these devices, by default all there are, ordered by host."""
     devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 

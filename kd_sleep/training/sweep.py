@@ -26,11 +26,12 @@ from kd_sleep.config import (
     ExecutionConfig,
     StudentConfig,
     TrainConfig,
+    to_dict,
 )
 from kd_sleep.errors import ConfigError
 from kd_sleep.provenance import write_json
 from kd_sleep.training.checkpoints import Checkpoints, Progress
-from kd_sleep.training.distill import Lesson, prepare, student_run, student_settings
+from kd_sleep.training.distill import prepare, student_run, student_settings
 from kd_sleep.training.loop import KAPPA, claim
 from kd_sleep.training.metrics_log import MetricsLog, read_metrics
 
@@ -90,13 +91,25 @@ def train_sweep(
     """
     augmentation, execution = augmentation or AugmentConfig(), execution or ExecutionConfig()
     cells = grid.members(distill)
+    alone = {seed: dataclasses.replace(train, seed=seed) for seed in grid.seeds}  # can be?
+    claim(
+        workdir,
+        "sweep",
+        {
+            "model": to_dict(model),
+            "distill": to_dict(distill),
+            "train": to_dict(train),
+            "augment": to_dict(augmentation),
+            "grid": {name: list(values) for name, values in vars(grid).items()},
+        },
+    )
     members: list[dict[str, Any]] = []
-    runs: list[tuple[Lesson, Progress, Path]] = []
+    runs: list[tuple[dict[str, Any], Progress, Path]] = []
     for name, group in _groups(cells, data_dir, teachers, execution):
         lesson, losses = group
         folder = workdir / name
         pairs = list(itertools.product(losses, grid.seeds))
-        settings = student_settings(lesson, model, losses[0], train, augmentation)
+        settings = student_settings(lesson.settings, model, losses[0], train, augmentation)
         run = student_run(settings, lesson.stage_weights)
         described = [
             {"alpha": cell.alpha, "temperature": cell.temperature, "seed": seed}
@@ -119,22 +132,24 @@ def train_sweep(
                 "step": int(progress.best_step[number]),
             }
             members.append(member | found | {"place": [len(runs), number]})
-        runs.append((lesson, progress, folder))
+        runs.append((lesson.settings, progress, folder))
+        origin = lesson.nights.origin()
+        del lesson, group, run  # the nights, before the next group reads its own
 
     chosen = choose(members)
     at, number = chosen["place"]
-    lesson, progress, folder = runs[at]
+    about, progress, folder = runs[at]
     loss = dataclasses.replace(distill, alpha=chosen["alpha"], temperature=chosen["temperature"])
-    alone = dataclasses.replace(train, seed=chosen["seed"])
-    settings = student_settings(lesson, model, loss, alone, augmentation)
+    settings = student_settings(about, model, loss, alone[chosen["seed"]], augmentation)
     _write_student(workdir / CHOSEN, settings, progress, number, read_metrics(folder))
     results = {
         "members": [_without_place(member) for member in members],
         "chosen": _without_place(chosen),
-        "labelled_nights": lesson.settings["labelled"],
-        "data": lesson.nights.origin(),
+        "labelled_nights": about["labelled"],
+        "data": origin,
     }
-    write_json(workdir / "sweep.json", results)
+    if jax.process_index() == 0:
+        write_json(workdir / "sweep.json", results)
     return results
 
 
@@ -161,6 +176,7 @@ def _groups(
         yield "members", (lesson, soft + hard)
         return
     yield "distilled", (lesson, soft)
+    del lesson
     if hard:
         yield "hard_labels", (prepare(data_dir, teachers, hard[0], execution), hard)
 
@@ -173,7 +189,7 @@ def _write_student(
     rows: list[dict[str, Any]],
 ) -> None:
     claim(workdir, "student", settings)
-    mine = jax.tree.map(lambda leaf: jnp.asarray(leaf[number]), progress)
+    mine = jax.tree.map(lambda leaf: np.asarray(leaf[number]), progress)
     checkpoints = Checkpoints(workdir / "checkpoints")
     step = int(mine.state.step)
     if checkpoints.latest_step() != step:

@@ -150,7 +150,7 @@ def mesh_of(device_bytes, devices=1):
     """All that `choose` looks at: how many devices, and their memory."""
     stats = None if device_bytes is None else {"bytes_limit": device_bytes}
     device = SimpleNamespace(memory_stats=lambda: stats)
-    return SimpleNamespace(size=devices, devices=np.array([device] * devices))
+    return SimpleNamespace(size=devices, local_devices=[device] * devices)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_the_grid_goes_on_where_it_was_stopped(swept, data_dir, teacher_dir, tmp
 
 def test_another_grid_is_refused(swept, data_dir, teacher_dir):
     workdir, _ = swept
-    with pytest.raises(TrainingError, match="other settings: members"):
+    with pytest.raises(TrainingError, match="other settings: temperatures"):
         train_sweep(
             data_dir, [teacher_dir], workdir, Grid((0.3, 1.0), (2.0, 8.0), (0, 1)),
             TINY.student, TINY.distill, TINY.student_train,
