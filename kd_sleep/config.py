@@ -170,6 +170,14 @@ class DistillConfig(Config):
         low=0.0,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.non_target_weight and self.direction != "forward":
+            raise ConfigError(
+                f"DistillConfig.non_target_weight={self.non_target_weight}: decoupled distillation"
+                f" takes the forward divergence apart, not {self.direction}."
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Config):

@@ -18,6 +18,7 @@ PARTS = [getattr(PRESETS["cpu"], field.name) for field in dataclasses.fields(con
         (DistillConfig, {"alpha": 1.5}, "at most 1"),
         (DistillConfig, {"alpha": float("nan")}, "at least 0"),
         (DistillConfig, {"temperature": 0.0}, "more than 0"),
+        (DistillConfig, {"non_target_weight": 2.0, "direction": "js"}, "not js"),
         (DistillConfig, {"labelled_nights": 2.5}, "expected int"),
         (DistillConfig, {"labelled_nights": True}, "expected int"),
         (StudentConfig, {"context_windows": 4}, "expected one of 0, 1, 3"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -35,7 +34,7 @@ from kd_sleep.config import Preset
 from kd_sleep.datasets.batches import Crops, Sequences
 from kd_sleep.schema import BCG_SAMPLES
 from kd_sleep.stages import NUM_STAGES, UNSCORED
-from kd_sleep.training.feeds import DISPATCH_STEPS, SHARE_OF_DEVICE, Item, ahead, host_feed
+from kd_sleep.training.feeds import DISPATCH_STEPS, SHARE_OF_DEVICE, Item, host_feed, resident_feed
 from kd_sleep.training.loop import Run
 from kd_sleep.training.mesh import cut, data_mesh, whole
 from kd_sleep.training.steps import Batch, make_resident_step, make_train_step
@@ -125,20 +124,13 @@ def resident_step(run: Run, mesh: Mesh) -> Any:
 
 
 def resident_items(columns: Batch, crops: Crops, mesh: Mesh, many: int) -> Iterator[Item]:
-    """What `feeds.resident_feed` yields, without end, for columns that were made on the device."""
-
-    def items() -> Iterator[Item]:
-        for step in itertools.count(0, many):
-            places = [crops.sequences(number) for number in range(step, step + many)]
-            stacked = Sequences(*(np.stack(array) for array in zip(*places, strict=True)))
-            yield Item((columns, jax.device_put(stacked, whole(mesh))), many)
-
-    return ahead(items())
+    """The loop's own feed, without end."""
+    return resident_feed(columns, crops, mesh, many)(0, 10**9, 10**9)
 
 
 def nights_that_fit(nights: int, night_bytes: int, mesh: Mesh) -> int:
     """At most so many, in the share of the devices' memory that a dataset may take."""
-    limit = (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
+    limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
     if limit is not None:
         nights = min(nights, int(SHARE_OF_DEVICE * limit * mesh.size) // night_bytes)
     return max(nights // mesh.size, 1) * mesh.size

@@ -36,13 +36,23 @@ def gather(columns: Mapping[str, Any], where: Sequences, length: int) -> Batch:
 
     `valid_BL` is False and `label` UNSCORED where a sequence reaches beyond its night.
     """
+    index, valid = windows_of(where, length)
+    return masked({name: column[index] for name, column in columns.items()}, valid)
+
+
+def windows_of(where: Sequences, length: int) -> tuple[Any, Any]:
+    """[B, L] windows of a split, those beyond a night put to its ends; and which are its own."""
     xp = where.begin.__array_namespace__()
     windows = where.begin[:, None] + xp.arange(length, dtype=where.begin.dtype)
     valid = (windows >= where.low[:, None]) & (windows < where.high[:, None])
-    index = xp.clip(windows, where.low[:, None], where.high[:, None] - 1)
-    batch = {name: column[index] for name, column in columns.items()}
-    batch["label"] = xp.where(valid, batch["label"], xp.int8(UNSCORED))
-    return batch | {"valid_BL": valid}
+    return xp.clip(windows, where.low[:, None], where.high[:, None] - 1), valid
+
+
+def masked(batch: Batch, valid_BL: Any) -> Batch:
+    """The batch with `valid_BL`, and no label where that is False."""
+    xp = valid_BL.__array_namespace__()
+    label = xp.where(valid_BL, batch["label"], xp.int8(UNSCORED))
+    return batch | {"label": label, "valid_BL": valid_BL}
 
 
 class Crops:

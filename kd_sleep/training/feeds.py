@@ -72,15 +72,14 @@ def host_feed(
 
 
 def resident_feed(
-    columns: dict[str, NDArray],
+    on_device: dict[str, jax.Array],
     crops: Crops,
     mesh: Mesh,
     dispatch_steps: int | None = None,
     members: int = 0,
 ) -> Feed:
-    """Places of batches, for columns that are put on the devices once and stay there."""
+    """Places of batches, for columns that lie on the devices (`upload`) and stay there."""
     local_rows(mesh, crops.batch_size, members)  # divisible?
-    on_device = upload(columns, mesh)
     many = dispatch_steps or (1 if jax.default_backend() == "cpu" else DISPATCH_STEPS)
 
     def feed(first: int, last: int, stop: int) -> Generator[Item, None, None]:

@@ -233,7 +233,8 @@ def _feed_and_step(
     size = sum(column.nbytes for column in columns.values())
     if feeds.choose(execution.dataset_in, size, mesh, stream is not None) == "device":
         step = make_resident_step(*arguments, members=run.members)
-        return feeds.resident_feed(columns, crops, mesh, members=run.members), step
+        on_device = feeds.upload(columns, mesh)
+        return feeds.resident_feed(on_device, crops, mesh, members=run.members), step
     bcg_from = functools.partial(stream, crops) if stream else None
     return (
         feeds.host_feed(columns, crops, mesh, bcg_from, run.members),

@@ -19,9 +19,8 @@ from flax.training import train_state
 from jax.sharding import Mesh, NamedSharding
 
 from kd_sleep.config import AugmentConfig, DistillConfig, TrainConfig
-from kd_sleep.datasets.batches import Sequences, gather
+from kd_sleep.datasets.batches import Sequences, gather, masked, windows_of
 from kd_sleep.losses import Direction, cross_entropy, distillation_loss, weighted_mean
-from kd_sleep.stages import UNSCORED
 from kd_sleep.training.augment import augment
 from kd_sleep.training.mesh import AXIS, by_members, cut, whole
 
@@ -124,11 +123,11 @@ def make_update(
             dropout = jax.random.fold_in(dropout_key, number)
             return jax.value_and_grad(objective_of, has_aux=True)(state.params, part, dropout)
 
-        parts = _parts({**batch, **weights}, config.accumulate)
+        batch = {**batch, **weights}
         if config.accumulate == 1:
-            (loss, scalars), gradient = value_and_gradient(jax.tree.map(lambda x: x[0], parts), 0)
+            (loss, scalars), gradient = value_and_gradient(batch, 0)
         else:
-            (loss, scalars), gradient = _sum_over(value_and_gradient, parts, config.accumulate)
+            (loss, scalars), gradient = _sum_over(value_and_gradient, batch, config.accumulate)
         state = state.apply_gradients(grads=gradient)
         if state.average is not None:
             average = optax.incremental_update(state.params, state.average, 1.0 - config.ema_decay)
@@ -140,7 +139,7 @@ def make_update(
 
 
 def _parts(batch: Batch, count: int) -> Batch:
-    """[B, ...] as [count, B / count, ...]; every part has rows of every device."""
+    """[B, ...] as [count, B / count, ...]; rows dealt out, so that no device idles in a part."""
 
     def in_parts(array: jax.Array) -> jax.Array:
         rows = array.shape[0] // count
@@ -151,7 +150,10 @@ def _parts(batch: Batch, count: int) -> Batch:
     return {name: in_parts(array) for name, array in batch.items()}
 
 
-def _sum_over(function: Callable, parts: Batch, count: int) -> Any:
+def _sum_over(function: Callable, batch: Batch, count: int) -> Any:
+    """The sum of function(part, its number) over the parts of a batch."""
+    parts = _parts(batch, count)
+
     def add(total, numbered):
         return jax.tree.map(jnp.add, total, function(*numbered)), None
 
@@ -253,8 +255,7 @@ def gather_cut(
     def collected(held: Batch, where: Sequences) -> Batch:
         low = jax.lax.axis_index(AXIS) * held["label"].shape[0]
         high = low + held["label"].shape[0]
-        windows = where.begin[:, None] + jnp.arange(length, dtype=jnp.int32)
-        index = jnp.clip(windows, where.low[:, None], where.high[:, None] - 1)
+        index, _ = windows_of(where, length)
         mine = (index >= low) & (index < high)
 
         def own_rows(column: jax.Array) -> jax.Array:
@@ -267,13 +268,9 @@ def gather_cut(
                 return jax.lax.psum_scatter(wide, AXIS, tiled=True).astype(column.dtype)
             return jax.lax.psum(wide, AXIS).astype(column.dtype)
 
-        return jax.tree.map(own_rows, dict(held))
+        return jax.tree.map(own_rows, held)
 
-    batch = collected(dict(columns), where)
-    windows = where.begin[:, None] + jnp.arange(length, dtype=jnp.int32)
-    valid = (windows >= where.low[:, None]) & (windows < where.high[:, None])
-    batch["label"] = jnp.where(valid, batch["label"], jnp.int8(UNSCORED))
-    return batch | {"valid_BL": valid}
+    return masked(collected(columns, where), windows_of(where, length)[1])
 
 
 def make_predict(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from kd_sleep.config import (
 from kd_sleep.errors import ConfigError
 from kd_sleep.provenance import write_json
 from kd_sleep.training.checkpoints import Checkpoints, Progress
-from kd_sleep.training.distill import prepare, student_run, student_settings
+from kd_sleep.training.distill import Lesson, prepare, student_run, student_settings
 from kd_sleep.training.loop import KAPPA, claim
 from kd_sleep.training.metrics_log import MetricsLog, read_metrics
 
@@ -104,47 +104,41 @@ def train_sweep(
         },
     )
     members: list[dict[str, Any]] = []
-    runs: list[tuple[dict[str, Any], Progress, Path]] = []
-    for name, group in _groups(cells, data_dir, teachers, execution):
-        lesson, losses = group
-        folder = workdir / name
+    places: list[tuple[dict[str, Any], Progress, int, Path]] = []  # of each member
+    for name, lesson, losses in _groups(cells, data_dir, teachers, execution):
         pairs = list(itertools.product(losses, grid.seeds))
-        settings = student_settings(lesson.settings, model, losses[0], train, augmentation)
-        run = student_run(settings, lesson.stage_weights)
         described = [
             {"alpha": cell.alpha, "temperature": cell.temperature, "seed": seed}
             for cell, seed in pairs
         ]
+        settings = student_settings(lesson.settings, model, losses[0], train, augmentation)
+        one = student_run(settings, lesson.stage_weights)
         run = dataclasses.replace(
-            run,
+            one,
             kind="sweep",
             settings=settings | {"members": described},
             seeds=np.array([seed for _, seed in pairs]),
             loss_settings={
                 name: jnp.array([member[name] for member in described], jnp.float32)
-                for name in run.loss_settings
+                for name in one.loss_settings
             },
         )
-        progress = lesson.teach(run, folder, execution)
+        progress = lesson.teach(run, workdir / name, execution)
         for number, member in enumerate(described):
-            found = {
-                KAPPA: float(progress.best_kappa[number]),
-                "step": int(progress.best_step[number]),
-            }
-            members.append(member | found | {"place": [len(runs), number]})
-        runs.append((lesson.settings, progress, folder))
+            kappa, step = float(progress.best_kappa[number]), int(progress.best_step[number])
+            members.append(member | {KAPPA: kappa, "step": step})
+            places.append((lesson.settings, progress, number, workdir / name))
         origin = lesson.nights.origin()
-        del lesson, group, run  # the nights, before the next group reads its own
+        del lesson  # its nights, before the next group reads its own
 
     chosen = choose(members)
-    at, number = chosen["place"]
-    about, progress, folder = runs[at]
+    about, progress, number, folder = places[members.index(chosen)]
     loss = dataclasses.replace(distill, alpha=chosen["alpha"], temperature=chosen["temperature"])
     settings = student_settings(about, model, loss, alone[chosen["seed"]], augmentation)
     _write_student(workdir / CHOSEN, settings, progress, number, read_metrics(folder))
     results = {
-        "members": [_without_place(member) for member in members],
-        "chosen": _without_place(chosen),
+        "members": members,
+        "chosen": chosen,
         "labelled_nights": about["labelled"],
         "data": origin,
     }
@@ -164,21 +158,19 @@ def choose(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _groups(
     cells: list[DistillConfig], data_dir: Path, teachers: Sequence[Path], execution: ExecutionConfig
-):
-    """Name, and lesson and losses, of each set of cells that see the same batches."""
+) -> Iterator[tuple[str, Lesson, list[DistillConfig]]]:
+    """Name, lesson and losses of each set of cells that see the same batches."""
     soft = [cell for cell in cells if cell.alpha < 1.0]
     hard = [cell for cell in cells if cell.alpha == 1.0]
-    if not soft:
-        yield "hard_labels", (prepare(data_dir, teachers, hard[0], execution), hard)
-        return
-    lesson = prepare(data_dir, teachers, soft[0], execution)
-    if lesson.settings["labelled"] == len(lesson.nights):
-        yield "members", (lesson, soft + hard)
-        return
-    yield "distilled", (lesson, soft)
-    del lesson
+    if soft:
+        lesson = prepare(data_dir, teachers, soft[0], execution)
+        if lesson.settings["labelled"] == len(lesson.nights):
+            yield "members", lesson, soft + hard
+            return
+        yield "distilled", lesson, soft
+        del lesson
     if hard:
-        yield "hard_labels", (prepare(data_dir, teachers, hard[0], execution), hard)
+        yield "hard_labels", prepare(data_dir, teachers, hard[0], execution), hard
 
 
 def _write_student(
@@ -200,7 +192,3 @@ def _write_student(
         values = {name: value[number] for name, value in row.items() if name != "step"}
         log.write(int(row["step"]), values, {})
     log.close()
-
-
-def _without_place(member: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in member.items() if name != "place"}

@@ -15,7 +15,15 @@ from kd_sleep.datasets.nights import read_split
 from kd_sleep.datasets.stream import stream_bcg
 from kd_sleep.errors import TrainingError
 from kd_sleep.training import feeds
-from kd_sleep.training.feeds import AHEAD, ahead, choose, fits_on_device, host_feed, resident_feed
+from kd_sleep.training.feeds import (
+    AHEAD,
+    ahead,
+    choose,
+    fits_on_device,
+    host_feed,
+    resident_feed,
+    upload,
+)
 from kd_sleep.training.mesh import data_mesh
 
 LENGTH = 16
@@ -60,7 +68,7 @@ def test_every_feed_yields_the_same_batches_in_order(data_dir, nights, crops, ki
         feed = host_feed(rest, crops, mesh, bcg_from)
     else:
         many = int(kind.split()[1])
-        feed = resident_feed(columns, crops, mesh, dispatch_steps=many)
+        feed = resident_feed(upload(columns, mesh), crops, mesh, dispatch_steps=many)
     found = batches_of(feed(22, 31, 5), many)
     for step, batch in zip(range(22, 31), found, strict=True):
         expected = gather(columns, crops.sequences(step), LENGTH)
@@ -87,7 +95,9 @@ def test_a_stream_begins_where_the_run_goes_on_and_is_opened_once(nights, crops)
 
 
 def test_uploaded_columns_are_the_same_arrays_for_every_dispatch(nights, crops):
-    feed = resident_feed(nights.columns(("label",)), crops, data_mesh(), dispatch_steps=4)
+    feed = resident_feed(
+        upload(nights.columns(("label",)), data_mesh()), crops, data_mesh(), dispatch_steps=4
+    )
     items = list(feed(1, 10, 5))  # 1-4, 5-8, 9: none across an evaluation at 5
     assert [item.steps for item in items] == [4, 4, 1]
     assert [item.steps for item in feed(0, 10, 10)] == [4, 4, 2]

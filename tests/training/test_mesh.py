@@ -99,7 +99,7 @@ found["put"] = {
 }
 
 crops = Crops(WINDOWS, 16, LENGTH, 3)
-(item,) = resident_feed(columns, crops, mesh, dispatch_steps=3)(4, 7, 7)
+(item,) = resident_feed(upload(columns, mesh), crops, mesh, dispatch_steps=3)(4, 7, 7)
 found["resident"] = [
     same(
         gathering(item.arguments[0], Sequences(*(a[n] for a in item.arguments[1])))["bcg"],
