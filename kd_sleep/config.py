@@ -86,13 +86,53 @@ class CohortConfig(Config):
 class DatasetConfig(Config):
     """How files become night records."""
 
+    recordings: str = setting(
+        "edf",
+        "What nights are read from: edf takes signals, stages and, where there are any, R points;"
+        " rpoints takes stages and R points alone: a fraction of the bytes, enough for a teacher.",
+        choices=("edf", "rpoints"),
+    )
     bcg_source: str = setting(
         "simulated",
         "Where BCG comes from: simulated runs the forward model on the night's recorded beats,"
-        " breathing and movement; paired reads a BCG file of its own from --bcg_dir.",
-        choices=("simulated", "paired"),
+        " breathing and movement; paired reads a BCG file of its own from --bcg_dir; none leaves"
+        " it out, which is enough for a teacher.",
+        choices=("simulated", "paired", "none"),
+    )
+    bcg_channel: str = setting(
+        "", "Channel of the paired BCG files; empty takes the only one, or the best of several."
+    )
+    bcg_rate_hz: float = setting(
+        0.0,
+        "Sampling rate of paired BCG files that do not tell their own; 0 refuses such files.",
+        low=0.0,
+        high=1000.0,
+    )
+    max_excluded_fraction: float = setting(
+        0.2,
+        "Share of the nights that may be left out; with more the build ends in an error and"
+        " exclusions.csv says why.",
+        low=0.0,
+        high=1.0,
     )
     workers: int = setting(0, "Processes that read nights; 0 takes all cores.", low=0)
+    engine: str = setting(
+        "pool",
+        "What runs the work: pool is this machine's cores; beam is Apache Beam, for a cluster.",
+        choices=("pool", "beam"),
+    )
+    beam_options: str = setting(
+        "", "Apache Beam's own options, such as '--runner=FlinkRunner --flink_master=HOST:8081'."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.recordings == "rpoints" and self.bcg_source == "simulated":
+            raise ConfigError(
+                "DatasetConfig.recordings='rpoints': R points hold no breathing and no movement to"
+                " simulate a BCG from.",
+                "Choose bcg_source none (a teacher needs no BCG) or paired.",
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,17 +5,51 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+from kd_sleep.errors import KdSleepError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_AHEAD = 4  # nights handed out for each worker: enough to keep it busy, few enough to hold
+
+
+class NightBar(tqdm):
+    """A progress bar with nights a minute: one takes about a second, and there are thousands."""
+
+    def __init__(self, total: int, description: str, done: int = 0):
+        super().__init__(
+            total=total,
+            initial=done,
+            desc=description,
+            unit=" nights",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} nights"
+            " [{elapsed}<{remaining}, {per_minute} nights/min]",
+        )
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What `bar_format` may name, `per_minute` among it."""
+        found = super().format_dict
+        done, elapsed = found["n"] - found["initial"], found["elapsed"]
+        rate = found["rate"] or (done / elapsed if elapsed else 0.0)
+        return found | {"per_minute": f"{60.0 * rate:.0f}" if rate else "?"}
+
 
 def map_nights(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int, description: str
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    description: str,
+    *,
+    done: int = 0,
 ) -> Iterator[Result]:
     """Yields function(item) in the order of `items`.
 
@@ -24,8 +58,12 @@ def map_nights(
       items: one per night.
       workers: processes; 0 takes one per core, 1 stays in this process.
       description: what the progress bar says.
+      done: nights that an earlier call finished; the bar counts them, too.
+
+    Raises:
+      KdSleepError: a worker died; most often, there was no memory left.
     """
-    with tqdm(total=len(items), desc=description, unit="night") as bar:
+    with NightBar(done + len(items), description, done) as bar:
         if workers == 1 or len(items) < 2:
             for item in items:
                 yield function(item)
@@ -37,9 +75,22 @@ def map_nights(
         with concurrent.futures.ProcessPoolExecutor(
             workers or None, mp_context=context, initializer=_leave_interrupts_to_the_parent
         ) as pool:
-            for result in pool.map(function, items):
-                yield result
-                bar.update()
+            left = iter(items)
+            ahead = _AHEAD * (workers or multiprocessing.cpu_count())
+            running = deque(pool.submit(function, item) for item in islice(left, ahead))
+            try:
+                while running:
+                    result = running.popleft().result()
+                    running.extend(pool.submit(function, item) for item in islice(left, 1))
+                    yield result
+                    bar.update()
+            except BrokenProcessPool:
+                raise KdSleepError(
+                    f"{description}: a worker process died; most often there was no memory left.",
+                    "Give the same command again, with fewer --workers if need be.",
+                ) from None
+            finally:  # who stops early waits for the nights under way alone
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _leave_interrupts_to_the_parent() -> None:

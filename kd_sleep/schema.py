@@ -20,7 +20,7 @@ import numpy as np
 
 from kd_sleep.stages import NUM_STAGES, UNSCORED
 
-SCHEMA_VERSION = "1.1.0"  # the version of the TFDS dataset, too
+SCHEMA_VERSION = "1.2.0"  # the version of the TFDS dataset, too
 
 WINDOW_S = 30.0  # the unit that a scorer gives one stage
 TACHOGRAM_HZ = 4.0  # Task Force 1996: resample RR at 2-4 Hz for spectra up to 0.4 Hz
@@ -39,7 +39,7 @@ HRV_FEATURES = (
     "log_lf_hf",
 )
 
-BCG_SOURCES = ("simulated", "paired")
+BCG_SOURCES = ("simulated", "paired", "none")
 RECORDED = "recorded"  # the cohort of a night that no simulator made
 
 
@@ -58,7 +58,10 @@ NIGHT_FIELDS: dict[str, Field] = {
     "subject_id": Field((), str, "", "one per person; both visits share it"),
     "visit": Field((), np.int32, "", "1 or 2"),
     "cohort": Field((), str, "", "recorded, or the simulator that made the night's files"),
-    "bcg_source": Field((), str, "", "simulated (forward model) or paired (a file of its own)"),
+    "bcg_source": Field(
+        (), str, "", "simulated (forward model), paired (a file of its own) or none (for a teacher)"
+    ),
+    "simulator": Field((), str, "", "what simulated the night or its BCG, with version; or none"),
     "label": Field(
         ("N",), np.int8, "class", "scored stage: Wake 0, REM 1, Light 2, Deep 3, none -1"
     ),
@@ -69,6 +72,9 @@ NIGHT_FIELDS: dict[str, Field] = {
         ("N", len(HRV_FEATURES)), np.float32, "mixed", "HRV over a stated span; NaN where missing"
     ),
     "rr_missing": Field(("N",), np.float32, "1", "fraction of the window without NN intervals"),
+    "ecg_quality": Field(
+        ("N",), np.float32, "1", "share of the window whose ECG is usable; NaN if no ECG was read"
+    ),
     "bcg": Field(
         ("N", BCG_SAMPLES), np.int16, "counts", "BCG at 50 Hz; times bcg_scale: beats ~ 1"
     ),
@@ -76,6 +82,11 @@ NIGHT_FIELDS: dict[str, Field] = {
     "bcg_digest": Field((), str, "", "SHA-256 of bcg and bcg_scale, to know it again unread"),
     "bcg_missing": Field(("N",), np.float32, "1", "fraction of the window without BCG"),
     "bcg_snr_db": Field(("N",), np.float32, "dB", "power in 1-8 Hz over power in 10-20 Hz"),
+    "rj": Field(("N",), np.float32, "s", "R-to-J delay of a paired BCG; NaN where not known"),
+    "clock_offset": Field((), np.float32, "s", "ECG time at which a paired BCG's clock reads 0"),
+    "clock_drift": Field((), np.float32, "1", "rate error of that clock, 50e-6 is 50 ppm"),
+    "clock_residual": Field((), np.float32, "s", "RMS of heartbeats about it; NaN if not paired"),
+    "clock_confidence": Field((), np.float32, "1", "in that clock, 0 to 1; NaN if not paired"),
 }
 
 NightRecord = Mapping[str, Any]  # keys and values as NIGHT_FIELDS says; `validate` holds it to that

@@ -33,35 +33,42 @@ _CLASS_OF_RK_CODE: dict[int, int] = {
     5: Stage.REM,
     6: UNSCORED,  # movement time
     9: UNSCORED,
+    10: UNSCORED,  # artefact
 }
 
-# Names without a code: older NSRR translators, AASM, and EDF+ hypnograms. Compared after folding.
-_CLASS_OF_NAME: dict[str, int] = {
-    "wake": Stage.WAKE,
-    "w": Stage.WAKE,
-    "sro:wake": Stage.WAKE,
-    "rem": Stage.REM,
-    "r": Stage.REM,
-    "remsleep": Stage.REM,
-    "sro:remsleep": Stage.REM,
-    "n1": Stage.LIGHT,
-    "n2": Stage.LIGHT,
-    "stage1sleep": Stage.LIGHT,
-    "stage2sleep": Stage.LIGHT,
-    "sro:stage1sleep": Stage.LIGHT,
-    "sro:stage2sleep": Stage.LIGHT,
-    "n3": Stage.DEEP,
-    "n4": Stage.DEEP,
-    "stage3sleep": Stage.DEEP,
-    "stage4sleep": Stage.DEEP,
-    "sro:stage3sleep": Stage.DEEP,
-    "sro:stage4sleep": Stage.DEEP,
-    "sro:stage34sleep": Stage.DEEP,
-    "movement": UNSCORED,
-    "sro:movement": UNSCORED,
-    "unscored": UNSCORED,
-    "sro:unscored": UNSCORED,
+# Names of the codes: NSRR's translator of today (`Stage 2 sleep|2`) and its two older ontologies
+# (`SRO:Stage2Sleep`, `SDO:NonRapidEyeMovementSleep-N2`), AASM, and EDF+ hypnograms. Compared after
+# folding, without the ontology's prefix. Stage 3 stands for AASM's N3 and for 3 and 4 together.
+_RK_CODE_OF_NAME: dict[str, int] = {
+    "wake": 0,
+    "w": 0,
+    "wakestate": 0,
+    "n1": 1,
+    "stage1sleep": 1,
+    "nonrapideyemovementsleep-n1": 1,
+    "n2": 2,
+    "stage2sleep": 2,
+    "nonrapideyemovementsleep-n2": 2,
+    "n3": 3,
+    "stage3sleep": 3,
+    "stage34sleep": 3,
+    "nonrapideyemovementsleep-n3": 3,
+    "n4": 4,
+    "stage4sleep": 4,
+    "nonrapideyemovementsleep-n4": 4,
+    "rem": 5,
+    "r": 5,
+    "remsleep": 5,
+    "rapideyemovement": 5,
+    "rapideyemovementsleep": 5,
+    "movement": 6,
+    "movementtime": 6,
+    "unscored": 9,
+    "unscoredepoch": 9,
+    "artifactepoch": 10,
 }
+
+_LONGEST_CONCEPT = 80  # no name of a stage is half as long
 
 # What the simulator writes for a class: the NSRR concept of its most common R&K stage.
 NSRR_CONCEPT_OF_CLASS: dict[int, str] = {
@@ -74,7 +81,7 @@ NSRR_CONCEPT_OF_CLASS: dict[int, str] = {
 
 
 def class_of_rk_code(code: int) -> int:
-    """Class of a Rechtschaffen & Kales code (0-6, 9).
+    """Class of a Rechtschaffen & Kales code (0-6, 9, 10).
 
     Raises:
       ValueError: for a code that no scorer uses; an unknown stage is never guessed.
@@ -85,17 +92,35 @@ def class_of_rk_code(code: int) -> int:
         raise ValueError(f"unknown stage code {code}; known: {sorted(_CLASS_OF_RK_CODE)}") from None
 
 
-def class_of_concept(concept: str) -> int:
-    """Class of an annotation's concept, such as `Stage 2 sleep|2`, `SRO:Stage2Sleep` or `N2`.
+def rk_code_of_concept(concept: str) -> int:
+    """R&K code of an annotation's concept, such as `Stage 2 sleep|2`, `SRO:Stage2Sleep` or `N2`.
 
     Raises:
-      ValueError: for a concept that names no stage.
+      ValueError: for a concept that names no stage, or whose name and code are of different ones.
     """
-    name, bar, code = concept.strip().rpartition("|")
-    if bar and code.strip().isdigit():
-        return class_of_rk_code(int(code))
-    folded = "".join((name if bar else concept).split()).lower()
+    if len(concept) > _LONGEST_CONCEPT:
+        raise ValueError(f"unknown stage {concept[:40]!r}")
+    name, *codes = concept.split("|")
+    found = {_rk_code_of_name(name, concept)}
+    for code in map(str.strip, codes):
+        if code.isascii() and code.isdigit() and len(code) <= 2:
+            class_of_rk_code(int(code))
+            found.add(int(code))
+        else:
+            found.add(_rk_code_of_name(code, concept))
+    if len(found) > 1:
+        raise ValueError(f"unknown stage {concept[:40]!r}: its name and code disagree")
+    return found.pop()
+
+
+def class_of_concept(concept: str) -> int:
+    """Class of an annotation's concept; see `rk_code_of_concept`."""
+    return class_of_rk_code(rk_code_of_concept(concept))
+
+
+def _rk_code_of_name(name: str, concept: str) -> int:
+    folded = "".join(name.split()).lower().removeprefix("sro:").removeprefix("sdo:")
     try:
-        return int(_CLASS_OF_NAME[folded])
+        return _RK_CODE_OF_NAME[folded]
     except KeyError:
-        raise ValueError(f"unknown stage {concept!r}") from None
+        raise ValueError(f"unknown stage {concept[:40]!r}") from None

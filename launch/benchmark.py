@@ -1,8 +1,9 @@
-"""Speed and memory of training, as ratios to named peers measured in turns in the same run.
+"""Speed and memory, as ratios to named peers measured in turns in the same run.
 
     python -m launch.benchmark --out=DIR
 
-Nothing is read: nights are noise of the right shape. Takes minutes; leave the machine alone.
+Training is measured on nights of noise, the way of recordings on simulated files. Takes minutes;
+leave the machine alone.
 """
 
 from absl import flags as absl_flags

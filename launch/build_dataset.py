@@ -2,10 +2,16 @@
 
     python -m launch.build_dataset --shhs_dir=DIR --data_dir=DIR --bcg_source=simulated
     python -m launch.build_dataset --shhs_dir=DIR --data_dir=DIR --bcg_source=paired --bcg_dir=DIR
+    python -m launch.build_dataset --shhs_dir=DIR --data_dir=DIR \\
+        --recordings=rpoints --bcg_source=none
 
 --shhs_dir holds `polysomnography/` as NSRR has it: edfs/, annotations-events-nsrr/ and, where there
-are any, annotations-rpoints/. A night that cannot be used is left out by name, with the reason.
+are any, annotations-rpoints/. A night that cannot be used is left out by name, with the reason. A
+build that was stopped goes on with the same command. Beside the dataset lie card.html, nights.csv
+and exclusions.csv.
 """
+
+from absl import flags as absl_flags
 
 from kd_sleep.datasets import shhs_bcg
 from kd_sleep.errors import ConfigError
@@ -14,7 +20,15 @@ from launch import flags
 _SHHS_DIR = flags.define_path("shhs_dir", "Folder that holds polysomnography/.")
 _DATA_DIR = flags.define_path("data_dir", "Folder of the dataset to build.")
 _BCG_DIR = flags.define_path(
-    "bcg_dir", "Folder of <recording id>.edf; default bcg/ in --shhs_dir.", required=False
+    "bcg_dir",
+    "Folder of BCG files: <recording id>.edf, .csv, .npy, .npz, .h5; default bcg/ in --shhs_dir.",
+    required=False,
+)
+_SPLITS = absl_flags.DEFINE_string(
+    "splits", None, "CSV of subject_id,split in place of the built-in split by subject."
+)
+_DRY_RUN = absl_flags.DEFINE_bool(
+    "dry_run", False, "Only say what would be read, how long it takes and what room it needs."
 )
 flags.define_config("dataset")
 
@@ -26,18 +40,19 @@ def main() -> None:
             f"--bcg_dir={_BCG_DIR.value}: --bcg_source={config.bcg_source} reads no BCG files.",
             "Add --bcg_source=paired, or leave --bcg_dir out.",
         )
-    builder = shhs_bcg.build(
-        flags.path(_SHHS_DIR),
-        flags.path(_DATA_DIR),
-        config,
-        flags.path(_BCG_DIR) if _BCG_DIR.value else None,
-    )
-    for night in shhs_bcg.exclusions(builder):
-        print(
-            f"left out {night['recording_id']}: {night['path']} {night['reason']} {night['remedy']}"
-        )
+    bcg_dir = flags.path(_BCG_DIR) if _BCG_DIR.value else None
+    where = (flags.path(_SHHS_DIR), flags.path(_DATA_DIR), config, bcg_dir, _SPLITS.value)
+    if _DRY_RUN.value:
+        print(shhs_bcg.dry_run(*where))
+        return
+    builder = shhs_bcg.build(*where)
+    for night in shhs_bcg.exclusions(builder)[:20]:
+        print(f"left out {night['recording_id']}: {night['path']} {night['reason']}")
+    left_out = len(shhs_bcg.exclusions(builder))
+    if left_out:
+        print(f"{left_out} left out in all; what to do: {builder.data_dir}/exclusions.csv")
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
-    print(f"{builder.data_dir}: nights {counts}")
+    print(f"{builder.data_dir}: nights {counts}; see card.html there")
 
 
 if __name__ == "__main__":

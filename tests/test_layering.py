@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Lower never imports higher; rooms on one line do not import each other.
 LAYERS = (
     {"version", "stages", "errors", "losses", "metrics"},
-    {"schema", "config", "provenance", "parallel"},
+    {"schema", "config", "provenance", "parallel", "pages"},
     {"signals"},
     {"recordings"},
     {"simulation"},

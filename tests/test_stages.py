@@ -13,7 +13,7 @@ def test_classes_are_in_the_articles_order():
 
 @pytest.mark.parametrize(
     ("code", "expected"),
-    [(0, 0), (1, 2), (2, 2), (3, 3), (4, 3), (5, 1), (6, UNSCORED), (9, UNSCORED)],
+    [(0, 0), (1, 2), (2, 2), (3, 3), (4, 3), (5, 1), (6, UNSCORED), (9, UNSCORED), (10, UNSCORED)],
 )
 def test_rechtschaffen_and_kales_codes(code, expected):
     assert stages.class_of_rk_code(code) == expected
@@ -29,7 +29,15 @@ def test_rechtschaffen_and_kales_codes(code, expected):
         ("Movement|6", UNSCORED),
         ("Unscored|9", UNSCORED),
         ("SRO:Stage2Sleep", Stage.LIGHT),
-        ("SRO:RemSleep", Stage.REM),
+        ("SRO:RapidEyeMovement", Stage.REM),
+        ("SRO:MovementTime", UNSCORED),
+        ("SRO:UnscoredEpoch", UNSCORED),
+        ("SRO:ArtifactEpoch", UNSCORED),
+        ("SDO:WakeState", Stage.WAKE),
+        ("SDO:NonRapidEyeMovementSleep-N1", Stage.LIGHT),
+        ("SDO:NonRapidEyeMovementSleep-N4", Stage.DEEP),
+        ("SDO:RapidEyeMovementSleep", Stage.REM),
+        ("N2|N2", Stage.LIGHT),
         (" N3 ", Stage.DEEP),
     ],
 )
@@ -37,9 +45,28 @@ def test_concepts(concept, expected):
     assert stages.class_of_concept(concept) == expected
 
 
-@pytest.mark.parametrize("concept", ["", "Stage 7 sleep|7", "Hypopnea|Hypopnea", "Stage 5", "|"])
+@pytest.mark.parametrize(
+    "concept",
+    [
+        "",
+        "Stage 7 sleep|7",
+        "Wake|7",
+        "Hypopnea|2",
+        "2",
+        "Wake|",
+        "Wake|" + 5000 * "0",
+        "Stage 5",
+        "|",
+    ],
+)
 def test_unknown_stage_is_never_guessed(concept):
     with pytest.raises(ValueError, match="unknown stage"):
+        stages.class_of_concept(concept)
+
+
+@pytest.mark.parametrize("concept", ["Stage 2 sleep|3", "Stage 2 sleep|1", "Wake|REM", "REM|5|0"])
+def test_a_name_and_a_code_that_disagree_are_no_stage(concept):
+    with pytest.raises(ValueError, match="name and code disagree"):
         stages.class_of_concept(concept)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from kd_sleep.benchmark import input, loss, memory, scale, step, sweep
+from kd_sleep.benchmark import input, loss, memory, recordings, scale, step, sweep
 from kd_sleep.benchmark.machine import machine
 from kd_sleep.benchmark.subject import SHHS_NIGHTS
 from kd_sleep.benchmark.timing import Row
@@ -18,7 +18,7 @@ from kd_sleep.config import Preset, to_dict
 from kd_sleep.errors import ConfigError
 from kd_sleep.provenance import write_json
 
-PARTS = ("step", "loss", "sweep", "input", "memory", "scale")
+PARTS = ("step", "loss", "sweep", "input", "memory", "scale", "recordings")
 
 
 def benchmark(
@@ -52,6 +52,7 @@ def benchmark(
         "input": lambda: input.measure(preset, repeats),
         "memory": lambda: memory.measure(preset, repeats),
         "scale": lambda: _scale(preset, repeats, nights),
+        "recordings": lambda: recordings.measure(repeats),
     }
     before = machine()
     rows = _warning(before["load_average"], before["cores"])

@@ -154,8 +154,14 @@ def read_split(data_dir: str | Path, split: str, *, bcg: bool = True) -> Nights:
     """Reads a split of `shhs_bcg` into memory, without the BCG samples where they are not needed.
 
     Raises:
-      DatasetError: no dataset there, or one in which a subject is in two splits.
+      DatasetError: no dataset there, one in which a subject is in two splits, or one without the
+        BCG that is asked for.
     """
+    if bcg and bcg_source_of(data_dir) == "none":
+        raise DatasetError(
+            f"{data_dir}: a dataset without BCG, good for a teacher alone.",
+            "Build one with --bcg_source=paired or simulated.",
+        )
     fields = tuple(name for name in schema.NIGHT_FIELDS if bcg or name != "bcg")
     source, subjects = open_split(data_dir, split, fields)
     records = []

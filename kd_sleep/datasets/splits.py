@@ -1,4 +1,4 @@
-"""Train, validation and test by subject, decided by the subject's id alone.
+"""Train, validation and test by subject, decided by the subject's id alone, or by a file.
 
 An id's place on the unit interval is its multiple of the golden ratio, modulo 1. Such points fill
 the interval evenly however few there are, so that a cohort of ten has its three splits like one of
@@ -7,14 +7,17 @@ five thousand; and a new download moves nobody, because no other id has a say.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from kd_sleep.errors import DatasetError
 
 SPLITS = ("train", "validation", "test")
 SHARES = {"train": 0.60, "validation": 0.15, "test": 0.25}
 _GOLDEN = (5**0.5 - 1) / 2
+_COLUMNS = ["subject_id", "split"]
 
 
 def split_of(subject_id: str) -> str:
@@ -29,6 +32,36 @@ def split_of(subject_id: str) -> str:
         if place < edge:
             return name
     return SPLITS[-1]
+
+
+def read_splits(path: str | Path) -> dict[str, str]:
+    """Subject -> split from a CSV with the columns `subject_id` and `split`.
+
+    Raises:
+      DatasetError: for a file that cannot be read, has other columns or no row, names an unknown
+        split, or a subject twice and differently.
+    """
+    expected = "Expected CSV with a header subject_id,split and rows such as 200001,train."
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}).", expected) from error
+    rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    if len(rows) < 2 or [cell.strip().lower() for cell in rows[0]] != _COLUMNS:
+        raise DatasetError(f"{path}: holds no splits.", expected)
+    splits: dict[str, str] = {}
+    for row in rows[1:]:
+        subject, split = (*(cell.strip() for cell in row), "", "")[:2]
+        if not subject or len(row) != 2 or split not in SPLITS:
+            raise DatasetError(
+                f"{path}: {','.join(row)!r} gives no subject one of {', '.join(SPLITS)}.", expected
+            )
+        if splits.setdefault(subject, split) != split:
+            raise DatasetError(
+                f"{path}: subject {subject} is in both {splits[subject]} and {split}.",
+                "Both visits of a person belong in one split.",
+            )
+    return splits
 
 
 def assert_disjoint(subjects: Mapping[str, Iterable[str]]) -> None:

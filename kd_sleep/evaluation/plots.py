@@ -1,22 +1,12 @@
-"""The report's pictures: each function draws one and returns it as SVG that sits inside a page.
-
-Text stays text, in the page's font, and inks are the page's CSS colours, so a picture follows the
-reader's light or dark scheme. Every SVG names itself for those who cannot see it (`aria-label`) and
-is the same to the byte for the same numbers.
-"""
+"""The report's pictures: each function draws one and returns it as SVG that sits inside a page."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import html
-import io
-import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
@@ -26,11 +16,10 @@ from numpy.typing import NDArray
 
 from kd_sleep import metrics
 from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS, MAJORITY, TEACHER, TIME_OF_NIGHT
+from kd_sleep.pages import INK, MUTED, NARROW, STAGE_COLOURS, WIDE, drawing
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.stages import STAGE_NAMES
 
-# Okabe & Ito's palette, made for colour-blind readers: four hues for stages, others for systems.
-STAGE_COLOURS = {"Wake": "#E69F00", "REM": "#CC79A7", "Light": "#56B4E9", "Deep": "#0072B2"}
 SYSTEM_LABELS = {
     TEACHER: "Teacher (ECG)",
     DISTILLED: "Student, distilled (BCG)",
@@ -46,36 +35,7 @@ CURVE_LABELS = {
 }
 RELIABLE_SNR_DB = 6.0  # above it, J peaks are found reliably; below 0 dB, most of them are not
 
-# Stand-ins that Matplotlib can draw with and `_svg` turns into the page's own colours.
-_INK, _MUTED = "#010203", "#020304"
-_CSS_COLOURS = {_INK: "currentColor", _MUTED: "var(--muted)"}
-_SYSTEM_COLOURS = {TEACHER: _INK, DISTILLED: "#009E73", HARD_LABELS: "#D55E00"}
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.parse_math": False,  # a name with a dollar sign is a name
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.4,
-}
-_NARROW = 4.8  # inches; still readable when a phone scales it to 358 CSS pixels
-_WIDE = 9.6  # for a whole night, which a phone scrolls
-
-P = ParamSpec("P")
+_SYSTEM_COLOURS = {TEACHER: INK, DISTILLED: "#009E73", HARD_LABELS: "#D55E00"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,47 +62,18 @@ def label(system: str) -> str:
     return SYSTEM_LABELS.get(system, system.replace("_", " "))
 
 
-def _drawing(draw: Callable[P, tuple[Figure, str]]) -> Callable[P, str]:
-    """Makes a function of (figure, text alternative) one of inline SVG, in the report's style."""
-
-    @functools.wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
-        name = draw.__name__
-        with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-            figure, text = draw(*args, **kwargs)
-            return _svg(figure, name, text)
-
-    return drawn
-
-
-def _svg(figure: Figure, name: str, text: str) -> str:
-    """`figure` as an <svg> element; its ids begin with `name`, so no two pictures share one."""
-    buffer = io.StringIO()
-    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'((?:\bid|href)="#?|url\(#)', rf"\g<1>{name}-", svg)
-    # In attributes, not in text: a hundredth of a point is finer than any screen.
-    svg = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)  # HTML knows them
-    for stand_in, css in _CSS_COLOURS.items():
-        svg = svg.replace(stand_in, css)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(text)}"', 1)
-
-
-@_drawing
+@drawing
 def forest(distillation: Mapping[str, Any]) -> tuple[Figure, str]:
     """Distilled minus baseline, every metric with its interval, in points."""
     differences = distillation["differences"]
-    rows = [(text, differences[key], _INK) for key, text in METRIC_LABELS.items()]
+    rows = [(text, differences[key], INK) for key, text in METRIC_LABELS.items()]
     for stage, colour in STAGE_COLOURS.items():
         rows.append((f"{stage} recall", differences["recall"][stage], colour))
-    figure = Figure((_NARROW, 2.9), layout="constrained")
+    figure = Figure((NARROW, 2.9), layout="constrained")
     axes = figure.subplots()
     for row, (_, interval, colour) in enumerate(rows):
         _whisker(axes, row, interval, colour)
-    axes.axvline(0, color=_MUTED, linewidth=1)
+    axes.axvline(0, color=MUTED, linewidth=1)
     axes.set_yticks(range(len(rows)), [text for text, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("Points (hundredths), distilled − hard labels")
@@ -168,22 +99,22 @@ def _spoken(interval: Mapping[str, Any]) -> str:
     return f"{value} ({100 * interval['low']:.1f} to {100 * interval['high']:.1f})"
 
 
-@_drawing
+@drawing
 def recall_bars(systems: Mapping[str, Any]) -> tuple[Figure, str]:
     """Recall of each stage, one panel a stage, one bar a system, with intervals."""
     names = list(systems)
-    figure = Figure((_NARROW, 4 * (0.42 + 0.22 * len(names))), layout="constrained")
+    figure = Figure((NARROW, 4 * (0.42 + 0.22 * len(names))), layout="constrained")
     spoken = []
     panels = figure.subplots(len(STAGE_NAMES), sharex=True)
     for axes, (stage, colour) in zip(panels, STAGE_COLOURS.items(), strict=True):
         recalls = [systems[name]["pooled"]["recall"][stage] for name in names]
         for row, recall in enumerate(recalls):
             if recall["value"] is None:
-                axes.text(1, row, "does not occur", va="center", color=_MUTED, fontsize=9)
+                axes.text(1, row, "does not occur", va="center", color=MUTED, fontsize=9)
                 continue
             axes.barh(row, 100 * recall["value"], color=colour, height=0.7)
             if recall["low"] is not None:
-                axes.plot([100 * recall["low"], 100 * recall["high"]], [row, row], color=_INK)
+                axes.plot([100 * recall["low"], 100 * recall["high"]], [row, row], color=INK)
         axes.set_title(stage)
         axes.set_yticks(range(len(names)), [label(name) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
@@ -195,22 +126,22 @@ def recall_bars(systems: Mapping[str, Any]) -> tuple[Figure, str]:
     return figure, f"Recall in percent. {'; '.join(spoken)}."
 
 
-@_drawing
+@drawing
 def subject_spread(systems: Mapping[str, Any]) -> tuple[Figure, str]:
     """Accuracy of every subject under every system; a line follows a subject."""
     names = list(systems)
     by_subject = [_subject_accuracy(systems[name]["per_recording"]) for name in names]
     shares = np.array([[person[s] for s in sorted(person)] for person in by_subject])
-    figure = Figure((_NARROW, 0.8 + 0.42 * len(names)), layout="constrained")
+    figure = Figure((NARROW, 0.8 + 0.42 * len(names)), layout="constrained")
     axes = figure.subplots()
     rows = np.arange(len(names))
-    axes.plot(100 * shares, rows, color=_MUTED, linewidth=0.6, alpha=0.45)
+    axes.plot(100 * shares, rows, color=MUTED, linewidth=0.6, alpha=0.45)
     for row, name in enumerate(names):
-        colour = _SYSTEM_COLOURS.get(name, _MUTED)
+        colour = _SYSTEM_COLOURS.get(name, MUTED)
         axes.plot(
             100 * shares[row], np.full(shares.shape[1], row), "o", color=colour, ms=4, alpha=0.7
         )
-        axes.plot(100 * np.median(shares[row]), row, "|", color=_INK, markersize=18, mew=2)
+        axes.plot(100 * np.median(shares[row]), row, "|", color=INK, markersize=18, mew=2)
     axes.set_yticks(rows, [label(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -231,12 +162,12 @@ def _subject_accuracy(per_recording: Sequence[Mapping[str, Any]]) -> dict[str, f
     return {subject: float(metrics.accuracy(total)) for subject, total in counts.items()}
 
 
-@_drawing
+@drawing
 def night(night: ReportNight, names: Sequence[str]) -> tuple[Figure, str]:
     """A night: the scorer's hypnogram, each system's with its hypnodensity, then BCG quality."""
     hours = np.arange(len(night.labels) + 1) * WINDOW_S / 3600  # edges of the windows
     heights = [1.0] + [1.0, 0.8] * len(names) + [0.9]
-    figure = Figure((_WIDE, 1.0 + 1.05 * sum(heights)), layout="constrained")
+    figure = Figure((WIDE, 1.0 + 1.05 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), sharex=True, height_ratios=heights)
     _draw_hypnogram(panels[0], hours, night.labels, "Scored by hand")
     _draw_quality(panels[-1], hours, night)
@@ -258,12 +189,12 @@ def night(night: ReportNight, names: Sequence[str]) -> tuple[Figure, str]:
 
 
 def _draw_quality(axes: Axes, hours: NDArray, night: ReportNight) -> None:
-    axes.stairs(night.bcg_snr_db, hours, baseline=None, color=_INK, linewidth=0.8)
-    axes.axhline(RELIABLE_SNR_DB, color=_MUTED, linestyle=":", linewidth=1)
+    axes.stairs(night.bcg_snr_db, hours, baseline=None, color=INK, linewidth=0.8)
+    axes.axhline(RELIABLE_SNR_DB, color=MUTED, linestyle=":", linewidth=1)
     missing = np.append(night.bcg_missing >= 0.5, False)
     axes.fill_between(
         hours, 0, 1, where=missing, step="post", transform=axes.get_xaxis_transform(),
-        color=_MUTED, alpha=0.35, linewidth=0,
+        color=MUTED, alpha=0.35, linewidth=0,
     )  # fmt: skip
     axes.set_title("BCG quality")
     axes.set_ylabel("SNR, dB")
@@ -272,7 +203,7 @@ def _draw_quality(axes: Axes, hours: NDArray, night: ReportNight) -> None:
 def _draw_hypnogram(axes: Axes, hours: NDArray, stages: NDArray, title: str) -> None:
     """Steps with a coloured bar for every window; gaps where nobody scored."""
     levels = np.where(stages < 0, np.nan, stages)
-    axes.plot(np.repeat(hours, 2)[1:-1], np.repeat(levels, 2), color=_MUTED, linewidth=0.8)
+    axes.plot(np.repeat(hours, 2)[1:-1], np.repeat(levels, 2), color=MUTED, linewidth=0.8)
     for stage, colour in enumerate(STAGE_COLOURS.values()):
         level = np.where(stages == stage, float(stage), np.nan)
         axes.plot(np.repeat(hours, 2)[1:-1], np.repeat(level, 2), color=colour, linewidth=3.5,
@@ -292,7 +223,7 @@ def _draw_density(axes: Axes, hours: NDArray, probs_NK: NDArray) -> None:
     axes.set_ylabel("%")
 
 
-@_drawing
+@drawing
 def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Figure, str]:
     """Loss and validation scores against steps, one panel for each that any row has."""
     points = {
@@ -305,13 +236,13 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[
         for name, rows in curves.items()
     }
     shown = [key for key in CURVE_LABELS if any(points[key, name] for name in curves)]
-    figure = Figure((_NARROW, 1.2 + 1.6 * len(shown)), layout="constrained")
+    figure = Figure((NARROW, 1.2 + 1.6 * len(shown)), layout="constrained")
     lines, spoken = {}, []
     panels = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
     for axes, key in zip(panels, shown, strict=True):
         for name in curves:
             if track := points[key, name]:
-                colour = _SYSTEM_COLOURS.get(name, _MUTED)
+                colour = _SYSTEM_COLOURS.get(name, MUTED)
                 lines[name] = axes.plot(*zip(*track, strict=True), "o-", color=colour, ms=3)[0]
                 spoken.append(f"{CURVE_LABELS[key]}, {label(name)}: last {track[-1][1]:.3g}")
         axes.set_title(CURVE_LABELS[key])
@@ -320,7 +251,7 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[
     return figure, f"Training curves. {'; '.join(spoken)}."
 
 
-@_drawing
+@drawing
 def sweep_map(results: Mapping[str, Any]) -> tuple[Figure, str]:
     """Validation kappa over (alpha, T): mean over seeds, and its spread, in every cell.
 
@@ -348,7 +279,7 @@ def sweep_map(results: Mapping[str, Any]) -> tuple[Figure, str]:
             width - 0.06,
             0.92,
             facecolor=to_rgba(STAGE_COLOURS["Light"], 0.1 + 0.6 * share),
-            edgecolor=_INK if best else "none",
+            edgecolor=INK if best else "none",
         )
         axes.add_patch(cell)
         spread = f"\n± {np.std(kappas, ddof=1):.3f}" if len(kappas) > 1 else ""

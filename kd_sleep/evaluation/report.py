@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 
 from kd_sleep.evaluation import plots
-from kd_sleep.evaluation.plots import STAGE_COLOURS, SYSTEM_LABELS, ReportNight, label
+from kd_sleep.evaluation.plots import SYSTEM_LABELS, ReportNight, label
 from kd_sleep.evaluation.scores import DISTILLED, TEACHER, TIME_OF_NIGHT, median_recording, verdict
+from kd_sleep.pages import figure_of, page, section, stage_chip, table_of
 from kd_sleep.stages import STAGE_NAMES
+
+TITLE = "Sleep stages from the ballistocardiogram"
 
 # System, sensor, test data, accuracy and kappa, as their authors give them; four stages each.
 PUBLISHED = (
@@ -55,16 +58,16 @@ def write_report(
         _published(),
         _distillation(results["distillation"]),
         _confusions(systems),
-        _section(
+        section(
             "Recall of each stage",
-            _figure(
+            figure_of(
                 plots.recall_bars(systems), f"Bars: pooled windows. Lines: {_coverage(results)}."
             ),
         ),
         _night(night, results),
-        _section(
+        section(
             "From subject to subject",
-            _figure(
+            figure_of(
                 plots.subject_spread(systems),
                 "A dot is a subject with all of their nights, a thin line follows one subject from"
                 " system to system, the upright bar is the median subject.",
@@ -74,7 +77,7 @@ def write_report(
         _curves(curves),
         _provenance(results),
     ]
-    path.write_text(_PAGE % {"css": _CSS, "body": "\n".join(sections)}, encoding="utf-8")
+    path.write_text(page(TITLE, "\n".join(sections)), encoding="utf-8")
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -124,13 +127,13 @@ def sweep_table(results: Mapping[str, Any]) -> str:
 
 def write_sweep_page(path: Path, results: Mapping[str, Any]) -> None:
     """The heat map and the table of a sweep as one HTML file."""
-    body = _section(
+    body = section(
         f"{len(results['members'])} students in one program",
         f"<p>{escape(_where(results['data']))} Labels of {results['labelled_nights']} nights.</p>",
-        _figure(plots.sweep_map(results), "Mean over seeds ± standard deviation."),
+        figure_of(plots.sweep_map(results), "Mean over seeds ± standard deviation."),
         f"<pre>{escape(sweep_table(results))}</pre>",
     )
-    path.write_text(_PAGE % {"css": _CSS, "body": body}, encoding="utf-8")
+    path.write_text(page(TITLE, body), encoding="utf-8")
 
 
 def _ordered(systems: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,38 +178,8 @@ def _seeds(results: Mapping[str, Any]) -> str:
 # --- HTML. Every string that is not ours passes through `escape` on its way in. ---
 
 
-def _section(title: str, *parts: str) -> str:
-    return f"<section><h2>{title}</h2>{''.join(parts)}</section>"
-
-
-def _figure(svg: str, caption: str, kind: str = "narrow") -> str:
-    return (
-        f'<figure class="{kind}"><div class="scroll" tabindex="0">{svg}</div>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def _table(
-    heads: Iterable[str], rows: Iterable[Sequence[str]], kind: str, caption: str = ""
-) -> str:
-    """A table of HTML cells; the first cell of a row heads it."""
-    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0"><table class="{kind}"><caption>{caption}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
 def _two_lines(texts: tuple[str, str]) -> str:
     return "{}<small>{}</small>".format(*texts)
-
-
-def _stage(name: str) -> str:
-    return f'<i class="chip" style="background:{STAGE_COLOURS[name]}"></i>{name}'
 
 
 def _summary(results: Mapping[str, Any]) -> str:
@@ -255,7 +228,7 @@ def _summary(results: Mapping[str, Any]) -> str:
 
 def _scores(results: Mapping[str, Any], systems: Mapping[str, Any]) -> str:
     heads = ["System", "Accuracy, %", "Kappa", "Macro F1"]
-    heads += [f"{_stage(stage)}<small>recall, %</small>" for stage in STAGE_NAMES]
+    heads += [f"{stage_chip(stage)}<small>recall, %</small>" for stage in STAGE_NAMES]
     rows = [
         [escape(label(name)), *map(_two_lines, _cells(system["pooled"]))]
         for name, system in systems.items()
@@ -265,7 +238,7 @@ def _scores(results: Mapping[str, Any], systems: Mapping[str, Any]) -> str:
     if unscored := results["unscored_recordings"]:
         notes.append(f"Without any label, in no score: {', '.join(unscored)}.")
     note = f'<p class="note">{escape(" ".join(notes))}</p>'
-    return _table(heads, rows, "scores") + note
+    return table_of(heads, rows, "scores") + note
 
 
 def _published() -> str:
@@ -276,19 +249,19 @@ def _published() -> str:
     heads = ["System", "Sensor", "Tested on", "Accuracy, %", "Kappa"]
     return (
         f'<aside><h2>Published by others, for orientation</h2><p class="note">{note}</p>'
-        f"{_table(heads, PUBLISHED, 'published')}</aside>"
+        f"{table_of(heads, PUBLISHED, 'published')}</aside>"
     )
 
 
 def _distillation(distillation: Mapping[str, Any] | None) -> str:
     if distillation is None:
         text = "<p>Only one kind of student was scored, so there is no difference to show.</p>"
-        return _section("What distillation changed", text)
+        return section("What distillation changed", text)
     recovered = distillation["teacher_lead_recovered"]
     share = "{} % {} of the teacher's lead in accuracy is recovered.".format(*_show(recovered))
-    return _section(
+    return section(
         "What distillation changed",
-        _figure(
+        figure_of(
             plots.forest(distillation),
             f"{escape(label(distillation['distilled']))} minus"
             f" {escape(label(distillation['baseline']))}, on the same subjects and draws. A change"
@@ -302,11 +275,11 @@ def _confusions(systems: Mapping[str, Any]) -> str:
     tables = []
     for name, system in systems.items():
         rows = [
-            [_stage(stage), *(_heat(count, sum(counts)) for count in counts)]
+            [stage_chip(stage), *(_heat(count, sum(counts)) for count in counts)]
             for stage, counts in zip(STAGE_NAMES, system["confusion"], strict=True)
         ]
-        tables.append(_table(["Scored", *STAGE_NAMES], rows, "confusion", escape(label(name))))
-    return _section(
+        tables.append(table_of(["Scored", *STAGE_NAMES], rows, "confusion", escape(label(name))))
+    return section(
         "What is taken for what",
         f'<div class="side">{"".join(tables)}</div>',
         '<p class="note">Rows: the stage scored by hand. Columns: the stage the system gave, in %'
@@ -328,11 +301,11 @@ def _night(night: ReportNight, results: Mapping[str, Any]) -> str:
         why = f"median in accuracy of {label(shown)}: neither its best night nor its worst"
     caption = (
         f"<b>{escape(night.recording_id)}</b>, {why}."
-        f" {' '.join(map(_stage, STAGE_NAMES))}. BCG quality: power in 1–8 Hz over 10–20 Hz;"
+        f" {' '.join(map(stage_chip, STAGE_NAMES))}. BCG quality: power in 1–8 Hz over 10–20 Hz;"
         f" dotted, {plots.RELIABLE_SNR_DB:g} dB, above which heartbeats are found reliably; shaded,"
         " at least half of the window is missing. Below a hypnogram: the probabilities behind it."
     )
-    return _section("One night", _figure(plots.night(night, names), caption, "wide"))
+    return section("One night", figure_of(plots.night(night, names), caption, "wide"))
 
 
 def _recordings(systems: Mapping[str, Any]) -> str:
@@ -347,7 +320,7 @@ def _recordings(systems: Mapping[str, Any]) -> str:
         for first in night[:1]
     ]
     heads = ["Recording", "Subject", "Windows", *(escape(label(name)) for name in systems)]
-    listing = _table(heads, rows, "scores", "Accuracy, %")
+    listing = table_of(heads, rows, "scores", "Accuracy, %")
     return f"<details><summary>Every recording</summary>{listing}</details>"
 
 
@@ -355,84 +328,13 @@ def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     if not any(set(row) & set(plots.CURVE_LABELS) for rows in curves.values() for row in rows):
         return ""
     caption = "Losses of two systems are not comparable: each has terms of its own."
-    return _section("Training", _figure(plots.training_curves(curves), caption))
+    return section("Training", figure_of(plots.training_curves(curves), caption))
 
 
 def _provenance(results: Mapping[str, Any]) -> str:
     blocks = {key: results[key] for key in ("data", "bootstrap", "provenance")}
     text = escape(json.dumps(blocks, indent=2, ensure_ascii=False, default=str))
-    return _section(
+    return section(
         "How it was made",
         f"<details><summary>Data, settings and versions</summary><pre>{text}</pre></details>",
     )
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Sleep stages from the ballistocardiogram</title>
-<style>%(css)s</style>
-</head>
-<body><main>
-%(body)s
-</main></body>
-</html>
-"""
-
-_CSS = """
-:root { --ink: #1b2026; --muted: #5c6670; --paper: #f7f7f4; --card: #fff; --line: #dfe2e5;
-  --heat: 0 114 178; }
-@media screen and (prefers-color-scheme: dark) { :root { --ink: #e7eaed; --muted: #9ba6b0;
-  --paper: #13161a; --card: #1c2127; --line: #343b43; --heat: 86 180 233; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); overflow-wrap: break-word;
-  font: 1rem/1.55 system-ui, sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 1rem; }
-h2 { font-size: 1.2rem; margin: 0 0 .7rem; }
-section { margin-top: 2.5rem; }
-p { max-width: 46rem; margin: 0 0 1rem; }
-.note, figcaption, caption { color: var(--muted); font-size: .875rem; }
-.badge { background: var(--ink); color: var(--paper); border-radius: .4rem; padding: .6rem .9rem; }
-.scroll { overflow-x: auto; }
-small { display: block; color: var(--muted); font-size: .75rem; font-weight: normal; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: .6rem; }
-caption { text-align: left; padding-bottom: .3rem; }
-th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line);
-  white-space: nowrap; vertical-align: top; }
-th:first-child { text-align: left; }
-thead th { white-space: normal; }
-tbody th { font-weight: 600; }
-.scores { width: 100%; background: var(--card); }
-.scores th:first-child { position: sticky; left: 0; background: var(--card); }
-.published :nth-child(-n+3) { text-align: left; }
-aside { margin-top: 2.5rem; padding: 1rem; border: 1px dashed var(--muted); border-radius: .4rem; }
-.side { display: grid; grid-template-columns: repeat(auto-fill, minmax(18.5rem, 1fr)); gap: 1rem; }
-.confusion { width: 100%; table-layout: fixed; }
-.confusion caption { color: var(--ink); font-weight: 600; }
-.confusion th, .confusion td { padding: .2rem; border: 0; text-align: center; font-weight: 400; }
-.confusion th:first-child { width: 24%; text-align: left; vertical-align: middle; }
-.confusion td span { display: block; text-align: center; padding: .3rem 0; border-radius: .25rem;
-  background: rgb(var(--heat) / calc(.06 + .5 * var(--share))); }
-.confusion td small { color: inherit; }
-.chip { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .3em; }
-figure { margin: 0 0 1rem; background: var(--card); border-radius: .4rem; padding: 1rem; }
-.narrow { display: flex; flex-wrap: wrap; gap: .6rem 2rem; }
-.narrow figcaption { flex: 1 1 16rem; }
-figure svg { display: block; height: auto; max-width: 100%; }
-figure svg text { font-family: inherit !important; }
-.wide svg { width: 100%; min-width: 40rem; }
-pre { white-space: pre-wrap; font-size: .8rem; }
-summary { cursor: pointer; }
-@media (max-width: 40rem) { .scores th:first-child, .published th:first-child {
-  white-space: normal; width: 6.5rem; min-width: 6.5rem; } th, td { padding: .35rem; } }
-@media print { h2 { break-after: avoid; }
-  body { background: #fff; font-size: 10pt; } .scroll { overflow: visible; }
-  figure, table, aside { break-inside: avoid; }
-  .wide svg { min-width: 0; }
-  details::details-content { content-visibility: visible; block-size: auto; }
-  * { print-color-adjust: exact; } }
-"""

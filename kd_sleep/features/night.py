@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,12 @@ from kd_sleep.features import rr
 from kd_sleep.features.windows import to_windows
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.recordings.recording import Recording
-from kd_sleep.recordings.shhs import NightFiles, read_recording
+from kd_sleep.recordings.shhs import SIMULATOR, NightFiles, bcg_file, read_recording
 from kd_sleep.signals import alignment, quality
-from kd_sleep.signals.filters import bandpass, moving_sd, resample
-from kd_sleep.signals.heartbeats import r_peaks
+from kd_sleep.signals.filters import bandpass, bridged, moving_sd, resample
+from kd_sleep.signals.r_peaks import r_peaks
 from kd_sleep.simulation import sensors
-from kd_sleep.simulation.physiology import DRIVE_HZ, Drive
+from kd_sleep.simulation.physiology import DRIVE_HZ, SIMULATOR_VERSION, Drive
 
 MIN_BEATS_PER_MIN = 20.0  # fewer over the whole night, and there is no heart to be seen
 MIN_ECG_HZ = 50.0  # slower, and a QRS complex is two samples
@@ -59,33 +60,50 @@ def process_night(files: NightFiles, config: DatasetConfig) -> schema.NightRecor
 
 
 def _record(files: NightFiles, config: DatasetConfig) -> schema.NightRecord:
-    recording = read_recording(files)
+    recording = read_recording(files, signals=config.recordings == "edf")
     windows = len(recording.labels)
-    beats, normal = _beats(files, recording)
+    beats, normal, ecg_quality = heartbeats(files, recording)
     intervals = rr.nn_intervals(beats, normal)
     tachogram = rr.tachogram(intervals, windows)
-    if config.bcg_source == "simulated":
-        bcg = _simulated_bcg(recording, beats, normal)
-    else:
-        bcg = _paired_bcg(files, recording, beats)
     record = {
         "recording_id": recording.recording_id,
         "subject_id": recording.subject_id,
         "visit": np.int32(recording.visit),
         "cohort": recording.cohort,
         "bcg_source": config.bcg_source,
+        "simulator": _simulator(recording, config),
         "label": recording.labels.astype(np.int8),
         "tachogram": tachogram.astype(np.float32),
         "hrv": rr.hrv(intervals, tachogram).astype(np.float32),
         "rr_missing": np.isnan(tachogram).mean(1).astype(np.float32),
-        **_bcg_fields(files, bcg, windows),
+        "ecg_quality": ecg_quality,
+        **_bcg_fields(files, recording, config, beats, normal),
     }
     schema.validate(record)
     return record
 
 
-def _beats(files: NightFiles, recording: Recording) -> tuple[NDArray, NDArray | None]:
-    """R points where given, else the detector's; and which are normal, where somebody told."""
+def _simulator(recording: Recording, config: DatasetConfig) -> str:
+    """What simulated the night, or only its BCG."""
+    if recording.cohort != schema.RECORDED:
+        return recording.cohort
+    return f"{SIMULATOR} {SIMULATOR_VERSION}" if config.bcg_source == "simulated" else "none"
+
+
+def heartbeats(
+    files: NightFiles, recording: Recording
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float32]]:
+    """A night's beats: R points where given, else the detector's.
+
+    Returns:
+      [M] times in s; [M] whether each is a normal beat: as the R points tell, or, of the
+      detector's, whether the ECG around it is usable; [N] the windows' ECG quality, NaN if no ECG.
+
+    Raises:
+      RecordingError: R points of another night, an ECG too slow, or no heart to be seen.
+    """
+    windows, ecg = len(recording.labels), recording.ecg
+    quality_N = np.full(windows, np.nan, np.float32)
     if recording.rpoints is not None:
         times, normal = recording.rpoints.times_s, recording.rpoints.normal
         uncovered = times[0] + max(recording.duration_s - times[-1], 0.0)
@@ -99,57 +117,63 @@ def _beats(files: NightFiles, recording: Recording) -> tuple[NDArray, NDArray | 
                 f" {recording.duration_s:.0f} s.",
                 "Remove the file to have beats detected in the ECG, or fetch it again.",
             )
-        beats = normal  # artefacts and ectopic beats do not count as a heart that is there
+        source = files.rpoints_csv or files.edf
+        if ecg is not None and ecg.rate_hz >= MIN_ECG_HZ:
+            quality_N = quality.ecg_quality(ecg.values, ecg.rate_hz, times, windows)
     else:
-        if recording.ecg.rate_hz < MIN_ECG_HZ:
+        assert ecg is not None  # read_recording has refused a night with neither
+        if ecg.rate_hz < MIN_ECG_HZ:
             raise RecordingError(
                 files.edf,
-                f"its ECG has {recording.ecg.rate_hz:g} Hz, too few to see a heartbeat.",
+                f"its ECG has {ecg.rate_hz:g} Hz, too few to see a heartbeat.",
                 "Give an R-point CSV, or leave the night out.",
             )
-        times, normal = r_peaks(recording.ecg.values, recording.ecg.rate_hz), None
-        beats = np.ones(len(times), bool)
-    if beats.sum() < MIN_BEATS_PER_MIN * recording.duration_s / 60.0:
-        source = files.edf if normal is None else files.rpoints_csv or files.edf
+        times, source = r_peaks(ecg.values, ecg.rate_hz), files.edf
+        usable = quality.ecg_usable(ecg.values, ecg.rate_hz, times)
+        normal = quality.in_usable(usable, times)
+        quality_N = quality.usable_share(usable, windows)
+    if normal.sum() < MIN_BEATS_PER_MIN * recording.duration_s / 60.0:
         raise RecordingError(
             source,
-            f"it shows no heartbeat ({beats.sum()} normal beats in"
+            f"it shows no heartbeat ({normal.sum()} normal beats in"
             f" {recording.duration_s / 3600:.1f} h).",
             "Look at the ECG; the night is left out.",
         )
-    return times, normal
+    return times, normal, quality_N
 
 
-def drive_of(recording: Recording, beats: NDArray, normal: NDArray | None) -> Drive:
+def drive_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
     """What a recorded night tells a simulated sensor: beats, effort, movement from ECG artefact.
 
     Movement shows as a swing of the ECG's baseline (below 0.7 Hz) to over three times its median.
     """
     samples = round(recording.duration_s * DRIVE_HZ)
     clock = np.arange(samples) / DRIVE_HZ
-    breathing = np.zeros(samples)
+    breathing, movement = np.zeros(samples), np.zeros(samples)
     if recording.effort and recording.effort[0].rate_hz >= 2.0:
         effort = recording.effort[0]
-        chest = bandpass(effort.values, effort.rate_hz, 0.1, 0.6)
+        chest = bandpass(bridged(effort.values)[0], effort.rate_hz, 0.1, 0.6)
         spread = np.sqrt(2.0) * moving_sd(chest, effort.rate_hz, 60.0)
         chest = np.clip(
             chest / np.maximum(spread, 1e-3 * spread.max(initial=1e-9) + 1e-9), -3.0, 3.0
         )
         breathing = np.interp(clock, np.arange(len(chest)) / effort.rate_hz, chest)
-    ecg = resample(recording.ecg.values, recording.ecg.rate_hz, 25.0)
-    swing = moving_sd(bandpass(ecg, 25.0, 0.05, 0.7), 25.0, 3.0)
-    ratio = swing / (np.median(swing) + 1e-9)
-    movement = np.where(ratio > 3.0, np.clip(5.0 * ratio, 0.0, 50.0), 0.0)
+    if recording.ecg is not None:
+        ecg = resample(bridged(recording.ecg.values)[0], recording.ecg.rate_hz, 25.0)
+        swing = moving_sd(bandpass(ecg, 25.0, 0.05, 0.7), 25.0, 3.0)
+        ratio = swing / (np.median(swing) + 1e-9)
+        strength = np.where(ratio > 3.0, np.clip(5.0 * ratio, 0.0, 50.0), 0.0)
+        movement = np.interp(clock, np.arange(len(strength)) / 25.0, strength)
     return Drive(
         duration_s=recording.duration_s,
         beat_times_s=beats,
-        beat_normal=np.ones(len(beats), bool) if normal is None else normal,
+        beat_normal=normal,
         breathing=breathing,
-        movement=np.interp(clock, np.arange(len(movement)) / 25.0, movement),
+        movement=movement,
     )
 
 
-def _simulated_bcg(recording: Recording, beats: NDArray, normal: NDArray | None) -> NDArray:
+def _simulated_bcg(recording: Recording, beats: NDArray, normal: NDArray) -> NDArray:
     """The forward model's BCG at 50 Hz on the ECG's clock; the same night always gives the same."""
     seed = int.from_bytes(hashlib.sha256(recording.recording_id.encode()).digest()[:8], "big")
     drive = drive_of(recording, beats, normal)
@@ -157,40 +181,43 @@ def _simulated_bcg(recording: Recording, beats: NDArray, normal: NDArray | None)
     return resample(made.values, made.rate_hz, schema.BCG_HZ)
 
 
-def _paired_bcg(files: NightFiles, recording: Recording, beats: NDArray) -> NDArray:
-    """The night's BCG file at 50 Hz on the ECG's clock; NaN where it has no samples."""
-    if files.bcg is None or not files.bcg.exists():
-        raise RecordingError(
-            files.bcg or files.edf,
-            "the night has no BCG file.",
-            "Put it into --bcg_dir as <recording id>.edf, or build with --bcg_source=simulated.",
-        )
-    bcg = read_bcg(files.bcg)
+def aligned_bcg(
+    files: NightFiles, config: DatasetConfig, recording: Recording, beats: NDArray
+) -> tuple[BcgRecording, alignment.Alignment]:
+    """The night's BCG file, and where its clock lies in the ECG's.
+
+    Raises:
+      RecordingError: no BCG file, an unusable one, or one whose beats do not fit the ECG's.
+    """
+    path = bcg_file(files)
+    bcg = read_bcg(path, config.bcg_channel, config.bcg_rate_hz)
+    values = np.where(_flat(bcg.signal.values, bcg.signal.rate_hz), np.nan, bcg.signal.values)
+    bcg = dataclasses.replace(bcg, signal=dataclasses.replace(bcg.signal, values=values))
     try:
         clock = alignment.align(
-            beats, bcg.signal.values, bcg.signal.rate_hz, guess_s=_header_offset_s(recording, bcg)
+            beats, values, bcg.signal.rate_hz, guess_s=_header_offset_s(recording, bcg)
         )
     except alignment.NoAlignment as error:
         raise RecordingError(
-            files.bcg,
+            path,
             f"the BCG's clock cannot be told from its heartbeats: {error}.",
             "Is it of this night and this sleeper? Look at --bcg_dir.",
         ) from error
-    values = np.where(_flat(bcg.signal.values, bcg.signal.rate_hz), np.nan, bcg.signal.values)
-    return alignment.to_true_clock(
-        values, bcg.signal.rate_hz, clock, schema.BCG_HZ, recording.duration_s
-    )
+    return bcg, clock
 
 
 def _header_offset_s(recording: Recording, bcg: BcgRecording) -> float:
     """Seconds from the ECG's start to the BCG's by the files' headers; 0 where one has no clock.
 
     SHHS's dates are made up (1985), so that only the time of day counts where the days differ.
+    Where a BCG tells UTC, and nobody the zone, it is taken to begin within half an hour of the ECG.
     """
     if recording.start is None or bcg.start is None:
         return 0.0
-    day = 24 * 3600.0
-    seconds = (bcg.start - recording.start).total_seconds()
+    day, hour = 24 * 3600.0, 3600.0
+    seconds = (bcg.start.replace(tzinfo=None) - recording.start).total_seconds()
+    if bcg.start.tzinfo is not None:
+        return (seconds + hour / 2) % hour - hour / 2
     return seconds if abs(seconds) < day else (seconds + day / 2) % day - day / 2
 
 
@@ -206,17 +233,63 @@ def _flat(values: NDArray, rate_hz: float) -> NDArray[np.bool_]:
     return flat
 
 
-def _bcg_fields(files: NightFiles, bcg: NDArray, windows: int) -> schema.NightRecord:
-    """The record's BCG fields from a BCG at 50 Hz on the ECG's clock, NaN where missing.
+def _bcg_fields(
+    files: NightFiles,
+    recording: Recording,
+    config: DatasetConfig,
+    beats: NDArray,
+    normal: NDArray,
+) -> dict[str, Any]:
+    """All of the record's fields about the BCG and its clock."""
+    windows = len(recording.labels)
+    clock = {
+        "rj": np.full(windows, np.nan, np.float32),
+        **dict.fromkeys(("clock_offset", "clock_drift"), np.float32(0.0)),
+        **dict.fromkeys(("clock_residual", "clock_confidence"), np.float32(np.nan)),
+    }
+    if config.bcg_source == "none":
+        nothing = np.zeros((windows, schema.BCG_SAMPLES), np.int16)
+        return clock | {
+            "bcg": nothing,
+            "bcg_scale": np.float32(1.0),
+            "bcg_digest": _digest(nothing, 1.0),
+            "bcg_missing": np.ones(windows, np.float32),
+            "bcg_snr_db": np.full(windows, np.nan, np.float32),
+        }
+    if config.bcg_source == "simulated":
+        return clock | _sampled(files, _simulated_bcg(recording, beats, normal), windows)
+    bcg, found = aligned_bcg(files, config, recording, beats)
+    values = alignment.to_true_clock(
+        bcg.signal.values, bcg.signal.rate_hz, found, schema.BCG_HZ, recording.duration_s
+    )
+    return {
+        "rj": _by_window(found.rj_times_s, found.rj_s, windows),
+        "clock_offset": np.float32(found.offset_s),
+        "clock_drift": np.float32(found.drift),
+        "clock_residual": np.float32(found.residual_s),
+        "clock_confidence": np.float32(found.confidence),
+        **_sampled(files, values, windows),
+    }
+
+
+def _by_window(times_s: NDArray, values: NDArray, windows: int) -> NDArray[np.float32]:
+    """A slow track at the windows' centres; NaN before its first and after its last value."""
+    known = np.isfinite(values)
+    if not known.any():
+        return np.full(windows, np.nan, np.float32)
+    centre_s = (np.arange(windows) + 0.5) * schema.WINDOW_S
+    track = np.interp(centre_s, times_s[known], values[known], left=np.nan, right=np.nan)
+    return track.astype(np.float32)
+
+
+def _sampled(files: NightFiles, bcg: NDArray, windows: int) -> dict[str, Any]:
+    """The BCG's samples, scale and quality from a BCG at 50 Hz on the ECG's clock, NaN if missing.
 
     One heartbeat amplitude is the night's median, over windows, of the RMS in the heartbeat band.
     """
-    bcg = to_windows(bcg, schema.BCG_HZ, windows).ravel()
-    missing = ~np.isfinite(bcg)
+    filled, missing = bridged(to_windows(bcg, schema.BCG_HZ, windows).ravel())
     if missing.all():
         raise RecordingError(files.bcg or files.edf, "no BCG lies within the night.", "")
-    clock = np.arange(len(bcg))
-    filled = np.interp(clock, clock[~missing], bcg[~missing])
     filled = bandpass(filled, schema.BCG_HZ, HIGHPASS_HZ, None)
     heart = bandpass(filled, schema.BCG_HZ, 2.0, 10.0).reshape(windows, -1)
     usable = missing.reshape(windows, -1).mean(1) < 0.5
@@ -230,9 +303,13 @@ def _bcg_fields(files: NightFiles, bcg: NDArray, windows: int) -> schema.NightRe
     return {
         "bcg": counts,
         "bcg_scale": np.float32(scale),
-        "bcg_digest": hashlib.sha256(counts.tobytes() + np.float32(scale).tobytes()).hexdigest(),
+        "bcg_digest": _digest(counts, scale),
         "bcg_missing": missing.reshape(windows, -1).mean(1).astype(np.float32),
         "bcg_snr_db": np.where(usable, quality.snr_db(values_NS, schema.BCG_HZ), np.nan).astype(
             np.float32
         ),
     }
+
+
+def _digest(counts: NDArray[np.int16], scale: float) -> str:
+    return hashlib.sha256(counts.tobytes() + np.float32(scale).tobytes()).hexdigest()

@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft
 
 from kd_sleep.features.windows import spans, to_windows
 from kd_sleep.schema import HRV_FEATURES, TACHOGRAM_HZ, WINDOW_S
@@ -28,6 +28,7 @@ ECTOPIC_BEATS = 11  # intervals that the local median is over
 MAX_GAP_S = 3.0  # the tachogram bridges one lost beat, no more
 HRV_SPAN_WINDOWS = 11  # 5.5 min around a window: the Task Force's short-term recording, centred
 MIN_SPAN_VALID = 0.5  # less of the span than this, and HRV is missing
+SPANS_AT_ONCE = 32
 BANDS_HZ = {"log_vlf": (0.0033, 0.04), "log_lf": (0.04, 0.15), "log_hf": (0.15, 0.4)}
 
 
@@ -43,6 +44,12 @@ class Intervals:
 def nn_intervals(beat_times_s: NDArray, beat_normal: NDArray | None = None) -> Intervals:
     """RR intervals, those marked that lie in range, off ectopic beats, and near their local median.
 
+    An interval that is too short ends in an early beat, or in none at all: the one after it, a
+    pause of whatever length, is no NN interval either.
+
+    An interval beyond `RR_RANGE_S` is a hole where beats are missing, and the median stays on its
+    side of it: what the heart did before a hole is no measure of what it does after.
+
     Args:
       beat_times_s: [M] increasing.
       beat_normal: [M] False for ectopic beats and artefacts; None where nobody told.
@@ -50,12 +57,30 @@ def nn_intervals(beat_times_s: NDArray, beat_normal: NDArray | None = None) -> I
     rr_s = np.diff(beat_times_s)
     if len(rr_s) == 0:
         return Intervals(np.empty(0), np.empty(0), np.empty(0, bool))
-    median = ndimage.median_filter(rr_s, ECTOPIC_BEATS, mode="nearest")
+    median = _local_median(rr_s)
     normal = (rr_s >= RR_RANGE_S[0]) & (rr_s <= RR_RANGE_S[1])
     normal &= np.abs(rr_s - median) <= ECTOPIC_CHANGE * median
+    early = rr_s < (1.0 - ECTOPIC_CHANGE) * median
+    normal[1:] &= ~early[:-1]
     if beat_normal is not None:
         normal &= beat_normal[1:] & beat_normal[:-1]
     return Intervals(np.asarray(beat_times_s)[1:], rr_s, normal)
+
+
+def _local_median(rr_s: NDArray) -> NDArray[np.float64]:
+    """[M] median over `ECTOPIC_BEATS` intervals around each, from its own run between holes.
+
+    Beyond a run's ends its first or last interval is repeated, so that it is over as many.
+    """
+    number = np.arange(len(rr_s))
+    hole = rr_s > RR_RANGE_S[1]
+    first = np.maximum.accumulate(np.where(hole, number + 1, 0))
+    last = np.minimum.accumulate(np.where(hole, number - 1, len(rr_s) - 1)[::-1])[::-1]
+    reach = ECTOPIC_BEATS // 2
+    around = number[:, None] + np.arange(-reach, reach + 1)
+    around = np.clip(around, first[:, None], np.maximum(first, last)[:, None])
+    around[hole] = number[hole, None]  # a hole itself has no run
+    return np.partition(rr_s[around], reach, axis=1)[:, reach]
 
 
 def tachogram(intervals: Intervals, windows: int) -> NDArray[np.float64]:
@@ -81,7 +106,7 @@ def hrv(intervals: Intervals, tachogram_NT: NDArray) -> NDArray[np.float64]:
     Time-domain features use the NN intervals that end in the span, successive differences only
     between neighbours in time. Powers in s^2 are those of the span's tachogram, linearly detrended,
     under a Hann window; missing samples are left out of window and normalisation. NaN where less
-    than half of the span is there.
+    than half of the span is there. No beat further than 21 s outside the span plays a part.
     """
     windows = len(tachogram_NT)
     side_s = HRV_SPAN_WINDOWS * WINDOW_S / 2
@@ -111,10 +136,7 @@ def hrv(intervals: Intervals, tachogram_NT: NDArray) -> NDArray[np.float64]:
     out["rmssd_s"] = np.sqrt(mean_over(step_s**2, a, b))
     out["pnn50"] = mean_over((np.abs(step_s) > 0.050).astype(float), a, b)
 
-    span = spans(tachogram_NT, HRV_SPAN_WINDOWS)
-    valid = np.isfinite(span)
-    share = valid.mean(1)
-    powers = _band_powers(np.where(valid, span, 0.0), valid)
+    share, powers = _band_powers(spans(tachogram_NT, HRV_SPAN_WINDOWS))
     for name, power in powers.items():
         out[name] = np.log(np.maximum(power, 1e-9))
     out["log_lf_hf"] = out["log_lf"] - out["log_hf"]
@@ -123,23 +145,37 @@ def hrv(intervals: Intervals, tachogram_NT: NDArray) -> NDArray[np.float64]:
     return table
 
 
-def _band_powers(span_NT: NDArray, valid_NT: NDArray) -> dict[str, NDArray[np.float64]]:
-    """Power in s^2 per band; a sinusoid of amplitude A has A^2 / 2, however little is valid."""
-    time = np.arange(span_NT.shape[1]) - span_NT.shape[1] / 2
-    count = np.maximum(valid_NT.sum(1), 1)
+def _band_powers(span_NT: NDArray) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """Share of each span that is not NaN, and its power in s^2 per band.
 
-    def mean(values: NDArray) -> NDArray:
-        return (np.where(valid_NT, values, 0.0).sum(1) / count)[:, None]
-
-    # Least-squares line through the valid samples.
-    t = time - mean(np.broadcast_to(time, span_NT.shape))
-    x = span_NT - mean(span_NT)
-    slope = mean(t * x) / np.maximum(mean(t * t), 1e-12)
-    weight = np.hanning(span_NT.shape[1]) * valid_NT
-    spectrum = np.abs(np.fft.rfft((x - slope * t) * weight, axis=1)) ** 2
-    frequency = np.fft.rfftfreq(span_NT.shape[1], 1 / TACHOGRAM_HZ)
-    scale = 2.0 / (span_NT.shape[1] * np.maximum((weight**2).sum(1), 1e-12))
-    return {
-        name: spectrum[:, (frequency >= low) & (frequency < high)].sum(1) * scale
-        for name, (low, high) in BANDS_HZ.items()
+    A sinusoid of amplitude A has a power of A^2 / 2, however little of it is there.
+    """
+    samples = span_NT.shape[1]
+    frequency = fft.rfftfreq(samples, 1 / TACHOGRAM_HZ)
+    bands = {
+        name: slice(*np.searchsorted(frequency, edges_hz)) for name, edges_hz in BANDS_HZ.items()
     }
+    time = np.arange(samples) - samples / 2
+    moments_T3 = np.stack([np.ones(samples), time, time**2], axis=1)
+    hann = np.hanning(samples)
+    share = np.empty(len(span_NT))
+    powers = {name: np.empty(len(span_NT)) for name in bands}
+    # In blocks that a processor's cache holds, twice as fast as the whole night at once.
+    for block in (slice(n, n + SPANS_AT_ONCE) for n in range(0, len(span_NT), SPANS_AT_ONCE)):
+        x = span_NT[block]
+        valid = np.isfinite(x)
+        x = np.where(valid, x, 0.0)
+        share[block] = valid.mean(1)
+        # Least-squares line through the valid samples.
+        count, sum_t, sum_tt = (valid @ moments_T3).T
+        sum_x, sum_tx = (x @ moments_T3[:, :2]).T
+        mean_t, mean_x = sum_t / np.maximum(count, 1), sum_x / np.maximum(count, 1)
+        slope = (sum_tx - mean_t * sum_x) / np.maximum(sum_tt - mean_t * sum_t, 1e-12)
+        x -= (mean_x - slope * mean_t)[:, None] + slope[:, None] * time
+        weight = hann * valid
+        spectrum = fft.rfft(x * weight, axis=1)
+        scale = 2.0 / (samples * np.maximum((weight**2).sum(1), 1e-12))
+        for name, band in bands.items():
+            inside = spectrum[:, band]
+            powers[name][block] = (inside.real**2 + inside.imag**2).sum(1) * scale
+    return share, powers

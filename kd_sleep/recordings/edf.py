@@ -1,7 +1,10 @@
 """EDF (European Data Format, Kemp 1992): reads the wanted channels, writes files as SHHS has them.
 
-edfio parses, calibrates and writes. It takes a file that is shorter than its header says for a
-short night, so the size is checked here first: a download that broke off must be refused.
+edfio parses, calibrates and writes. Two things that it leaves to its caller are done here. It takes
+a file that is shorter than its header says for a short night, so the size is checked first: a
+download that broke off must be refused. And it joins the data records of a file with gaps
+(EDF+D, https://www.edfplus.info/specs/edfplus.html), so each is put at the onset that its
+time-keeping annotation gives, with NaN where nothing was recorded: no sample leaves its time.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import datetime
 import io
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -24,6 +28,17 @@ from kd_sleep.recordings import files
 from kd_sleep.recordings.files import FETCH_AGAIN
 from kd_sleep.recordings.recording import Signal
 
+MAX_DURATION_S = 24 * 3600.0  # longer is no night; a few bytes of header could claim any length
+MAX_SAMPLES = (
+    2**26
+)  # of a channel with its gaps: 12 h at 1.5 kHz; two records could claim any number
+ONSET_ROUNDING_S = 0.010  # records may overlap by this much: some recorders write hundredths
+
+# The time-keeping annotation that opens a record: its onset, at times a duration, then an empty
+# text. Both numbers are of bounded length, so that junk is judged within `_ONSET_BYTES`.
+_ONSET = re.compile(rb"([+-]\d{1,9}(?:\.\d{0,12})?)(?:\x15[\d.]{0,20})?\x14\x14")
+_ONSET_BYTES = 64
+
 _T = TypeVar("_T", int, float)
 
 
@@ -33,7 +48,7 @@ class EdfContents:
 
     Attributes:
       start: local wall clock at the first sample; None where the header's date or time is unusable.
-      duration_s: length of the recording in seconds.
+      duration_s: length of the recording in seconds, gaps included.
       recording_text: the header's local recording identification.
       labels: of all ordinary channels in the file, as it spells them and in its order.
       signals: the wanted channels that were found, by the caller's names.
@@ -44,6 +59,30 @@ class EdfContents:
     recording_text: str
     labels: tuple[str, ...]
     signals: dict[str, Signal]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Where a file's data records lie, in bytes and in time.
+
+    Attributes:
+      records: number of data records, all of them in the file.
+      record_s: seconds that each lasts.
+      onsets_s: float64 [records], seconds from the first record; None where they are back to back.
+    """
+
+    records: int
+    record_s: float
+    onsets_s: NDArray[np.float64] | None
+
+    @property
+    def duration_s(self) -> float:
+        before_last = (
+            (self.records - 1) * self.record_s
+            if self.onsets_s is None
+            else float(self.onsets_s[-1])
+        )
+        return before_last + self.record_s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,31 +108,33 @@ def read_signals(path: str | os.PathLike, wanted: Mapping[str, Sequence[str]]) -
     """Reads the wanted channels of an EDF file; the others are never decoded.
 
     Args:
-      path: an EDF or EDF+C file.
+      path: an EDF, EDF+C or EDF+D file.
       wanted: name -> labels under which files carry it, best first. Case and spaces do not matter.
         Where several channels bear the same label, the fastest is taken, and the first of those.
 
     Returns:
-      The channels found, float32 in physical units; a wanted name that no channel bears is absent.
+      The channels found, float32 in physical units, NaN in the gaps between records and nowhere
+      else; a wanted name that no channel bears is absent.
 
     Raises:
-      RecordingError: for a file that is missing, no EDF, damaged, discontinuous or without data,
-        and for a wanted channel whose ranges give it no scale.
+      RecordingError: for a file that is missing, no EDF, damaged, without data or longer than
+        `MAX_DURATION_S`, for records whose onsets are absent or overlap, and for a wanted channel
+        whose ranges give it no scale.
     """
-    records, record_s = _promised_records(path)
+    layout = _layout(path)
     try:
         with warnings.catch_warnings():
-            # edfio warns where size and header disagree, which `_promised_records` has settled.
+            # edfio warns where size and header disagree, which `_layout` has settled.
             warnings.simplefilter("ignore")
             edf = edfio.read_edf(os.fspath(path), lazy_load_data=True)
             channels = {name: _choose(edf.signals, labels) for name, labels in wanted.items()}
             return EdfContents(
                 start=_start(edf),
-                duration_s=records * record_s,
+                duration_s=layout.duration_s,
                 recording_text=edf.local_recording_identification,
                 labels=edf.labels,
                 signals={
-                    name: _physical(path, channel, records)
+                    name: _physical(path, channel, layout)
                     for name, channel in channels.items()
                     if channel is not None
                 },
@@ -150,8 +191,8 @@ def write_signals(
     files.write_bytes(path, content.getbuffer())
 
 
-def _promised_records(path: str | os.PathLike) -> tuple[int, float]:
-    """Number of data records, all of them in the file, and the seconds that each lasts.
+def _layout(path: str | os.PathLike) -> _Layout:
+    """Where the data records lie.
 
     Samples beyond the promised records are nobody's and stay unread. A promise of -1 is how a
     recorder marks a file that it never closed: there every whole record counts.
@@ -174,7 +215,72 @@ def _promised_records(path: str | os.PathLike) -> tuple[int, float]:
         raise RecordingError(
             path, f"is cut short: {present} of {records} data records are there.", FETCH_AGAIN
         )
-    return records, record_s
+    onsets_s = _onsets(path, header, per_record, records, record_s)
+    layout = _Layout(records, record_s, onsets_s)
+    if layout.duration_s > MAX_DURATION_S:
+        raise RecordingError(
+            path,
+            f"lasts {layout.duration_s / 3600:.4g} h by its header, no night.",
+            "Cut the night out of it, or correct the header.",
+        )
+    return layout
+
+
+def _onsets(
+    path: str | os.PathLike, header: bytes, per_record: list[int], records: int, record_s: float
+) -> NDArray[np.float64] | None:
+    """Onset of each data record, in seconds from the first one's; None where they are back to back.
+
+    edfio reads annotations, but keeps those that tell the time to itself. A file may call itself
+    continuous (EDF+C) and have gaps all the same: its last record's onset gives it away.
+    """
+    kind = header[192:197]
+    if kind not in (b"EDF+C", b"EDF+D"):
+        return None
+    labels = [header[256 + 16 * i : 272 + 16 * i].rstrip() for i in range(len(per_record))]
+    if b"EDF Annotations" not in labels:
+        if kind == b"EDF+C":
+            return None
+        raise RecordingError(
+            path,
+            "is discontinuous (EDF+D), but has no annotations that say when its records start.",
+            "Export it as EDF or EDF+C.",
+        )
+    channel = labels.index(b"EDF Annotations")
+    first_byte = len(header) + 2 * sum(per_record[:channel])
+    length = min(2 * per_record[channel], _ONSET_BYTES)
+
+    with files.opened(path) as file:
+
+        def onset_s(record: int) -> float:
+            file.seek(first_byte + record * 2 * sum(per_record))
+            match = _ONSET.match(file.read(length))
+            return float(match[1]) if match else math.nan
+
+        if kind == b"EDF+C":
+            late_s = onset_s(records - 1) - onset_s(0) - (records - 1) * record_s
+            if not late_s > record_s:
+                return None
+        onsets_s = np.array([onset_s(record) for record in range(records)])
+    unknown = np.flatnonzero(np.isnan(onsets_s))
+    if unknown.size:
+        raise RecordingError(
+            path,
+            f"has gaps, and its data record {unknown[0] + 1} of {records} does not say when it"
+            " starts.",
+            FETCH_AGAIN,
+        )
+    onsets_s -= onsets_s[0]
+    early = np.flatnonzero(np.diff(onsets_s) < record_s - min(ONSET_ROUNDING_S, 0.5 * record_s))
+    if early.size:
+        record = early[0] + 1
+        raise RecordingError(
+            path,
+            f"has data records that overlap: number {record + 1} starts {onsets_s[record]:g} s"
+            " after the first.",
+            FETCH_AGAIN,
+        )
+    return onsets_s
 
 
 def _header(path: str | os.PathLike) -> tuple[bytes, int]:
@@ -190,12 +296,6 @@ def _header(path: str | os.PathLike) -> tuple[bytes, int]:
             raise RecordingError(path, "is no EDF file.", "Convert it to EDF.")
         if len(fixed) < 256:
             raise RecordingError(path, f"ends inside its header, at byte {size}.", FETCH_AGAIN)
-        if fixed[192:197] == b"EDF+D":
-            raise RecordingError(
-                path,
-                "is discontinuous (EDF+D), which is not supported.",
-                "Export it as EDF or EDF+C.",
-            )
         channels = _number(path, "number of signals", fixed[252:256])
         if channels < 1 or _number(path, "header size", fixed[184:192]) != 256 * (channels + 1):
             raise RecordingError(
@@ -236,7 +336,7 @@ def _choose(channels: Iterable[edfio.EdfSignal], labels: Sequence[str]) -> edfio
     return None
 
 
-def _physical(path: str | os.PathLike, channel: edfio.EdfSignal, records: int) -> Signal:
+def _physical(path: str | os.PathLike, channel: edfio.EdfSignal, layout: _Layout) -> Signal:
     low, high = channel.physical_range
     if low == high or channel.digital_min >= channel.digital_max:
         raise RecordingError(
@@ -245,10 +345,37 @@ def _physical(path: str | os.PathLike, channel: edfio.EdfSignal, records: int) -
             f" over digital {channel.digital_min}..{channel.digital_max}.",
             "Correct the header, or leave this night out.",
         )
-    values = channel.data[: records * channel.samples_per_data_record].astype(np.float32)
+    per_record = channel.samples_per_data_record
+    values = channel.data[: layout.records * per_record].astype(np.float32)
     if values.size == 0 or not np.isfinite(values).all():
         raise RecordingError(path, f"channel {channel.label!r} has no usable samples.", FETCH_AGAIN)
+    if layout.onsets_s is not None:
+        samples = layout.duration_s * channel.sampling_frequency
+        if samples > MAX_SAMPLES:
+            raise RecordingError(
+                path,
+                f"channel {channel.label!r} has {samples:.2g} samples, nearly all of them in gaps.",
+                "Cut the night out of it, or correct the header.",
+            )
+        values = _placed(values.reshape(layout.records, per_record), layout)
     return Signal(values, channel.sampling_frequency, channel.physical_dimension, channel.label)
+
+
+def _placed(records: NDArray[np.float32], layout: _Layout) -> NDArray[np.float32]:
+    """One channel's records, [records, samples], each at its own onset; NaN between them.
+
+    Every onset is rounded to a sample by itself, so that no error adds up over the night. Records
+    that overlap by a rounding share a sample, which the later one keeps.
+    """
+    per_record = records.shape[1]
+    first = np.rint(layout.onsets_s * (per_record / layout.record_s)).astype(np.int64)
+    values = np.full(first[-1] + per_record, np.nan, np.float32)
+    # Copied run by run: a night of 30,000 records has few gaps.
+    starts = np.flatnonzero(np.diff(first, prepend=-1 - per_record) != per_record)
+    for start, stop in zip(starts, [*starts[1:], len(first)], strict=True):
+        run = records[start:stop].ravel()
+        values[first[start] : first[start] + run.size] = run
+    return values
 
 
 def _digital(channel: Channel, values: ArrayLike) -> NDArray[np.int16]:

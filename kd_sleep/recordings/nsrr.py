@@ -6,26 +6,42 @@ files that NSRR's translator makes from Compumedics Profusion exports.
 
 from __future__ import annotations
 
-import dataclasses
+import codecs
+import csv
 import datetime
+import io
 import itertools
+import operator
 import os
+import re
+from collections.abc import Sequence
+from typing import Any
+from xml.etree.ElementTree import Element
+from xml.sax.saxutils import escape
 
-import defusedxml.ElementTree
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kd_sleep.errors import RecordingError
 from kd_sleep.recordings import files
+from kd_sleep.recordings.annotation_files import read_bytes, read_xml
 from kd_sleep.recordings.files import FETCH_AGAIN
 from kd_sleep.recordings.recording import RPoints
+from kd_sleep.recordings.scoring import Run, Scoring, scoring_of
 from kd_sleep.schema import WINDOW_S
-from kd_sleep.stages import NSRR_CONCEPT_OF_CLASS, UNSCORED, Stage, class_of_concept
+from kd_sleep.stages import NSRR_CONCEPT_OF_CLASS, rk_code_of_concept
 
-_LONGEST_NIGHT_S = 24 * 3600.0  # a time beyond this is damage, and no reason to fill the memory
+_LONGEST_NIGHT_S = 24 * 3600.0  # a time beyond this is damage
 _SOMTE_HZ = 256.0  # the rate that Somté assumes in every file, whatever the ECG's own
 
-_STAGE_TERMS = ("sro:stage", "sro:wake", "sro:rem", "sro:movement", "sro:unscored")
+# Stages as the translator's older ontologies name them, and what ends in a code, as today's do.
+_STAGE_CONCEPT = re.compile(
+    r"(sro|sdo):(stage|wake|rem|rapideye|nonrapideye|movement(time)?$|unscored|artifactepoch)"
+    r"|.*\|\s*\d+\s*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_TIME = re.compile(r"\d{1,9}(\.\d{0,20})?", re.ASCII)
+_CLOCK = re.compile(r"(?:.*\s)?(\d\d)[.:](\d\d)[.:](\d\d)", re.ASCII)
 
 _RPOINT_COLUMNS = (
     "RPoint,Start,End,STLevel1,STSlope1,STLevel2,STSlope2,Manual,Type,Class,"
@@ -33,62 +49,38 @@ _RPOINT_COLUMNS = (
 )
 _NORMAL = 1
 _BEAT_TYPES = (0, _NORMAL, 2, 3)  # artifact, normal sinus, ventricular, supraventricular ectopic
+_ROUNDING_S = 1 / 128
+_MAX_BEATS = 500_000  # in 24 hours: 350 a minute
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """Windows [first, stop) that the scorer gave one stage."""
+def read_scoring(path: str | os.PathLike) -> Scoring:
+    """Stages from an NSRR annotation file (`…-nsrr.xml`), of today's or an older translator.
 
-    first: int
-    stop: int
-    concept: str
-    stage: int
+    Raises:
+      RecordingError: for a file that is missing or no safe XML, holds no sleep stage, names an
+        unknown one or one whose name and code disagree, scores a time twice and differently, times
+        a stage beyond 24 hours, or joins documents that disagree.
+    """
+    documents = read_xml(path)
+    return scoring_of(
+        path,
+        [_runs(path, root) for root in documents],
+        software=(documents[0].findtext("SoftwareVersion") or "").strip(),
+        start_time=_start_time(documents[0]),
+    )
 
 
 def read_stages(path: str | os.PathLike) -> NDArray[np.int8]:
-    """Stages from an NSRR annotation file (`…-nsrr.xml`).
-
-    Returns:
-      int8 [N], the class of each 30-s window from the recording's start to the last scored one;
-      `UNSCORED` where the scorer wrote so and in the gaps between scored runs.
-
-    Raises:
-      RecordingError: for a file that is missing or no XML, declares entities, holds no sleep stage,
-        names an unknown one, scores a window twice and differently, or times a stage off the 30-s
-        grid or beyond 24 hours.
-    """
-    runs = _stage_runs(path)
-    labels = np.full(max(run.stop for run in runs), UNSCORED, np.int8)
-    taken = np.zeros(labels.size, bool)
-    for run in runs:
-        span = slice(run.first, run.stop)
-        if np.any(labels[span][taken[span]] != run.stage):
-            raise RecordingError(
-                path,
-                f"{run.concept!r} at {run.first * WINDOW_S:g} s overlaps a run of another stage.",
-                "Correct the scoring, or leave this night out.",
-            )
-        labels[span] = run.stage
-        taken[span] = True
-    return labels
-
-
-def is_sleep_wake_only(path: str | os.PathLike) -> bool:
-    """Whether the scorer told sleep from wake but not one stage of sleep from another.
-
-    SHHS scored nights so where the EEG was too poor for stages, writing stage 2 for all sleep. Such
-    labels read like a night without REM or Deep, and would teach exactly that.
-
-    Raises:
-      RecordingError: as `read_stages`.
-    """
-    # Concepts, not classes: stages 1 and 2 are both Light, and a night that has both was staged.
-    sleep = {run.concept for run in _stage_runs(path) if run.stage not in (Stage.WAKE, UNSCORED)}
-    return len(sleep) == 1
+    """The labels of `read_scoring`: int8 [N], the class of each 30-s window."""
+    return read_scoring(path).labels
 
 
 def write_stages(
-    path: str | os.PathLike, labels: ArrayLike, recording_start: datetime.time, duration_s: float
+    path: str | os.PathLike,
+    labels: ArrayLike,
+    recording_start: datetime.time,
+    duration_s: float,
+    software: str = "Compumedics",
 ) -> None:
     """Writes stages as NSRR does: one event for each run. Same input, same bytes.
 
@@ -97,6 +89,7 @@ def write_stages(
       labels: classes [N], N > 0. Unscored windows are written too, so that reading gives N back.
       recording_start: wall clock at the first window.
       duration_s: length of the recording.
+      software: who made the file, in ASCII; a simulator names itself.
 
     Raises:
       ValueError: for no labels, or one that is no class.
@@ -118,7 +111,7 @@ def write_stages(
     text = (
         '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
         "<PSGAnnotation>\n"
-        "<SoftwareVersion>Compumedics</SoftwareVersion>\n"
+        f"<SoftwareVersion>{escape(software)}</SoftwareVersion>\n"
         f"<EpochLength>{WINDOW_S:.0f}</EpochLength>\n"
         "<ScoredEvents>\n"
         "<ScoredEvent>\n"
@@ -139,40 +132,84 @@ def read_rpoints(path: str | os.PathLike) -> RPoints:
     """Heartbeats from an NSRR R-point file (`…-rpoint.csv`).
 
     Beats come in order of time. Of several at one time one stays, and it is normal only if all are.
+    Where the columns are there, a beat's time has to agree with its `RPoint` (of Somté's 256 a
+    second) and its `epoch`: NSRR does not say whether these count from 0 or 1, so both may be.
 
     Raises:
-      RecordingError: for a file that is missing, lacks the columns `seconds` or `Type`, holds no
-        beats, or has a row that is no beat within 24 hours (names the line).
+      RecordingError: for a file that is missing, no CSV or too large for a night, lacks the columns
+        `seconds` or `Type`, holds no beats, or has a row that is no beat within 24 hours or
+        contradicts itself (names the line).
     """
-    lines = _read_bytes(path).decode("windows-1252", errors="replace").split("\n")
-    names = [name.strip().strip('"').lower() for name in lines[0].split(",")]
+    data = read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    ends, commas = data.count(b"\n") + data.count(b"\r"), data.count(b",")
+    if ends > 2 * _MAX_BEATS or commas > _MAX_BEATS * _RPOINT_COLUMNS.count(","):
+        raise RecordingError(path, "has too many cells for a night's heartbeats.", FETCH_AGAIN)
+    text = data.decode("windows-1252", errors="replace")
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        at_seconds, at_type = names.index("seconds"), names.index("type")
-    except ValueError:
+        columns, lines = _rpoint_cells(path, rows)
+    except csv.Error as error:
+        raise RecordingError(
+            path, f"line {rows.line_num} is no CSV ({error}).", FETCH_AGAIN
+        ) from None
+    times_s, types = _numbers(columns["seconds"]), _numbers(columns["type"])
+    # Cells that hold no number compare as false: no beat without a time, no contradiction either.
+    is_beat = (times_s >= 0) & (times_s <= _LONGEST_NIGHT_S) & np.isin(types, _BEAT_TYPES)
+    contradicts = np.zeros(len(times_s), bool)
+    if "rpoint" in columns:
+        contradicts |= np.abs(_numbers(columns["rpoint"]) / _SOMTE_HZ - times_s) > _ROUNDING_S
+    if "epoch" in columns:
+        contradicts |= np.abs(_numbers(columns["epoch"]) - times_s / WINDOW_S) > 1.001
+    for at_fault, problem in ((~is_beat, "is no beat"), (contradicts, "contradicts itself")):
+        if at_fault.any():
+            row = int(np.argmax(at_fault))
+            cells = ", ".join(f"{name} {cells[row][:20]!r}" for name, cells in columns.items())
+            raise RecordingError(path, f"line {lines[row]} {problem}: {cells}.", FETCH_AGAIN)
+    normal = types == _NORMAL
+    order = np.lexsort((normal, times_s))  # by time; of equal times, normal beats last
+    unique, first = np.unique(times_s[order], return_index=True)
+    return RPoints(times_s=unique, normal=normal[order][first])
+
+
+def _rpoint_cells(path: str | os.PathLike, rows: Any) -> tuple[dict[str, list[str]], list[int]]:
+    """Cells of the columns that count, by their name in small letters, and each row's line."""
+    names = [name.strip().lower() for name in next(rows, [])]
+    if not {"seconds", "type"} <= set(names):
         raise RecordingError(
             path, "has no columns 'seconds' and 'Type'.", "Expected an NSRR R-point file."
-        ) from None
-    times_s, normal = [], []
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        cells = line.split(",")
-        try:
-            seconds, beat_type = float(cells[at_seconds]), int(cells[at_type])
-            valid = 0 <= seconds <= _LONGEST_NIGHT_S and beat_type in _BEAT_TYPES
-        except (ValueError, IndexError):
-            valid = False
-        if not valid:
+        )
+    wanted = [name for name in ("seconds", "type", "rpoint", "epoch") if name in names]
+    pick = operator.itemgetter(*map(names.index, wanted))
+    cells: list[str] = []  # one flat list: a tuple for each row would cost twice the time
+    lines: list[int] = []
+    for row in rows:
+        if len(row) == len(names):
+            cells.extend(pick(row))
+            lines.append(rows.line_num)
+        elif any(map(str.strip, row)):
             raise RecordingError(
-                path, f"line {number} is no beat: {line.strip()[:80]!r}.", FETCH_AGAIN
+                path,
+                f"line {rows.line_num} is no beat: {len(row)} cells under {len(names)} names.",
+                FETCH_AGAIN,
             )
-        times_s.append(seconds)
-        normal.append(beat_type == _NORMAL)
-    if not times_s:
+    if not lines:
         raise RecordingError(path, "holds no beats.", FETCH_AGAIN)
-    order = np.lexsort((normal, times_s))  # by time; of equal times, normal beats last
-    unique, first = np.unique(np.array(times_s)[order], return_index=True)
-    return RPoints(times_s=unique, normal=np.array(normal)[order][first])
+    return {name: cells[at :: len(wanted)] for at, name in enumerate(wanted)}, lines
+
+
+def _numbers(cells: Sequence[str]) -> NDArray[np.float64]:
+    """float64 [n], NaN where a cell holds no number."""
+    try:
+        return np.fromiter(map(float, cells), np.float64, len(cells))
+    except ValueError:
+        return np.array([_number(cell) for cell in cells])
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return np.nan
 
 
 def write_rpoints(
@@ -204,50 +241,48 @@ def write_rpoints(
     files.write_bytes(path, "\n".join([*rows, ""]).encode("ascii"))
 
 
-def _read_bytes(path: str | os.PathLike) -> bytes:
-    with files.opened(path) as file:
-        return file.read()
-
-
-def _stage_runs(path: str | os.PathLike) -> list[_Run]:
-    """All runs of stages in the file, in its order; at least one."""
-    try:
-        root = defusedxml.ElementTree.fromstring(_read_bytes(path))
-    # Refused entities and unknown encodings are ValueErrors, and malformed XML is a SyntaxError.
-    except (SyntaxError, ValueError, LookupError) as error:
-        raise RecordingError(path, f"is no readable XML ({error!r}).", FETCH_AGAIN) from error
+def _runs(path: str | os.PathLike, root: Element) -> list[Run]:
+    """All runs of stages in a document, in its order."""
     runs = []
     for event in root.iter("ScoredEvent"):
-        fields = {child.tag: (child.text or "").strip() for child in event}
-        concept = fields.get("EventConcept", "")
-        if _is_stage(fields.get("EventType", ""), concept):
-            runs.append(_run(path, concept, fields.get("Start", ""), fields.get("Duration", "")))
-    if not runs:
-        raise RecordingError(path, "has no sleep stages.", "Leave this night out.")
+        concept = _field(path, event, "EventConcept")
+        # Either tells a stage. Older translations give no type, and damage may hit one of the two.
+        if "stag" in _field(path, event, "EventType").lower() or _STAGE_CONCEPT.match(concept):
+            runs.append(_run(path, event, concept))
     return runs
 
 
-def _is_stage(event_type: str, concept: str) -> bool:
-    if event_type:
-        return event_type.lower().startswith("stages")
-    # Older translations give no type, and an ontology's terms (SRO) for stages and apnoeas alike.
-    return concept.lower().startswith(_STAGE_TERMS)
-
-
-def _run(path: str | os.PathLike, concept: str, start: str, duration: str) -> _Run:
-    where = f"stage {concept!r} (start {start!r}, duration {duration!r})"
+def _run(path: str | os.PathLike, event: Element, concept: str) -> Run:
+    start, duration = _field(path, event, "Start"), _field(path, event, "Duration")
     try:
-        start_s, duration_s = float(start), float(duration)
-        stage = class_of_concept(concept)
+        start_ms, duration_ms = _milliseconds(start), _milliseconds(duration)
+        code = rk_code_of_concept(concept)
     except ValueError as error:
+        where = f"stage {concept[:40]!r} (start {start[:20]!r}, duration {duration[:20]!r})"
         raise RecordingError(path, f"{where}: {error}.", "Leave this night out.") from None
-    stop_s = start_s + duration_s
-    if not 0 <= start_s < stop_s <= _LONGEST_NIGHT_S:  # so written, nan and inf are refused as well
-        raise RecordingError(path, f"{where} lies outside any night.", "Leave this night out.")
-    if start_s % WINDOW_S or duration_s % WINDOW_S:
-        raise RecordingError(
-            path,
-            f"{where} lies off the grid of {WINDOW_S:g}-s windows, which is not supported.",
-            "Leave this night out.",
-        )
-    return _Run(int(start_s // WINDOW_S), int(stop_s // WINDOW_S), concept, stage)
+    return Run(start_ms, start_ms + duration_ms, code, concept)
+
+
+def _field(path: str | os.PathLike, event: Element, tag: str) -> str:
+    """Text of an event's child; blank where there is none."""
+    texts = {(child.text or "").strip() for child in event.iterfind(tag)}
+    if len(texts) > 1:
+        raise RecordingError(path, f"an event has {len(texts)} different {tag}.", FETCH_AGAIN)
+    return texts.pop() if texts else ""
+
+
+def _milliseconds(text: str) -> int:
+    if not _TIME.fullmatch(text):
+        raise ValueError(f"{text[:20]!r} is no number of seconds")
+    return round(1000 * float(text))
+
+
+def _start_time(root: Element) -> datetime.time | None:
+    """Wall clock at the recording's start; None where the document gives none that can be."""
+    for event in root.iter("ScoredEvent"):
+        if (event.findtext("EventConcept") or "").strip() == "Recording Start Time":
+            clock = _CLOCK.fullmatch((event.findtext("ClockTime") or "").strip())
+            hour, minute, second = map(int, clock.groups()) if clock else (-1, -1, -1)
+            if 0 <= hour < 24 and 0 <= minute < 60 and 0 <= second < 60:
+                return datetime.time(hour, minute, second)
+    return None

@@ -14,7 +14,7 @@ class Signal:
     """One uniformly sampled channel.
 
     Attributes:
-      values: float32 [n], in `unit`.
+      values: float32 [n], in `unit`; NaN where the file has a gap.
       rate_hz: samples per second, from the file's header; need not be a whole number.
       unit: as the file spells it; blank where the file says none.
       label: the channel's name as the file spells it.
@@ -50,7 +50,7 @@ class Recording:
       cohort: `recorded`, or the simulator that made the files, such as `kd_sleep simulator 1.0`.
       start: local wall clock at the first sample; None where the header's date or time is unusable.
       duration_s: length of the signals in seconds.
-      ecg: one lead.
+      ecg: one lead; None where the night was read from R points alone.
       effort: breathing effort of thorax and abdomen, in this order; empty where not recorded.
       labels: int8 [N], the class of each whole 30-s window; `stages.UNSCORED` where nobody scored.
       rpoints: None where the night has no R-point file.
@@ -62,7 +62,7 @@ class Recording:
     cohort: str
     start: datetime.datetime | None
     duration_s: float
-    ecg: Signal
+    ecg: Signal | None
     effort: tuple[Signal, ...]
     labels: NDArray[np.int8]
     rpoints: RPoints | None

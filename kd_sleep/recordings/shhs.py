@@ -2,14 +2,17 @@
 
     polysomnography/edfs/shhs1/shhs1-200001.edf
     polysomnography/annotations-events-nsrr/shhs1/shhs1-200001-nsrr.xml
+    polysomnography/annotations-events-profusion/shhs1/shhs1-200001-profusion.xml
     polysomnography/annotations-rpoints/shhs1/shhs1-200001-rpoint.csv    not every night has one
 
-The digit after `shhs` is the visit; a subject with two visits bears one number in both.
+Stages are in both kinds of XML; NSRR's is read where it exists, and Profusion's else. The digit
+after `shhs` is the visit; a subject with two visits bears one number in both.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import os
 import re
 from pathlib import Path
@@ -18,16 +21,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.errors import DatasetError, RecordingError
-from kd_sleep.recordings import nsrr
+from kd_sleep.recordings import nsrr, profusion
 from kd_sleep.recordings.edf import Channel, read_signals
 from kd_sleep.recordings.recording import Recording
+from kd_sleep.recordings.scoring import Scoring
 from kd_sleep.schema import RECORDED, WINDOW_S
 from kd_sleep.stages import UNSCORED
 
-SIMULATOR = "kd_sleep simulator"  # how the recording text of a simulated night's EDF begins
+SIMULATOR = "kd_sleep simulator"  # how the texts begin by which a simulated night's files say so
+SIMULATION_CARD = "simulation.json"  # stands beside polysomnography/ in a simulated cohort
+BCG_SUFFIXES = (".edf", ".csv", ".npy", ".npz", ".h5", ".hdf5")  # of BCG files; case is no matter
 
 MIN_ONE_KIND_WINDOWS = 120  # an hour of sleep all of one kind: nobody told the kinds apart
 _RECORDING_ID = re.compile(r"shhs([12])-(\d{6})", re.ASCII)
+_NSRR_DATE = datetime.date(1985, 1, 1)  # stands in SHHS's headers for every night's own
+
+# Each kind of file, by its name in NightFiles: its folder, and its name after the recording id.
+_LAYOUT = {
+    "edf": ("edfs", ".edf"),
+    "stages_xml": ("annotations-events-nsrr", "-nsrr.xml"),
+    "profusion_xml": ("annotations-events-profusion", "-profusion.xml"),
+    "rpoints_csv": ("annotations-rpoints", "-rpoint.csv"),
+}
+_UNFINISHED = (".part", ".partial")  # downloads under way
 
 # Labels under which NSRR's cohorts carry the signals, SHHS's own first.
 _ECG_LABELS = (
@@ -86,9 +102,11 @@ class NightFiles:
       subject_id: NSRR's number of the person, such as `200001`.
       visit: 1 or 2.
       edf: signals.
-      stages_xml: scored stages.
+      stages_xml: scored stages, from NSRR.
+      profusion_xml: the same from Profusion, read where NSRR's is absent; None where it is, too.
       rpoints_csv: heartbeats; None where the night has none.
       bcg: a BCG recording of the same night; None where no folder of them was named.
+      more_bcg: further BCG files of the night, which make it unclear which one to take.
     """
 
     recording_id: str
@@ -96,8 +114,25 @@ class NightFiles:
     visit: int
     edf: Path
     stages_xml: Path
+    profusion_xml: Path | None
     rpoints_csv: Path | None
     bcg: Path | None
+    more_bcg: tuple[Path, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What is in SHHS's folders.
+
+    Attributes:
+      nights: in order of their ids.
+      strays: files whose names are none of SHHS's, such as `shhs1-20001.edf` or a second visit's
+        among the first visits, in order. Nobody reads them; hidden files and unfinished downloads
+        do not count.
+    """
+
+    nights: list[NightFiles]
+    strays: list[Path]
 
 
 def channels(visit: int, signals: str) -> tuple[Channel, ...]:
@@ -127,69 +162,162 @@ def paths_of(
         )
     visit, subject_id = match.groups()
     root = Path(shhs_dir) / "polysomnography"
-    tranche = f"shhs{visit}"
-    events, rpoints = root / "annotations-events-nsrr", root / "annotations-rpoints"
+    paths = {
+        kind: root / folder / f"shhs{visit}" / f"{recording_id}{suffix}"
+        for kind, (folder, suffix) in _LAYOUT.items()
+    }
     return NightFiles(
         recording_id=recording_id,
         subject_id=subject_id,
         visit=int(visit),
-        edf=root / "edfs" / tranche / f"{recording_id}.edf",
-        stages_xml=events / tranche / f"{recording_id}-nsrr.xml",
-        rpoints_csv=rpoints / tranche / f"{recording_id}-rpoint.csv",
+        edf=paths["edf"],
+        stages_xml=paths["stages_xml"],
+        profusion_xml=paths["profusion_xml"],
+        rpoints_csv=paths["rpoints_csv"],
         bcg=None if bcg_dir is None else Path(bcg_dir) / f"{recording_id}.edf",
     )
 
 
 def find_nights(
-    shhs_dir: str | os.PathLike, bcg_dir: str | os.PathLike | None = None
-) -> list[NightFiles]:
-    """All nights that have signals or stages, in order of their ids.
+    shhs_dir: str | os.PathLike,
+    bcg_dir: str | os.PathLike | None = None,
+    recordings: str = "edf",
+) -> Listing:
+    """All nights that have stages, or what they are read from.
 
     A night that lacks one of the two is listed: reading it says what is missing, so that no night
-    gets lost in silence. Files with any other name are none of SHHS's and are passed over.
+    gets lost in silence. Upper and lower case make no difference in a file's name; where two names
+    differ in nothing else, the one in lower case counts and the other is a stray.
+
+    Args:
+      shhs_dir: the folder that holds `polysomnography/`.
+      bcg_dir: folder of BCG files, named by recording id with one of `BCG_SUFFIXES`.
+      recordings: what nights are read from: `edf`, or `rpoints`, which needs no EDF.
 
     Raises:
-      DatasetError: where there is no night.
+      DatasetError: where there is no night, or a folder cannot be listed.
     """
-    root = Path(shhs_dir) / "polysomnography"
-    ids = {
-        file.name.removesuffix(suffix)
-        for folder, suffix in (("edfs", ".edf"), ("annotations-events-nsrr", "-nsrr.xml"))
-        for tranche in ("shhs1", "shhs2")
-        for file in (root / folder / tranche).glob(f"{tranche}-*{suffix}")
-    }
-    nights = [
-        paths_of(shhs_dir, recording_id, bcg_dir)
-        for recording_id in sorted(ids)
-        if _RECORDING_ID.fullmatch(recording_id)
-    ]
-    if not nights:
+    source = {"edf": "edf", "rpoints": "rpoints_csv"}[recordings]
+    found, strays = _find_files(Path(shhs_dir) / "polysomnography")
+    listed = sorted(
+        recording_id
+        for recording_id, kinds in found.items()
+        if kinds.keys() & {source, "stages_xml", "profusion_xml"}
+    )
+    if not listed:
+        folder, _ = _LAYOUT[source]
         raise DatasetError(
             f"{os.fspath(shhs_dir)}: no night of SHHS here; expected files such as"
-            f" {paths_of(shhs_dir, 'shhs1-200001').edf}.",
-            "Download them with `nsrr download shhs/polysomnography/edfs` and likewise"
+            f" {getattr(paths_of(shhs_dir, 'shhs1-200001'), source)}.",
+            f"Download them with `nsrr download shhs/polysomnography/{folder}` and likewise"
             " annotations-events-nsrr (https://sleepdata.org/datasets/shhs), or simulate a cohort"
             " in the same layout.",
         )
-    return [
-        night
-        if night.rpoints_csv is not None and night.rpoints_csv.exists()
-        else dataclasses.replace(night, rpoints_csv=None)
-        for night in nights
-    ]
+    bcg_files: dict[str, list[Path]] = {}  # by their names in lower case
+    for file in [] if bcg_dir is None else _files(Path(bcg_dir)):
+        bcg_files.setdefault(file.name.lower(), []).append(file)
+    nights = []
+    for recording_id in listed:
+        night, kinds = paths_of(shhs_dir, recording_id, bcg_dir), found[recording_id]
+        names = [recording_id + suffix for suffix in BCG_SUFFIXES]
+        bcg = [file for name in names for file in bcg_files.get(name, [])]
+        nights.append(
+            dataclasses.replace(
+                night,
+                edf=kinds.get("edf", night.edf),
+                stages_xml=kinds.get("stages_xml", night.stages_xml),
+                profusion_xml=kinds.get("profusion_xml"),
+                rpoints_csv=kinds.get("rpoints_csv"),
+                bcg=bcg[0] if bcg else night.bcg,
+                more_bcg=tuple(bcg[1:]),
+            )
+        )
+    return Listing(nights, strays)
 
 
-def read_recording(night: NightFiles) -> Recording:
+def _find_files(root: Path) -> tuple[dict[str, dict[str, Path]], list[Path]]:
+    """The files of each recording by their kind, and the strays."""
+    found: dict[str, dict[str, Path]] = {}
+    strays = []
+    for kind, (folder, suffix) in _LAYOUT.items():
+        for tranche in ("shhs1", "shhs2"):
+            for file in _files(root / folder / tranche):
+                name = file.name.lower()
+                recording_id = name.removesuffix(suffix)
+                if (
+                    recording_id == name
+                    or not recording_id.startswith(tranche)
+                    or not _RECORDING_ID.fullmatch(recording_id)
+                    or kind in found.get(recording_id, {})
+                ):
+                    strays.append(file)
+                else:
+                    found.setdefault(recording_id, {})[kind] = file
+    return found, sorted(strays)
+
+
+def bcg_file(night: NightFiles) -> Path:
+    """The BCG file of a night.
+
+    Raises:
+      RecordingError: for none, or several: nobody can tell which one to take.
+    """
+    if night.bcg is None or not night.bcg.exists():
+        raise RecordingError(
+            night.bcg or night.edf,
+            "the night has no BCG file.",
+            f"Put it into --bcg_dir as {night.recording_id} with one of the suffixes"
+            f" {' '.join(BCG_SUFFIXES)}, or build with another --bcg_source.",
+        )
+    if night.more_bcg:
+        names = " and ".join(file.name for file in (night.bcg, *night.more_bcg))
+        raise RecordingError(night.bcg, f"the night has several BCG files: {names}.", "Leave one.")
+    return night.bcg
+
+
+def all_files(night: NightFiles) -> list[Path]:
+    """Those of the night's files that exist."""
+    named = (night.edf, night.stages_xml, night.profusion_xml, night.rpoints_csv, night.bcg)
+    return [file for file in (*named, *night.more_bcg) if file is not None and file.is_file()]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The folder's files, names in lower case first; none where there is no such folder.
+
+    Hidden files and unfinished downloads are left out.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if not entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DatasetError(
+            f"{folder}: cannot be listed ({error.strerror}).", "Check its permissions."
+        ) from error
+    names = [n for n in names if not n.startswith(".") and not n.lower().endswith(_UNFINISHED)]
+    return [folder / name for name in sorted(names, key=lambda n: (n != n.lower(), n))]
+
+
+def read_recording(night: NightFiles, *, signals: bool = True) -> Recording:
     """Reads one night's signals, stages and, where there are any, R points.
 
     The signals set the number of windows. Scoring that ends earlier leaves windows unscored; one
     window more than there are is cut off, since scorers stage the last, incomplete one as well.
+    Stages are NSRR's where that file exists, and Profusion's else.
+
+    Args:
+      night: its files.
+      signals: False reads stages and R points alone and opens no EDF: no ECG, no effort, a duration
+        of the scored windows, and the start's time of day on SHHS's made-up date.
 
     Raises:
       RecordingError: for a file that is missing or unusable, signals without an ECG, less than one
-        window of them, stages that outlast them by more than one window, or a night whose scorer
-        told sleep from wake only.
+        window of them, stages that outlast them by more than one window, a night whose scorer told
+        sleep from wake only, or one without R points where they are all there is to read.
     """
+    if not signals:
+        return _read_rpoints_alone(night)
     edf = read_signals(
         night.edf, {"ecg": _ECG_LABELS, "thorax": _THORAX_LABELS, "abdomen": _ABDOMEN_LABELS}
     )
@@ -202,34 +330,81 @@ def read_recording(night: NightFiles) -> Recording:
         raise RecordingError(
             night.edf, f"lasts {edf.duration_s:g} s, less than one window.", "Leave this night out."
         )
-    labels = nsrr.read_stages(night.stages_xml)
-    asleep = np.count_nonzero(labels > 0)
-    if asleep >= MIN_ONE_KIND_WINDOWS and nsrr.is_sleep_wake_only(night.stages_xml):
-        raise RecordingError(
-            night.stages_xml,
-            "scores sleep and wake only, one kind of sleep.",
-            "Leave this night out: its one code for sleep would be taken for Light.",
-        )
-    text = edf.recording_text
+    path, scoring = _read_scoring(night)
     return Recording(
         recording_id=night.recording_id,
         subject_id=night.subject_id,
         visit=night.visit,
-        cohort=text if text.startswith(SIMULATOR) else RECORDED,
+        cohort=_cohort(night, edf.recording_text, scoring.software),
         start=edf.start,
         duration_s=edf.duration_s,
         ecg=edf.signals["ecg"],
         effort=tuple(edf.signals[name] for name in ("thorax", "abdomen") if name in edf.signals),
-        labels=_fitted(night, labels, windows),
+        labels=_fitted(night, path, scoring.labels, windows),
         rpoints=None if night.rpoints_csv is None else nsrr.read_rpoints(night.rpoints_csv),
     )
 
 
-def _fitted(night: NightFiles, labels: NDArray[np.int8], windows: int) -> NDArray[np.int8]:
+def _read_rpoints_alone(night: NightFiles) -> Recording:
+    csv = night.rpoints_csv or paths_of(_shhs_dir(night), night.recording_id).rpoints_csv
+    if csv is None or not csv.exists():
+        raise RecordingError(
+            csv or night.edf,
+            "is missing: the night has no R points.",
+            "Download it (nsrr download shhs/polysomnography/annotations-rpoints), or build with"
+            " --recordings=edf.",
+        )
+    _, scoring = _read_scoring(night)
+    clock = scoring.start_time
+    return Recording(
+        recording_id=night.recording_id,
+        subject_id=night.subject_id,
+        visit=night.visit,
+        cohort=_cohort(night, scoring.software),
+        start=None if clock is None else datetime.datetime.combine(_NSRR_DATE, clock),
+        duration_s=len(scoring.labels) * WINDOW_S,
+        ecg=None,
+        effort=(),
+        labels=scoring.labels,
+        rpoints=nsrr.read_rpoints(csv),
+    )
+
+
+def _read_scoring(night: NightFiles) -> tuple[Path, Scoring]:
+    """The night's stages, and the file that they are from."""
+    path, read = night.stages_xml, nsrr.read_scoring
+    if night.profusion_xml is not None and night.profusion_xml.exists() and not path.exists():
+        path, read = night.profusion_xml, profusion.read_scoring
+    scoring = read(path)
+    asleep = np.count_nonzero(scoring.labels > 0)
+    if asleep >= MIN_ONE_KIND_WINDOWS and scoring.sleep_wake_only:
+        raise RecordingError(
+            path,
+            "scores sleep and wake only, one kind of sleep.",
+            "Leave this night out: its one code for sleep would be taken for Light.",
+        )
+    return path, scoring
+
+
+def _cohort(night: NightFiles, *texts: str) -> str:
+    """`recorded`, or the simulator that one of the files' texts, or the cohort's card, names."""
+    for text in texts:
+        if text.startswith(SIMULATOR):
+            return text
+    return SIMULATOR if (_shhs_dir(night) / SIMULATION_CARD).exists() else RECORDED
+
+
+def _shhs_dir(night: NightFiles) -> Path:
+    return night.stages_xml.parents[3]
+
+
+def _fitted(
+    night: NightFiles, path: Path, labels: NDArray[np.int8], windows: int
+) -> NDArray[np.int8]:
     """Labels, cut or padded to the number of windows that the signals have."""
     if labels.size > windows + 1:
         raise RecordingError(
-            night.stages_xml,
+            path,
             f"stages {labels.size} windows where {night.edf.name} has {windows}.",
             "Check that both files are whole and of the same night.",
         )

@@ -48,6 +48,22 @@ def resample(values: NDArray, rate_hz: float, new_rate_hz: float) -> NDArray[np.
     )
 
 
+def bridged(values: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Samples with straight lines across what is not finite, and where that was.
+
+    Filters need finite samples; who filters bridged ones marks the gaps as missing again. All 0
+    where nothing is finite.
+    """
+    values = np.asarray(values, np.float64)
+    missing = ~np.isfinite(values)
+    if not missing.any():
+        return values, missing
+    if missing.all():
+        return np.zeros(len(values)), missing
+    clock = np.arange(len(values))
+    return np.interp(clock, clock[~missing], values[~missing]), missing
+
+
 def moving_sd(values: NDArray, rate_hz: float, seconds: float) -> NDArray[np.float64]:
     """Root mean square about the moving mean, over `seconds` around each sample."""
     size = max(1, round(seconds * rate_hz))

@@ -69,7 +69,7 @@ def write_night(out: Path, config: CohortConfig, visit: Visit) -> str:
         for channel in channels
     ]
     edf.write_signals(files.edf, list(zip(channels, samples, strict=True)), start, text)
-    nsrr.write_stages(files.stages_xml, night.scored, start.time(), drive.duration_s)
+    nsrr.write_stages(files.stages_xml, night.scored, start.time(), drive.duration_s, software=text)
     if rng.random() < config.rpoints_share:
         types = np.where(drive.beat_normal, 1, 2)
         nsrr.write_rpoints(files.rpoints_csv, drive.beat_times_s, types, files.subject_id, rate_hz)

@@ -141,10 +141,10 @@ def test_records_of_another_splits_subject_are_found_when_reading(copy_of_data):
 
 def test_a_subject_in_two_splits_is_found_when_building(cohort, tmp_path, monkeypatch):
     """A split rule that looked at the visit would part a person's two nights."""
-    from kd_sleep.datasets.shhs_bcg import shhs_bcg_dataset_builder as builder_module
+    from kd_sleep.datasets.shhs_bcg import plan as plan_module
 
     calls = iter((*SPLITS, "train") * 10)
-    monkeypatch.setattr(builder_module, "split_of", lambda subject: next(calls))
+    monkeypatch.setattr(plan_module, "split_of", lambda subject: next(calls))
     with pytest.raises(DatasetError, match="is in both"):
         shhs_bcg.build(cohort, tmp_path, DatasetConfig(bcg_source="paired"))
 

@@ -56,11 +56,14 @@ def test_simulated_bcg_never_saw_the_hypnogram(files):
 def test_paired_bcg_lands_on_the_ecgs_clock(cohort, files):
     truth = json.loads((cohort / "truth" / f"{ID}.json").read_text())["bcg_clock"]
     recording = shhs.read_recording(files)
-    beats, _ = night._beats(files, recording)
+    beats, _, _ = night.heartbeats(files, recording)
     j_times = np.load(cohort / "truth" / f"{ID}-r-and-j.npy")[1]
-    bcg = night._paired_bcg(files, recording, beats)
+    found, clock = night.aligned_bcg(files, PAIRED, recording, beats)
+    bcg = night.alignment.to_true_clock(
+        found.signal.values, found.signal.rate_hz, clock, schema.BCG_HZ, recording.duration_s
+    )
     assert abs(truth["offset_s"]) > 1.0  # else nothing was shown
-    energy = night.alignment.bcg_beat_energy(np.nan_to_num(bcg), schema.BCG_HZ)
+    energy = night.alignment.beat_energy(np.nan_to_num(bcg), schema.BCG_HZ)
     inside = j_times[(j_times > 120) & (j_times < recording.duration_s - 120)]
     at = np.rint(inside * schema.BCG_HZ).astype(int)
     shifts = np.arange(-20, 21)

@@ -2,9 +2,14 @@
 
 import csv
 import datetime
+import itertools
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sleepecg
+from scipy import ndimage
 
 from kd_sleep.features import rr
 from kd_sleep.features.windows import spans, to_windows
@@ -128,32 +133,181 @@ def test_windows_and_spans_keep_time():
 
 
 def recorded_beats(path):
-    """Beats of an overnight RR file: each row's clock time, in 1-s steps, ends an interval."""
+    """Beat times of an overnight RR file, and the holes between them, [(start, stop)] in s.
+
+    A row's clock time, in 1-s steps, is when its interval ended. Intervals are added up within a
+    run only: across a hole of over 4 s, and wherever clock and sum fall 2.5 s apart, since the
+    recorder loses single beats as well, the clock is what counts.
+    """
     with path.open() as file:
         rows = [row for row in csv.DictReader(file) if row["RR Interval in seconds"]]
     clock = [datetime.datetime.strptime(row["Timestamp"], "%Y/%m/%d %H:%M:%S") for row in rows]
-    seconds = np.array([(time - clock[0]).total_seconds() for time in clock])
-    return seconds, np.array([float(row["RR Interval in seconds"]) for row in rows])
+    interval = [float(row["RR Interval in seconds"]) for row in rows]
+    # The stamp is rounded down: on average half a second early.
+    stamp = [(time - clock[0]).total_seconds() + 0.5 for time in clock]
+    times, holes = [stamp[0]], []
+    for now, before, rr_s in zip(stamp[1:], stamp, interval[1:], strict=False):
+        reckoned = times[-1] + rr_s
+        if now - before > 4 or abs(now - reckoned) > 2.5:
+            if now <= times[-1] + 0.3:  # the clock was set back: the beat has no time of its own
+                continue
+            holes.append((times[-1], now))
+            times.append(now)
+        else:
+            times.append(reckoned)
+    return np.array(times), holes
 
 
-def test_a_recorder_that_loses_ten_seconds_in_every_152(real_data):
-    """Holes stay holes: each is found, and the tachogram covers what the recorder covered."""
-    files = sorted((real_data / "overnight_rr").glob("*_RR.csv"))
-    for path in files[:4]:
-        seconds, interval = recorded_beats(path)
-        # The stamp is whole seconds: beats are put back within runs that have no hole.
-        run = np.concatenate([[0], np.cumsum(np.diff(seconds) > 4)])
-        times = np.concatenate(
-            [
-                seconds[run == n][0] + np.cumsum(interval[run == n]) - interval[run == n][0]
-                for n in range(run[-1] + 1)
-            ]
-        )
-        windows = int(seconds[-1] // WINDOW_S)
-        tachogram = rr.tachogram(rr.nn_intervals(np.sort(times)), windows)
-        covered = np.isfinite(tachogram).mean()
-        held = min(interval.sum() / seconds[-1], 1.0)
-        assert covered == pytest.approx(held, abs=0.10), path.name
-        assert np.isnan(tachogram).any(axis=1).mean() > 0.15, path.name
-        good = tachogram[np.isfinite(tachogram)]
-        assert 0.5 < np.median(good) < 1.5
+OVERNIGHT = [f"{subject:02d}_{night}_RR.csv" for subject, night in [
+    (1, 20231104), (2, 20231103), (4, 20231104), (5, 20231103), (7, 20231111), (9, 20231110)
+]]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=OVERNIGHT)
+def overnight(request, real_data):
+    """Beats, holes, intervals and tachogram of a recorder that loses 10 s of beats in every 152."""
+    beats, holes = recorded_beats(real_data / "overnight_rr" / request.param)
+    intervals = rr.nn_intervals(beats)
+    return beats, holes, intervals, rr.tachogram(intervals, int(beats[-1] // WINDOW_S))
+
+
+def test_the_clock_is_kept_across_hundreds_of_holes(overnight):
+    """Were intervals added up, the night's end would lie over an hour early."""
+    beats, holes, intervals, tachogram = overnight
+    assert len(holes) > 100
+    long = np.array([stop - start for start, stop in holes])
+    assert long.sum() > 0.05 * beats[-1]
+    assert tachogram.size / 4.0 == pytest.approx(beats[-1], abs=WINDOW_S)
+    assert (intervals.end_s == beats[1:]).all()
+
+
+def test_holes_are_missing_and_nothing_else_is(overnight):
+    _, holes, intervals, tachogram = overnight
+    grid = np.arange(tachogram.size) / 4.0
+    missing = np.isnan(tachogram).ravel()
+    in_hole = np.zeros(len(grid), bool)
+    for start, stop in holes:
+        if stop - start > rr.MAX_GAP_S:
+            in_hole |= (grid > start) & (grid < stop)
+    assert missing[in_hole].all()
+    assert (np.isnan(tachogram).mean(1)[np.unique(np.flatnonzero(in_hole) // 120)] > 0).all()
+    # Elsewhere values are missing only where there are no NN intervals near enough.
+    ends = intervals.end_s[intervals.normal]
+    after = np.searchsorted(ends, grid, side="right").clip(1, len(ends) - 1)
+    far = (ends[after] - ends[after - 1] > rr.MAX_GAP_S) | (grid < ends[0]) | (grid > ends[-1])
+    np.testing.assert_array_equal(missing, far)
+    assert (missing & ~in_hole).mean() < 0.10
+
+
+def test_a_stretch_between_holes_is_worth_the_same_alone(overnight):
+    """No neighbour beyond a hole plays any part: not in the median, nor the line between beats."""
+    beats, _, intervals, tachogram = overnight
+    windows = 0
+    edges = np.concatenate(
+        [[0], np.flatnonzero(np.diff(beats) > rr.RR_RANGE_S[1]) + 1, [len(beats)]]
+    )
+    for first, last in itertools.pairwise(edges):
+        stretch = beats[first:last]
+        alone = rr.nn_intervals(stretch)
+        np.testing.assert_array_equal(alone.normal, intervals.normal[first : last - 1])
+        inside = slice(int(np.ceil(stretch[0] / WINDOW_S)), int(stretch[-1] // WINDOW_S))
+        if inside.stop > inside.start:
+            np.testing.assert_array_equal(
+                rr.tachogram(alone, len(tachogram))[inside], tachogram[inside]
+            )
+            windows += inside.stop - inside.start
+    assert windows > 0.3 * len(tachogram)
+
+
+def test_hrv_needs_no_more_than_its_span_and_the_intervals_beside_it(overnight):
+    """A window's span is 5.5 min, and three things make it depend on beats just beyond.
+
+    The tachogram's line at the span's edge ends at an interval up to 3 s off; whether that one is
+    normal hangs on the median of five intervals more on either side; and before it, on whether its
+    neighbour was early, which takes one more, and a beat to start it. An interval of a run is at
+    most 2.5 s long: 3 + 7 * 2.5 s before, 3 + 5 * 2.5 s after.
+    """
+    beats, _, intervals, tachogram = overnight
+    features = rr.hrv(intervals, tachogram)
+    for window in np.linspace(6, len(tachogram) - 7, 40).astype(int):
+        low, high = (window - 5) * WINDOW_S - 20.5, (window + 6) * WINDOW_S + 15.5
+        near = rr.nn_intervals(beats[(beats > low) & (beats < high)])
+        alone = rr.hrv(near, rr.tachogram(near, len(tachogram)))[window]
+        np.testing.assert_allclose(alone, features[window], rtol=1e-9, atol=1e-9)
+
+
+def test_features_of_overnight_recordings_are_those_of_a_sleeping_heart(overnight):
+    _, _, intervals, tachogram = overnight
+    features = rr.hrv(intervals, tachogram)
+    complete = features[np.isfinite(features).all(1)]
+    assert len(complete) > 0.6 * len(features)
+    assert 0.6 < np.median(complete[:, COLUMN["mean_nn_s"]]) < 1.4
+    assert 0.01 < np.median(complete[:, COLUMN["rmssd_s"]]) < 0.15
+    assert 0.02 < np.median(complete[:, COLUMN["sdnn_s"]]) < 0.15
+
+
+@pytest.fixture(scope="module")
+def mitdb(real_data):
+    """Times in s and normality of the 2,273 beats that cardiologists annotated in record 100."""
+    reader = runpy.run_path(str(Path(__file__).parents[1] / "signals" / "test_r_peaks.py"))
+    samples, codes = reader["mitdb_100_beats"](real_data / "rpeaks_mitdb_100")
+    return samples / 360.0, codes == 1
+
+
+def test_intervals_beside_annotated_ectopic_beats_are_rejected_untold(mitdb):
+    """Of 68 intervals beside 33 atrial beats and a ventricular one 63 go, of 2,204 others none."""
+    times, normal = mitdb
+    beside = ~(normal[1:] & normal[:-1])
+    rejected = ~rr.nn_intervals(times).normal
+    assert beside.sum() == 68
+    assert rejected[beside].mean() > 0.9
+    assert rejected[~beside].mean() < 0.001
+
+
+def test_told_which_beats_are_ectopic_exactly_their_intervals_are_rejected(mitdb):
+    times, normal = mitdb
+    np.testing.assert_array_equal(rr.nn_intervals(times, normal).normal, normal[1:] & normal[:-1])
+
+
+def test_the_median_stays_on_its_side_of_a_hole():
+    """A heart that beats at 1.2 s before a hole and at 0.8 s after it has no ectopic beat."""
+    beats = np.concatenate([np.arange(0.0, 60.0, 1.2), np.arange(70.0, 130.0, 0.8)])
+    intervals = rr.nn_intervals(beats)
+    assert np.flatnonzero(~intervals.normal).tolist() == [49]
+
+
+@pytest.mark.parametrize("reach", [0, 17, 250])
+def test_the_local_median_is_scipys_within_each_run(reach):
+    rng = np.random.default_rng(reach)
+    interval = rng.normal(0.9, 0.1, 500)
+    holes = rng.choice(500, reach, replace=False)
+    interval[holes] = 9.0
+    median = rr._local_median(interval)
+    for run in np.split(np.arange(500), np.sort(holes)):
+        run = run[interval[run] < 9.0]
+        if run.size:
+            expected = ndimage.median_filter(interval[run], rr.ECTOPIC_BEATS, mode="nearest")
+            np.testing.assert_array_equal(median[run], expected)
+
+
+def test_time_domain_features_agree_with_sleepecg():
+    """Another library's, over the same 5.5 min of a night without holes or ectopic beats."""
+    rng = np.random.default_rng(3)
+    beats = np.cumsum(np.clip(rng.normal(0.95, 0.05, 2000), 0.78, 1.12))
+    intervals = rr.nn_intervals(beats)
+    assert intervals.normal.all()
+    windows = int(beats[-1] // WINDOW_S)
+    ours = rr.hrv(intervals, rr.tachogram(intervals, windows))[6:-6].T
+    record = sleepecg.SleepRecord(
+        sleep_stages=np.zeros(windows), sleep_stage_duration=30, id="", heartbeat_times=beats
+    )
+    (theirs,), _, _ = sleepecg.extract_features(
+        [record], 150, 180, feature_selection=["meanNN", "SDNN", "RMSSD", "NN50"]
+    )
+    theirs = theirs[6:-6].T
+    centre_s = (np.arange(6, windows - 6)[:, None] + 0.5) * WINDOW_S
+    count = (np.abs(intervals.end_s - centre_s) < 165.0).sum(1)
+    theirs[1] *= np.sqrt((count - 1) / count)  # theirs is the sample standard deviation
+    theirs[3] /= count - 1  # its own pNN50 is over the longest window's count
+    for name, other in zip(("mean_nn_s", "sdnn_s", "rmssd_s", "pnn50"), theirs, strict=True):
+        np.testing.assert_allclose(ours[COLUMN[name]], other, rtol=1e-9, err_msg=name)

@@ -1,9 +1,13 @@
 """EDF: what is written reads back; what is damaged is refused by name."""
 
+import dataclasses
 import datetime
 import os
 import pathlib
+import random
+import tracemalloc
 
+import edfio
 import hypothesis
 import numpy as np
 import pytest
@@ -162,7 +166,15 @@ def test_every_cut_is_refused(night):
         (0, b"\xffBIOSEMI", "is a BDF file"),
         (0, b"\x89PNG\r\n", "is no EDF file"),
         (184, b"1024    ", "header of another size"),
-        (192, b"EDF+D", "discontinuous"),
+        (192, b"EDF+D", "has no annotations that say when"),
+        (244, b"99999999", "lasts 1.111e\\+05 h by its header"),
+        (244, b"1e300   ", "lasts .* h by its header"),
+        (236, b"2\0\0\0\0\0\0\0", r"\\x00.* as its number of records"),
+        (field_of(0, 104, 8), b"-1,25   ", "no readable EDF .*-1,25"),
+        (field_of(0, 104, 8), b"-inf    ", "no readable EDF"),
+        (field_of(0, 112, 8), b"1e300   ", "no usable samples"),
+        (field_of(0, 120, 8), b"        ", "no readable EDF"),
+        (field_of(0, 216, 8), b"99999999", "cut short: 0 of 4"),
         (236, b"0       ", "no data records"),
         (236, b"5       ", "4 of 5 data records"),
         (236, b"many    ", "number of records"),
@@ -238,19 +250,210 @@ def test_of_equal_labels_the_fastest_and_first_is_read(tmp_path):
     assert edf.read_signals(path, {"ecg": ("ECG",)}).signals["ecg"].values.tolist() == [2, 2]
 
 
+REFUSED_FIXTURES = {
+    "SC4001EC-Hypnogram.edf": "holds no sampled signals",
+    "test_edfann.edf": "holds no sampled signals",
+    "invalid-date.edf": "holds no data records",
+    "zero-data-records.edf": "holds no data records",
+    "short_psg.bdf": "is a BDF file",
+    "test_generator_datarec_generator_0_5.bdf": "is a BDF file",
+}
+
+
 @pytest.mark.skipif(not FIXTURES, reason=f"{REAL_DATA} is absent")
-def test_other_libraries_fixtures_are_read_or_refused():
-    read = 0
-    for path in FIXTURES:
-        try:
-            labels = edf.read_signals(path, {}).labels
-            contents = edf.read_signals(path, {label: (label,) for label in labels})
-        except RecordingError:
-            continue
-        read += 1
-        for signal in contents.signals.values():
-            assert signal.values.size == round(contents.duration_s * signal.rate_hz)
-    assert read >= len(FIXTURES) // 2
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.name)
+def test_other_libraries_fixtures_are_read_or_refused(path):
+    if path.name in REFUSED_FIXTURES:
+        with pytest.raises(RecordingError, match=REFUSED_FIXTURES[path.name]):
+            edf.read_signals(path, {})
+        return
+    labels = edf.read_signals(path, {}).labels
+    contents = edf.read_signals(path, {label: (label,) for label in labels})
+    assert contents.start is not None
+    assert set(contents.signals) == set(labels)
+    original = edfio.read_edf(path)
+    for signal in contents.signals.values():
+        assert signal.values.size == round(contents.duration_s * signal.rate_hz)
+        same = [channel for channel in original.signals if channel.label == signal.label]
+        fastest = max(same, key=lambda channel: channel.sampling_frequency)
+        np.testing.assert_array_equal(signal.values, fastest.data.astype(np.float32))
+
+
+def write_edf_plus(path, onsets, kind="EDF+D", record_s="1", annotation_samples=12):
+    """Records of 25 samples of ECG and 5 of effort, each with its number for a value.
+
+    Args:
+      onsets: of each record; a number, or the raw bytes of its time-keeping annotation.
+    """
+    channels = [
+        ("ECG", "mV", -100, 100, 25),
+        ("EDF Annotations", "", -1, 1, annotation_samples),
+        ("THOR RES", "", 100, -100, 5),
+    ]
+    rows = [
+        [label, "", unit, low, high, -1000, 1000, "", samples, ""]
+        for label, unit, low, high, samples in channels
+    ]
+    fixed = ["0", "X X X X", "Startdate 01-MAR-1996 X X X", "01.03.96", "22.30.15", 1024, kind]
+    fixed += [len(onsets), record_s, 3]
+    header = [
+        *zip(fixed, (8, 80, 80, 8, 8, 8, 44, 8, 8, 4), strict=True),
+        *(
+            (row[field], width)
+            for field, width in enumerate((16, 80, 8, 8, 8, 8, 8, 80, 8, 32))
+            for row in rows
+        ),
+    ]
+    body = b""
+    for number, onset in enumerate(onsets):
+        tal = onset if isinstance(onset, bytes) else f"{onset:+.6f}\x14\x14\0".encode()
+        body += np.full(25, 10 * number, "<i2").tobytes()
+        body += tal.ljust(2 * annotation_samples, b"\0")
+        body += np.full(5, -10 * number, "<i2").tobytes()
+    path.write_bytes(b"".join(str(text).encode().ljust(width) for text, width in header) + body)
+
+
+EDF_PLUS = {"ecg": ("ECG",), "effort": ("THOR RES",)}
+
+
+def test_without_gaps_a_discontinuous_file_reads_as_a_continuous_one(tmp_path):
+    both = []
+    for kind in ("EDF+C", "EDF+D"):
+        write_edf_plus(tmp_path / "night.edf", np.arange(0.5, 6.5), kind)
+        both.append(edf.read_signals(tmp_path / "night.edf", EDF_PLUS))
+    for contents in both:
+        assert contents.start == START.replace(microsecond=500_000)
+        assert contents.duration_s == 6
+    for name in EDF_PLUS:
+        np.testing.assert_array_equal(both[0].signals[name].values, both[1].signals[name].values)
+        assert np.isfinite(both[1].signals[name].values).all()
+
+
+@pytest.mark.parametrize("kind", ["EDF+D", "EDF+C"])  # the second says it has no gaps, and lies
+def test_a_gap_is_missing_and_shifts_nothing(tmp_path, kind):
+    write_edf_plus(tmp_path / "night.edf", [0.5, 1.5, 11.5, 12.5, 100.75], kind)
+    contents = edf.read_signals(tmp_path / "night.edf", EDF_PLUS)
+    assert contents.start == START.replace(microsecond=500_000)
+    assert contents.duration_s == 101.25
+    ecg = contents.signals["ecg"].values
+    expected = np.full(2531, np.nan, np.float32)  # 101.25 s are half a sample more
+    for number, first in enumerate((0, 25, 275, 300, 2506)):
+        expected[first : first + 25] = number
+    np.testing.assert_allclose(ecg, expected, atol=1e-5)
+    effort = contents.signals["effort"].values
+    assert np.flatnonzero(np.isfinite(effort)).tolist() == [
+        *range(10),
+        *range(55, 65),
+        *range(501, 506),
+    ]
+
+
+@hypothesis.settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(
+    gaps_s=st.lists(
+        st.one_of(st.just(0.0), st.floats(-0.009, 0.009), st.floats(0.0, 900.0)),
+        min_size=1,
+        max_size=12,
+    ),
+    start_s=st.floats(0.0, 1000.0),
+)
+def test_every_record_lies_at_its_own_onset(tmp_path, gaps_s, start_s):
+    onsets = start_s + np.concatenate([[0.0], np.cumsum(1.0 + np.round(gaps_s, 3))])
+    path = tmp_path / "night.edf"
+    write_edf_plus(path, onsets, annotation_samples=20)
+    contents = edf.read_signals(path, EDF_PLUS)
+    assert contents.duration_s == pytest.approx(onsets[-1] - onsets[0] + 1, abs=1e-4)
+    for signal in contents.signals.values():
+        assert abs(signal.values.size - contents.duration_s * signal.rate_hz) <= 0.51
+        for number, onset in enumerate(onsets - onsets[0]):
+            at = np.flatnonzero(np.round(signal.values) == number) / signal.rate_hz
+            assert at.size >= signal.rate_hz - 1  # a sample may be shared with the next record
+            assert at[0] == pytest.approx(onset, abs=0.5001 / signal.rate_hz + 0.0101)
+            assert at[-1] - at[0] == pytest.approx((at.size - 1) / signal.rate_hz)
+        finite = np.isfinite(signal.values).sum()
+        assert finite <= signal.rate_hz * len(onsets)
+
+
+@pytest.mark.parametrize(
+    ("onsets", "problem"),
+    [
+        ([0, 1, 1.5, 4], "overlap: number 3 starts 1.5 s after"),
+        ([0, 1, 1, 4], "overlap: number 3"),
+        ([0, 5, 2, 9], "overlap: number 3"),
+        ([0, 1, b"", 4], "data record 3 of 4 does not say when"),
+        ([b"\xff\xfe\xfd", 1, 2, 9], "data record 1 of 4 does not say"),
+        ([0, 1, b"2\x14\x14\0", 9], "data record 3 of 4 does not say"),  # no sign
+        ([0, 1, b"+2\x14\0", 9], "data record 3 of 4 does not say"),  # no empty text
+        ([0, 1, b"+2e3\x14\x14\0", 9], "data record 3 of 4 does not say"),
+        ([0, 1, b"+nan\x14\x14\0", 9], "data record 3 of 4 does not say"),
+        ([0, 1, b"+" + b"9" * 23, 9], "data record 3 of 4 does not say"),
+        ([0, 1, b"+5\x14Lights off\x14\0", 9], "data record 3 of 4 does not say"),
+        ([0, 1, 2, 86_400], "lasts 24 h by its header"),
+        ([0, 1, 2, 999_999_999], "lasts 2.778e\\+05 h"),
+    ],
+)
+def test_a_gap_of_unknown_or_impossible_length_is_refused(tmp_path, onsets, problem):
+    write_edf_plus(tmp_path / "night.edf", onsets)
+    with pytest.raises(RecordingError, match=problem):
+        edf.read_signals(tmp_path / "night.edf", EDF_PLUS)
+
+
+def test_an_onset_may_have_a_duration_and_be_followed_by_events(tmp_path):
+    path = tmp_path / "night.edf"
+    write_edf_plus(path, [0, b"+1.5\x14\x14\0+1\x14Arousal\x14\0", b"+3.\x150\x14\x14\0"])
+    assert edf.read_signals(path, EDF_PLUS).duration_s == 4
+
+
+def test_damaged_onsets_of_a_continuous_file_cost_at_most_the_start(tmp_path):
+    path = tmp_path / "night.edf"
+    for onsets in ([b"", b"", b""], [0, 0, 0], [5, b"\xff", 1], [0, 1, b"junk"]):
+        write_edf_plus(path, onsets, "EDF+C")
+        contents = edf.read_signals(path, EDF_PLUS)
+        assert contents.duration_s == 3
+        assert np.isfinite(contents.signals["ecg"].values).all()
+
+
+def test_a_tiny_file_cannot_claim_a_huge_gap(tmp_path):
+    """25 samples in 10 µs are 2.5 MHz: 80,000 s of them would fill a terabyte."""
+    path = tmp_path / "night.edf"
+    write_edf_plus(path, [0, 80_000], record_s="0.00001")
+    tracemalloc.start()
+    with pytest.raises(RecordingError, match="nearly all of them in gaps"):
+        edf.read_signals(path, EDF_PLUS)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_only_wanted_channels_take_memory(tmp_path):
+    """A quarter of an hour of all 14 channels; edfio scales in float64, 26 bytes a sample."""
+    path = tmp_path / "night.edf"
+    signals = [(channel, np.zeros(900 * channel.rate_hz)) for channel in shhs.channels(1, "all")]
+    edf.write_signals(path, signals, START, "")
+    edf.read_signals(path, {"ecg": ("ECG",)})  # imports what it needs
+    tracemalloc.start()
+    edf.read_signals(path, {"ecg": ("ECG",), "thorax": ("THOR RES",)})
+    assert tracemalloc.get_traced_memory()[1] < 30 * 900 * 135
+    tracemalloc.stop()
+
+
+def test_units_may_be_blank_and_labels_padded_or_in_any_case(tmp_path):
+    path = tmp_path / "night.edf"
+    edf.write_signals(path, [(dataclasses.replace(ECG, unit=""), np.ones(125))], START, "")
+    patch(path, 256, b"  ekg  l - R    ")
+    contents = edf.read_signals(path, {"ecg": ("EKG L-R",)})
+    assert contents.signals["ecg"].unit == ""
+    assert contents.labels == ("  ekg  l - R",)
+
+
+def test_an_inverted_digital_range_is_refused(night):
+    patch(night, field_of(0, 120, 8), b"127     ")
+    patch(night, field_of(0, 128, 8), b"-128    ")
+    with pytest.raises(RecordingError, match=r"has no scale: .* over digital 127\.\.-128"):
+        edf.read_signals(night, {"ecg": ("ECG",)})
 
 
 @hypothesis.settings(
@@ -274,3 +477,61 @@ def test_any_bytes_are_read_or_refused(night, edits):
     except RecordingError:
         return
     assert all(np.isfinite(signal.values).all() for signal in contents.signals.values())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_mutants_are_read_or_refused(tmp_path, seed):
+    """Flipped bytes, cuts, junk, swapped fields, odd numbers, damaged onsets: 1,200 in all."""
+    rng = random.Random(seed)
+    path = tmp_path / "mutant.edf"
+    odd = [
+        b"99999999",
+        b"-1      ",
+        b"1e300   ",
+        b"nan     ",
+        b"inf     ",
+        b"0       ",
+        b"1e-300  ",
+    ]
+    odd += [b"0.0001  ", b"-99999  ", b"\0" * 8, b"\xff" * 8, b"EDF+D", b"EDF+C", b"1_0     "]
+    odd += [b"+86398\x14\x14\0", b"+999999999\x14\x14\0", b"-7\x14\x14\0", b"EDF Annotations "]
+    fields = [0, 168, 176, 184, 192, 236, 244, 252]
+    fields += [256 + 3 * at for at in (0, 96, 104, 112, 120, 128, 216)]
+    for _ in range(100):
+        onsets, kind = rng.choice(
+            [(range(6), "EDF+C"), ([0, 1, 2, 10, 11, 100.5], "EDF+D"), (range(6), "")]
+        )
+        write_edf_plus(path, onsets, kind)
+        data = bytearray(path.read_bytes())
+        for _ in range(rng.randint(1, 4)):
+            record = 1024 + 84 * rng.randrange(6) + 50
+            choice = rng.randrange(7)
+            if choice == 0:
+                data[rng.randrange(1024) % len(data)] = rng.randrange(256)
+            elif choice == 1:
+                del data[rng.randrange(1, len(data)) :]
+            elif choice == 2:
+                data += rng.randbytes(rng.randrange(400))
+            elif choice == 3:
+                one, two = (slice(at, at + 8) for at in rng.choices(range(0, 1024, 8), k=2))
+                data[one], data[two] = data[two], data[one]
+            elif choice == 4:
+                at, text = rng.choice(fields), rng.choice(odd)
+                data[at : at + len(text)] = text
+            elif choice == 5 and record < len(data):
+                data[min(record + rng.randrange(8), len(data) - 1)] = rng.choice(
+                    b"\0\x14\x15+-.09\xff"
+                )
+            else:
+                text = rng.choice(odd)
+                data[record : record + len(text)] = text
+        path.write_bytes(bytes(data))
+        try:
+            contents = edf.read_signals(path, EDF_PLUS)
+        except RecordingError:
+            continue
+        for signal in contents.signals.values():
+            assert signal.values.size <= edf.MAX_SAMPLES
+            assert np.isfinite(signal.values).any()
+            if data[192:196] != b"EDF+":
+                assert np.isfinite(signal.values).all()

@@ -30,14 +30,23 @@ def write_night(
 
 
 def read_only_night(root):
-    (files,) = shhs.find_nights(root)
+    (files,) = shhs.find_nights(root).nights
     return shhs.read_recording(files)
+
+
+def write_profusion(path, codes):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stages = "".join(f"<SleepStage>{code}</SleepStage>" for code in codes)
+    path.write_text(
+        "<CMPStudyConfig><EpochLength>30</EpochLength>"
+        f"<SleepStages>{stages}</SleepStages></CMPStudyConfig>"
+    )
 
 
 def test_both_visits_are_found_in_order_and_read(tmp_path):
     write_night(tmp_path, "shhs2-200001", rpoints=False, text="kd_sleep simulator 1.0")
     write_night(tmp_path, "shhs1-200077")
-    nights = shhs.find_nights(tmp_path)
+    nights = shhs.find_nights(tmp_path).nights
     assert [night.recording_id for night in nights] == ["shhs1-200077", "shhs2-200001"]
     first, second = (shhs.read_recording(night) for night in nights)
     assert (first.subject_id, first.visit, first.cohort) == ("200077", 1, "recorded")
@@ -54,41 +63,196 @@ def test_both_visits_are_found_in_order_and_read(tmp_path):
     assert first.labels.tolist() == [0, 2, 1]
     assert first.rpoints is not None
     assert first.rpoints.normal.tolist() == [True, False]
-    assert nights[1].rpoints_csv is None
+    assert (nights[1].rpoints_csv, nights[1].profusion_xml) == (None, None)
     assert second.rpoints is None
 
 
 def test_found_paths_are_those_of_the_layout(tmp_path):
     write_night(tmp_path, "shhs1-200001")
-    (found,) = shhs.find_nights(tmp_path, tmp_path / "bcg")
-    assert found == shhs.paths_of(tmp_path, "shhs1-200001", tmp_path / "bcg")
-    assert found.bcg == tmp_path / "bcg" / "shhs1-200001.edf"
+    layout = shhs.paths_of(tmp_path, "shhs1-200001", tmp_path / "bcg")
+    write_profusion(layout.profusion_xml, [0])
+    assert shhs.find_nights(tmp_path, tmp_path / "bcg").nights == [layout]
+    assert layout.bcg == tmp_path / "bcg" / "shhs1-200001.edf"
     polysomnography = tmp_path / "polysomnography"
-    assert sorted(path for path in polysomnography.rglob("*") if path.is_file()) == [
+    files = sorted(path for path in polysomnography.rglob("*") if path.is_file())
+    assert files == [
         polysomnography / "annotations-events-nsrr" / "shhs1" / "shhs1-200001-nsrr.xml",
+        polysomnography / "annotations-events-profusion" / "shhs1" / "shhs1-200001-profusion.xml",
         polysomnography / "annotations-rpoints" / "shhs1" / "shhs1-200001-rpoint.csv",
         polysomnography / "edfs" / "shhs1" / "shhs1-200001.edf",
     ]
+    assert sorted(shhs.all_files(layout)) == files
 
 
-def test_other_files_are_passed_over(tmp_path):
+def test_other_files_are_passed_over_and_listed(tmp_path):
     write_night(tmp_path, "shhs1-200001")
-    folder = shhs.paths_of(tmp_path, "shhs1-200001").edf.parent
-    for name in (
-        "shhs1-200001.edf.part",
-        "shhs1-20001.edf",
-        "shhs2-200002.edf",
-        "shhs1-2000030.edf",
-    ):
-        (folder / name).touch()
-    (folder / "shhs1-٢٠٠٠٠١.edf").touch()
-    assert [night.recording_id for night in shhs.find_nights(tmp_path)] == ["shhs1-200001"]
+    night = shhs.paths_of(tmp_path, "shhs1-200001")
+    strays = [
+        *(night.edf.parent / name for name in ("shhs1-200001", "shhs1-200001 (1).edf")),
+        *(night.edf.parent / name for name in ("shhs1-20001.edf", "shhs1-2000030.edf")),
+        *(night.edf.parent / name for name in ("shhs1-٢٠٠٠٠١.edf", "shhs2-200002.edf")),
+        night.stages_xml.with_name("shhs1-200001-profusion.xml"),
+        night.rpoints_csv.with_name("shhs1-200001-rpoints.csv"),
+    ]
+    for stray in strays:
+        stray.touch()
+    for name in ("shhs1-200002.edf.part", "shhs1-200002.edf.partial", ".DS_Store"):
+        (night.edf.parent / name).touch()
+    (night.edf.parent / "older").mkdir()
+    listing = shhs.find_nights(tmp_path)
+    assert [night.recording_id for night in listing.nights] == ["shhs1-200001"]
+    assert listing.strays == sorted(strays)
+
+
+def test_case_makes_no_difference_and_lower_case_goes_first(tmp_path):
+    write_night(tmp_path, "shhs1-200001")
+    write_night(tmp_path, "shhs1-200002")
+    first, second = shhs.find_nights(tmp_path).nights
+    upper = second.edf.rename(second.edf.with_name("SHHS1-200002.EDF"))
+    double = first.edf.with_suffix(".EDF")
+    double.touch()
+    if double.samefile(first.edf):
+        pytest.skip("a file system that does not tell case")
+    listing = shhs.find_nights(tmp_path)
+    assert listing.nights == [first, dataclasses.replace(second, edf=upper)]
+    assert listing.strays == [double]
+    assert shhs.read_recording(listing.nights[1]).recording_id == "shhs1-200002"
+
+
+def test_folders_may_be_links_and_a_dead_link_is_a_missing_file(tmp_path):
+    write_night(tmp_path / "elsewhere", "shhs1-200001")
+    (tmp_path / "polysomnography").symlink_to(tmp_path / "elsewhere" / "polysomnography")
+    assert read_only_night(tmp_path).labels.tolist() == [0, 2, 1]
+    edf_file = shhs.paths_of(tmp_path, "shhs1-200001").edf
+    edf_file.rename(tmp_path / "moved.edf")
+    edf_file.symlink_to(tmp_path / "gone.edf")
+    with pytest.raises(RecordingError, match="is missing"):
+        read_only_night(tmp_path)
+
+
+def test_nights_are_listed_by_what_they_are_read_from(tmp_path):
+    for number in range(1, 5):
+        write_night(tmp_path, f"shhs1-20000{number}")
+    one, two, three, four = shhs.find_nights(tmp_path).nights
+    one.edf.unlink()  # R points and stages
+    for path in (two.edf, two.stages_xml):  # R points alone
+        path.unlink()
+    for path in (three.stages_xml, three.rpoints_csv):  # EDF alone
+        path.unlink()
+    four.edf.unlink()
+    four.rpoints_csv.unlink()
+    write_profusion(
+        four.profusion_xml or shhs.paths_of(tmp_path, "shhs1-200004").profusion_xml, [0]
+    )
+    four.stages_xml.unlink()  # Profusion's stages alone
+    ids = {
+        source: [night.subject_id for night in shhs.find_nights(tmp_path, None, source).nights]
+        for source in ("edf", "rpoints")
+    }
+    assert ids == {"edf": ["200001", "200003", "200004"], "rpoints": ["200001", "200002", "200004"]}
+
+
+@pytest.mark.parametrize("name", ["shhs1-200001.csv", "SHHS1-200001.NPY", "shhs1-200001.hdf5"])
+def test_bcg_is_whichever_file_there_is(tmp_path, name):
+    write_night(tmp_path, "shhs1-200001")
+    write_night(tmp_path, "shhs1-200002")
+    bcg = tmp_path / "bcg"
+    bcg.mkdir()
+    (bcg / name).touch()
+    (bcg / "shhs1-200001.txt").touch()
+    first, second = shhs.find_nights(tmp_path, bcg).nights
+    assert first.bcg == shhs.bcg_file(first) == bcg / name
+    assert bcg / name in shhs.all_files(first)
+    assert second.bcg == bcg / "shhs1-200002.edf"
+    without = shhs.find_nights(tmp_path).nights[0]
+    for night in (second, without):
+        with pytest.raises(RecordingError, match="has no BCG file"):
+            shhs.bcg_file(night)
+
+
+def test_two_bcg_files_of_a_night_are_refused_by_name(tmp_path):
+    write_night(tmp_path, "shhs1-200001")
+    bcg = tmp_path / "bcg"
+    bcg.mkdir()
+    for name in ("shhs1-200001.h5", "shhs1-200001.csv"):
+        (bcg / name).touch()
+    (night,) = shhs.find_nights(tmp_path, bcg).nights
+    assert night.bcg == bcg / "shhs1-200001.csv"
+    with pytest.raises(RecordingError, match=r"shhs1-200001\.csv and shhs1-200001\.h5.*Leave one"):
+        shhs.bcg_file(night)
+    assert {*bcg.iterdir()} < {*shhs.all_files(night)}
+
+
+def test_profusions_stages_are_read_where_nsrrs_are_absent_and_only_there(tmp_path):
+    write_night(tmp_path, "shhs1-200001")
+    layout = shhs.paths_of(tmp_path, "shhs1-200001")
+    write_profusion(layout.profusion_xml, [5, 5, 5])
+    assert read_only_night(tmp_path).labels.tolist() == [0, 2, 1]
+    layout.stages_xml.unlink()
+    assert read_only_night(tmp_path).labels.tolist() == [1, 1, 1]
+    write_profusion(layout.profusion_xml, 5 * [5])
+    with pytest.raises(RecordingError, match="stages 5 windows") as caught:
+        read_only_night(tmp_path)
+    assert caught.value.path == str(layout.profusion_xml)
+    layout.profusion_xml.unlink()
+    with pytest.raises(RecordingError, match="is missing") as caught:
+        read_only_night(tmp_path)
+    assert caught.value.path == str(layout.stages_xml)
+
+
+def test_rpoints_alone_need_no_edf_and_say_the_same(tmp_path):
+    write_night(tmp_path, "shhs1-200001")
+    (night,) = shhs.find_nights(tmp_path, None, "rpoints").nights
+    whole = shhs.read_recording(night)
+    night.edf.unlink()
+    alone = shhs.read_recording(night, signals=False)
+    assert (alone.ecg, alone.effort, alone.duration_s) == (None, (), 90)
+    assert alone.labels.tolist() == whole.labels.tolist()
+    assert alone.rpoints.times_s.tolist() == whole.rpoints.times_s.tolist()
+    for field in ("recording_id", "subject_id", "visit", "cohort"):
+        assert getattr(alone, field) == getattr(whole, field)
+    assert alone.start == START.replace(year=1985, month=1, day=1)
+
+
+def test_a_night_without_rpoints_says_so(tmp_path):
+    write_night(tmp_path, "shhs1-200001", rpoints=False)
+    (night,) = shhs.find_nights(tmp_path, None, "rpoints").nights
+    with pytest.raises(RecordingError, match=r"no R points.*--recordings=edf") as caught:
+        shhs.read_recording(night, signals=False)
+    assert caught.value.path == str(shhs.paths_of(tmp_path, "shhs1-200001").rpoints_csv)
+
+
+@pytest.mark.parametrize("signals", [True, False])
+def test_a_simulated_night_is_called_so_by_any_of_its_files(tmp_path, signals):
+    simulator = "kd_sleep simulator 1.0"
+    write_night(tmp_path, "shhs1-200001")
+    (night,) = shhs.find_nights(tmp_path).nights
+    assert shhs.read_recording(night, signals=signals).cohort == "recorded"
+    nsrr.write_stages(night.stages_xml, [0, 2, 1], START.time(), 90, software=simulator)
+    assert shhs.read_recording(night, signals=signals).cohort == simulator
+    nsrr.write_stages(night.stages_xml, [0, 2, 1], START.time(), 90)
+    (tmp_path / "simulation.json").write_text("{}")
+    assert shhs.read_recording(night, signals=signals).cohort == "kd_sleep simulator"
+
+
+@pytest.mark.parametrize("signals", [True, False])
+@pytest.mark.parametrize("source", ["nsrr", "profusion"])
+def test_nights_scored_sleep_and_wake_only_are_refused(tmp_path, signals, source):
+    write_night(tmp_path, "shhs1-200001", windows=140, labels=20 * [0] + 120 * [2])
+    layout = shhs.paths_of(tmp_path, "shhs1-200001")
+    write_profusion(layout.profusion_xml, 20 * [0] + 120 * [3])
+    if source == "profusion":
+        layout.stages_xml.unlink()
+    (night,) = shhs.find_nights(tmp_path).nights
+    with pytest.raises(RecordingError, match="scores sleep and wake only") as caught:
+        shhs.read_recording(night, signals=signals)
+    assert source in caught.value.path
 
 
 @pytest.mark.parametrize("partner", ["edf", "stages_xml"])
 def test_night_without_a_partner_is_listed_and_says_so_when_read(tmp_path, partner):
     write_night(tmp_path, "shhs1-200001")
-    (night,) = shhs.find_nights(tmp_path)
+    (night,) = shhs.find_nights(tmp_path).nights
     missing = getattr(night, partner)
     missing.unlink()
     with pytest.raises(RecordingError, match="is missing") as caught:

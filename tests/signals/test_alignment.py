@@ -10,77 +10,286 @@ from kd_sleep.simulation.physiology import draw_subject, simulate_night
 from kd_sleep.simulation.sensors import Clock
 
 
-def a_night(seed: int, clock: Clock, hours: float = 3.0):
+class NamedSnr:
+    """A generator for `sensors.bcg` whose draw of the sensor's SNR is given; all else is drawn."""
+
+    def __init__(self, seed, snr_db: float):
+        self._rng = np.random.default_rng(seed)
+        self._snr_db = snr_db
+
+    def __getattr__(self, name):
+        return getattr(self._rng, name)
+
+    def normal(self, *arguments, **named):
+        drawn = self._rng.normal(*arguments, **named)
+        return self._snr_db if arguments == (8.0, 4.0) else drawn
+
+
+def a_drive(seed: int, hours: float):
     rng = np.random.default_rng([11, seed])
-    drive = simulate_night(rng, draw_subject(rng), hours).drive
-    return drive, sensors.bcg(rng, drive, 100.0, clock)
+    return simulate_night(rng, draw_subject(rng), hours).drive
+
+
+def a_night(seed: int, clock: Clock, hours: float = 3.0):
+    """A drive and its BCG: 8 dB in one half, 0 dB in the other."""
+    drive = a_drive(seed, hours)
+    good, bad = (sensors.bcg(NamedSnr([12, seed], snr), drive, 100.0, clock) for snr in (8.0, 0.0))
+    values = good.values.copy()
+    half = slice(0, len(values) // 2) if seed % 2 else slice(len(values) // 2, None)
+    values[half] = bad.values[half]
+    return drive, values, good.j_times_s
+
+
+def with_stretches_missing(rng, beats, values, hours):
+    """Three stretches of BCG are NaN, two of beats are absent; each 1 to 12 min."""
+    values = values.copy()
+    for start in rng.uniform(0, 0.95 * len(values), 3):
+        values[int(start) : int(start + rng.uniform(60, 720) * 100)] = np.nan
+    for start in rng.uniform(0, 0.95 * hours * 3600, 2):
+        beats = beats[(beats < start) | (beats > start + rng.uniform(60, 720))]
+    return beats, values
 
 
 def rms_s(found: Alignment, clock: Clock, hours: float = 3.0) -> float:
     sensor_s = np.linspace(0, hours * 3600, 100)
-    true_s = sensor_s / (1 + found.drift) + found.offset_s
-    return float(np.sqrt(np.mean((true_s - clock.true_time(sensor_s)) ** 2)))
+    error = found.lag_s(sensor_s) + sensor_s - clock.true_time(sensor_s)
+    return float(np.sqrt(np.mean(error**2)))
+
+
+def pulses(j_times_s, clock: Clock, rate_hz: float, samples: int):
+    """A BCG that is nothing but a 5-Hz wave of 0.16 s around every J."""
+    values = np.zeros(samples)
+    for j_s in clock.sensor_time(j_times_s):
+        first = max(int((j_s - 0.3) * rate_hz), 0)
+        time = np.arange(first, min(first + int(0.6 * rate_hz), samples)) / rate_hz - j_s
+        pulse = np.exp(-((time / 0.08) ** 2)) * np.cos(10 * np.pi * time)
+        values[first : first + len(time)] += pulse
+    return values
+
+
+@pytest.fixture(scope="module")
+def irregular_beats():
+    """50 min of beats whose intervals wander by themselves and with a breath of 4 s."""
+    rng = np.random.default_rng(5)
+    count = np.arange(3400)
+    wander = np.convolve(rng.normal(size=len(count) + 30), np.ones(31) / 31, mode="valid")
+    breath = 0.04 * np.sin(1.4 * count)
+    return np.cumsum(0.9 + 0.15 * wander + breath + 0.01 * rng.normal(size=len(count)))
+
+
+@pytest.mark.parametrize("rate_hz", [50.0, 256.0])
+def test_a_closed_form_comes_back(irregular_beats, rate_hz):
+    """Clean pulses exactly 0.21 s behind each R: offset to 5 ms, drift to 2 ppm, a flat track."""
+    clock = Clock(-321.4, 150e-6)
+    bcg = pulses(irregular_beats + 0.21, clock, rate_hz, int(3300 * rate_hz))
+    found = align(irregular_beats, bcg, rate_hz)
+    assert abs(found.offset_s - clock.offset_s) < 0.005
+    assert abs(found.drift - clock.drift) < 2e-6
+    assert found.residual_s < 0.005
+    assert found.agreeing == 1.0
+    assert found.confidence > 0.999
+    known = found.rj_s[np.isfinite(found.rj_s)]
+    assert len(known) > 40
+    np.testing.assert_allclose(known, 0.21, atol=0.005)
+
+
+def test_the_track_follows_a_known_walk_of_the_rj_delay(irregular_beats):
+    clock = Clock(77.0, -80e-6)
+
+    def rj_s(time_s):
+        return 0.21 + 0.03 * np.cos(2 * np.pi * time_s / 1500.0)
+
+    bcg = pulses(irregular_beats + rj_s(irregular_beats), clock, 100.0, 300_000)
+    found = align(irregular_beats, bcg, 100.0)
+    known = np.isfinite(found.rj_s)
+    # Each point is a mean over five minutes, which takes a sixteenth off a wave of 25 min.
+    np.testing.assert_allclose(found.rj_s[known], rj_s(found.rj_times_s[known]), atol=0.010)
+    assert np.ptp(found.rj_s[known]) > 0.045
+    assert rms_s(found, clock, 0.8) < 0.010
 
 
 @pytest.mark.parametrize(
-    ("seed", "offset_s", "drift"), [(0, 45.0, 80e-6), (1, -50.0, -100e-6), (2, 0.0, 0.0)]
+    ("seed", "offset_s", "drift"), [(0, 590.0, 200e-6), (1, -595.0, -200e-6), (2, 0.0, 0.0)]
 )
 def test_offset_and_drift_come_back(seed, offset_s, drift):
     clock = Clock(offset_s, drift)
-    drive, bcg = a_night(seed, clock)
-    found = align(drive.beat_times_s, bcg.values, 100.0)
+    drive, bcg, j_times = a_night(seed, clock)
+    found = align(drive.beat_times_s, bcg, 100.0)
     assert rms_s(found, clock) < 0.050
+    assert abs(found.drift - drift) < 10e-6
     assert found.agreeing > 0.8
+    assert found.confidence > 0.99
     assert found.residual_s < 0.05
+    # What a plot draws: agreeing lags on the line, and the delay's track as the truth has it.
+    away = found.segment_lags_s - found.lag_s(found.segment_times_s)
+    assert np.abs(away[found.segment_agrees]).max() < 0.15
+    rj = j_times - drive.beat_times_s
+    inner = (found.rj_times_s > 150) & (found.rj_times_s < drive.duration_s - 150)
+    around = np.abs(drive.beat_times_s - found.rj_times_s[inner][:, None]) < 150
+    true = (around * rj).sum(1) / around.sum(1)
+    track = found.rj_s[inner]
+    known = np.isfinite(track)
+    assert known.mean() > 0.8
+    assert np.corrcoef(track[known], true[known])[0, 1] > 0.5
+    assert np.std((track - true)[known]) < 0.015
 
 
-def test_a_guess_far_off_is_searched_around():
+def test_a_guess_far_off_is_searched_around_and_no_farther():
     clock = Clock(1000.0, 20e-6)
-    drive, bcg = a_night(3, clock)
-    found = align(drive.beat_times_s, bcg.values, 100.0, guess_s=960.0)
-    assert rms_s(found, clock) < 0.050
+    drive, bcg, _ = a_night(3, clock, 2.0)
+    assert rms_s(align(drive.beat_times_s, bcg, 100.0, guess_s=960.0, search_s=60.0), clock) < 0.050
+    assert rms_s(align(drive.beat_times_s, bcg, 100.0, guess_s=420.0), clock) < 0.050
+    with pytest.raises(NoAlignment, match=r"fit at \+40\.\d s from the guess, beyond 39 s"):
+        align(drive.beat_times_s, bcg, 100.0, guess_s=960.0, search_s=39.0)
 
 
 def test_missing_stretches_do_not_mislead():
-    clock = Clock(10.0, 50e-6)
-    drive, bcg = a_night(4, clock)
-    values = bcg.values.copy()
-    values[200_000:500_000] = 0.0
-    kept = drive.beat_times_s[(drive.beat_times_s < 7000) | (drive.beat_times_s > 8200)]
-    assert rms_s(align(kept, values, 100.0), clock) < 0.050
+    clock = Clock(310.0, 50e-6)
+    drive, bcg, _ = a_night(4, clock)
+    bcg[200_000:400_000] = np.nan
+    bcg[500_000:600_000] = 0.0
+    beats = drive.beat_times_s
+    kept = beats[(beats < 7000) | (beats > 8200)]
+    kept = kept[np.random.default_rng(0).random(len(kept)) > 0.05]
+    jittered = np.sort(kept + np.random.default_rng(1).normal(0, 0.01, len(kept)))
+    assert rms_s(align(jittered, bcg, 100.0), clock) < 0.050
 
 
-def test_another_sleepers_bcg_is_refused():
-    drive, _ = a_night(5, Clock())
-    _, other = a_night(6, Clock())
-    with pytest.raises(NoAlignment, match="agree on one clock"):
-        align(drive.beat_times_s, other.values, 100.0)
+def test_a_bcg_may_start_before_the_ecg_and_end_after_it_or_see_an_hour_alone():
+    drive, bcg, _ = a_night(6, Clock(0.0, -90e-6), 2.0)
+    padding = np.random.default_rng(0).normal(size=60_000)
+    longer = align(drive.beat_times_s, np.concatenate([padding, bcg, padding]), 100.0)
+    assert abs(longer.offset_s + 600.0 * (1 + 90e-6)) < 0.08  # at the search's edge
+    middle = align(drive.beat_times_s, bcg[180_000:540_000], 100.0, guess_s=1700.0)
+    assert abs(middle.offset_s - 1800.0 * (1 + 90e-6)) < 0.08
+
+
+def test_no_strangers_bcg_is_accepted():
+    nights = [a_night(seed, Clock(7.0 * seed), 1.0) for seed in range(20, 24)]
+    for mine, (drive, _, _) in enumerate(nights):
+        for other, (_, bcg, _) in enumerate(nights):
+            if mine == other:
+                found = align(drive.beat_times_s, bcg, 100.0)
+                assert rms_s(found, Clock(7.0 * (20 + mine)), 1.0) < 0.050
+            else:
+                with pytest.raises(NoAlignment, match="agree on one clock"):
+                    align(drive.beat_times_s, bcg, 100.0)
 
 
 def test_a_file_that_is_mostly_another_sleepers_is_refused():
-    """Three of eight segments fit well; that is not enough to trust a clock."""
-    drive, own = a_night(8, Clock(5.0))
-    _, other = a_night(9, Clock(5.0))
-    count = min(len(own.values), len(other.values))
-    values = np.where(np.arange(count) < 0.35 * count, own.values[:count], other.values[:count])
+    """A third of the segments fits well; that is not enough to trust a clock."""
+    drive, own, _ = a_night(8, Clock(5.0), 2.0)
+    _, other, _ = a_night(9, Clock(5.0), 2.0)
+    count = min(len(own), len(other))
+    values = np.where(np.arange(count) < 0.35 * count, own[:count], other[:count])
     with pytest.raises(NoAlignment, match="agree on one clock"):
         align(drive.beat_times_s, values, 100.0)
 
 
-@pytest.mark.parametrize("beats", [np.empty(0), np.arange(20.0)])
-def test_too_little_to_tell_is_refused(beats):
-    _, bcg = a_night(7, Clock(), hours=0.5)
+def test_a_metronome_of_a_heart_cannot_be_aligned():
+    beats = np.arange(0.5, 3600.0, 1.0)
+    bcg = pulses(beats + 0.21, Clock(3.0), 50.0, 180_000)
+    bcg += 0.01 * np.random.default_rng(0).normal(size=len(bcg))
     with pytest.raises(NoAlignment):
-        align(beats, bcg.values, 100.0)
+        align(beats, bcg, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("beats", "why"), [(np.empty(0), "ECG has 0 beats"), (np.arange(20.0), "ECG has 20 beats")]
+)
+def test_too_few_beats_are_refused(beats, why):
+    with pytest.raises(NoAlignment, match=why):
+        align(beats, np.random.default_rng(0).normal(size=180_000), 100.0)
+
+
+@pytest.mark.parametrize(
+    ("bcg", "why"),
+    [
+        (np.full(90_000, 3.7), "constant"),
+        (np.full(90_000, np.nan), "constant or missing"),
+        (np.random.default_rng(0).normal(size=40_000), "shorter than 15 minutes"),
+        (np.random.default_rng(0).normal(size=90_000), "agree on one clock"),
+    ],
+)
+def test_a_bcg_without_a_heart_is_refused(irregular_beats, bcg, why):
+    with pytest.raises(NoAlignment, match=why):
+        align(irregular_beats, bcg, 50.0)
+
+
+def test_a_bcg_beside_the_ecg_is_refused(irregular_beats):
+    bcg = pulses(irregular_beats + 0.21, Clock(), 50.0, 100_000)
+    with pytest.raises(NoAlignment):
+        align(irregular_beats, bcg, 50.0, guess_s=20_000.0)
+
+
+def a_clock(offset_s: float, drift: float) -> Alignment:
+    empty = np.empty(0)
+    return Alignment(offset_s, drift, 0.0, 1.0, 1.0, empty, empty, empty.astype(bool), empty, empty)
 
 
 def test_samples_land_on_the_true_clock():
-    clock = Alignment(offset_s=2.0, drift=1e-3, residual_s=0.0, agreeing=1.0)
     sensor_s = np.arange(0, 100, 0.01)
     true_s = sensor_s / (1 + 1e-3) + 2.0
-    out = alignment.to_true_clock(np.sin(true_s), 100.0, clock, 50.0, 120.0)
+    out = alignment.to_true_clock(np.sin(true_s), 100.0, a_clock(2.0, 1e-3), 50.0, 120.0)
     time = np.arange(6000) / 50.0
     inside = (time >= 2.0) & (time <= true_s[-1])
     assert np.isnan(out[time < 2.0]).all()
     assert np.isnan(out[time > true_s[-1] + 0.03]).all()
     np.testing.assert_allclose(out[inside][50:-50], np.sin(time)[inside][50:-50], atol=1e-3)
+
+
+def test_the_heartbeat_band_keeps_its_size_between_samples():
+    """10 Hz at 50 Hz, half a sample off: straight lines would keep 0.81 of it."""
+    wave = np.sin(2 * np.pi * 10.0 * np.arange(0, 60, 0.01))
+    out = alignment.to_true_clock(wave, 100.0, a_clock(0.01, 0.0), 50.0, 60.0)
+    assert np.abs(out[100:-100]).std() > 0
+    assert np.sqrt(2 * np.mean(out[100:-100] ** 2)) == pytest.approx(1.0, abs=0.03)
+
+
+def test_gaps_stay_gaps_and_do_not_grow():
+    sensor_s = np.arange(0, 200, 0.01)
+    wave = np.sin(2 * np.pi * 1.0 * sensor_s)
+    wave[5000:5800] = np.nan
+    wave[12_345] = np.nan
+    out = alignment.to_true_clock(wave, 100.0, a_clock(10.0, 0.0), 50.0, 210.0)
+    missing = np.flatnonzero(np.isnan(out)) / 50.0 - 10.0
+    missing = missing[(missing >= 0) & (missing < 199)]
+    inside = missing[missing < 100]
+    assert 49.97 <= inside.min() <= 50.0
+    assert 57.98 <= inside.max() <= 58.01
+    assert len(missing[missing > 100]) in (1, 2)
+    known = np.isfinite(out)
+    time = np.arange(len(out)) / 50.0 - 10.0
+    away = known & (np.abs(time - 54) > 4.5) & (np.abs(time - 123.45) > 0.5) & (time < 199)
+    away &= time > 0.1
+    np.testing.assert_allclose(out[away], np.sin(2 * np.pi * time)[away], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_the_table_of_whole_nights():
+    """24 nights of 7.5 h, half of each at 0 dB, stretches missing; each with two strangers."""
+    errors, false, previous = [], 0, None
+    for seed in range(100, 124):
+        rng = np.random.default_rng([13, seed])
+        clock = Clock(float(rng.uniform(-600, 600)), float(rng.uniform(-200e-6, 200e-6)))
+        drive, bcg, _ = a_night(seed, clock, 7.5)
+        beats, bcg = with_stretches_missing(rng, drive.beat_times_s, bcg, 7.5)
+        found = align(beats, bcg, 100.0)
+        errors.append(rms_s(found, clock, 7.5))
+        print(
+            f"night {seed}: {1e3 * errors[-1]:.0f} ms, drift off by"
+            f" {1e6 * (found.drift - clock.drift):+.1f} ppm, {found.agreeing:.2f} agree,"
+            f" confidence {found.confidence:.4f}"
+        )
+        if previous is not None:
+            for pair in ((previous[0], bcg), (beats, previous[1])):
+                try:
+                    align(*pair, 100.0)
+                except NoAlignment:
+                    continue
+                false += 1
+        previous = (beats, bcg)
+    print(f"RMS: median {1e3 * np.median(errors):.0f} ms, largest {1e3 * max(errors):.0f} ms")
+    assert np.median(errors) < 0.025
+    assert max(errors) < 0.060
+    assert false == 0

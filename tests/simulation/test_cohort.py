@@ -29,7 +29,7 @@ def test_the_same_seed_gives_the_same_bytes_however_many_workers(tmp_path):
 
 
 def test_the_folders_are_those_of_shhs(cohort):
-    nights = shhs.find_nights(cohort, cohort / "bcg")
+    nights = shhs.find_nights(cohort, cohort / "bcg").nights
     assert len(nights) == 15
     visits = {night.subject_id: set() for night in nights}
     for night in nights:
@@ -63,7 +63,7 @@ def test_all_signals_are_the_fourteen_of_shhs(tmp_path):
 
 
 def test_the_quickstarts_cohort_stays_under_one_and_a_half_gigabytes(cohort):
-    nights = shhs.find_nights(cohort, cohort / "bcg")
+    nights = shhs.find_nights(cohort, cohort / "bcg").nights
     hours = sum(shhs.read_recording(night).duration_s for night in nights) / 3600
     size = sum(p.stat().st_size for p in cohort.rglob("*") if p.is_file())
     default = CohortConfig()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from kd_sleep.signals.heartbeats import r_peaks
+from kd_sleep.signals.r_peaks import r_peaks
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive, draw_subject, simulate_night
 from kd_sleep.simulation.sensors import Clock

@@ -1,0 +1,189 @@
+"""Pages and pictures that need no other file: the frame, the style, and Matplotlib's SVG in them.
+
+Text stays text, in the page's font, and inks are the page's CSS colours, so a picture follows the
+reader's light or dark scheme. Every SVG names itself for those who cannot see it (`aria-label`) and
+is the same to the byte for the same numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Okabe & Ito's palette, made for colour-blind readers: four hues for stages, others for systems.
+STAGE_COLOURS = {"Wake": "#E69F00", "REM": "#CC79A7", "Light": "#56B4E9", "Deep": "#0072B2"}
+
+# Stand-ins that Matplotlib can draw with and `_svg` turns into the page's own colours.
+INK, MUTED = "#010203", "#020304"
+_CSS_COLOURS = {INK: "currentColor", MUTED: "var(--muted)"}
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.parse_math": False,  # a name with a dollar sign is a name
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.4,
+}
+NARROW = 4.8  # inches; still readable when a phone scales it to 358 CSS pixels
+WIDE = 9.6  # for a whole night, which a phone scrolls
+
+P = ParamSpec("P")
+
+
+def drawing(draw: Callable[P, tuple[Figure, str]]) -> Callable[P, str]:
+    """Makes a function of (figure, text alternative) one of inline SVG, in the report's style."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+        name = draw.__name__
+        with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+            figure, text = draw(*args, **kwargs)
+            return _svg(figure, name, text)
+
+    return drawn
+
+
+def _svg(figure: Figure, name: str, text: str) -> str:
+    """`figure` as an <svg> element; its ids begin with `name`, so no two pictures share one."""
+    buffer = io.StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'((?:\bid|href)="#?|url\(#)', rf"\g<1>{name}-", svg)
+    # In attributes, not in text: a hundredth of a point is finer than any screen.
+    svg = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)  # HTML knows them
+    for stand_in, css in _CSS_COLOURS.items():
+        svg = svg.replace(stand_in, css)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(text)}"', 1)
+
+
+def section(title: str, *parts: str) -> str:
+    """A section of a page. All strings here are HTML: who makes them escapes what is not theirs."""
+    return f"<section><h2>{title}</h2>{''.join(parts)}</section>"
+
+
+def figure_of(svg: str, caption: str, kind: str = "narrow") -> str:
+    """A picture with its caption; `wide` ones scroll on a phone."""
+    return (
+        f'<figure class="{kind}"><div class="scroll" tabindex="0">{svg}</div>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def table_of(
+    heads: Iterable[str], rows: Iterable[Sequence[str]], kind: str, caption: str = ""
+) -> str:
+    """A table of HTML cells; the first cell of a row heads it."""
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0"><table class="{kind}"><caption>{caption}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def stage_chip(name: str) -> str:
+    """A stage's name with its colour."""
+    return f'<i class="chip" style="background:{STAGE_COLOURS[name]}"></i>{name}'
+
+
+def page(title: str, body: str) -> str:
+    """A whole page, light and dark, for a phone and for print."""
+    return _PAGE % {"css": _CSS, "title": html.escape(title), "body": body}
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>%(title)s</title>
+<style>%(css)s</style>
+</head>
+<body><main>
+%(body)s
+</main></body>
+</html>
+"""
+
+_CSS = """
+:root { --ink: #1b2026; --muted: #5c6670; --paper: #f7f7f4; --card: #fff; --line: #dfe2e5;
+  --heat: 0 114 178; }
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #e7eaed; --muted: #9ba6b0;
+  --paper: #13161a; --card: #1c2127; --line: #343b43; --heat: 86 180 233; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); overflow-wrap: break-word;
+  font: 1rem/1.55 system-ui, sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 1rem; }
+h2 { font-size: 1.2rem; margin: 0 0 .7rem; }
+section { margin-top: 2.5rem; }
+p { max-width: 46rem; margin: 0 0 1rem; }
+.note, figcaption, caption { color: var(--muted); font-size: .875rem; }
+.badge { background: var(--ink); color: var(--paper); border-radius: .4rem; padding: .6rem .9rem; }
+.scroll { overflow-x: auto; }
+small { display: block; color: var(--muted); font-size: .75rem; font-weight: normal; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: .6rem; }
+caption { text-align: left; padding-bottom: .3rem; }
+th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line);
+  white-space: nowrap; vertical-align: top; }
+th:first-child { text-align: left; }
+thead th { white-space: normal; }
+tbody th { font-weight: 600; }
+.scores { width: 100%; background: var(--card); }
+.scores th:first-child { position: sticky; left: 0; background: var(--card); }
+.published :nth-child(-n+3) { text-align: left; }
+aside { margin-top: 2.5rem; padding: 1rem; border: 1px dashed var(--muted); border-radius: .4rem; }
+.side { display: grid; grid-template-columns: repeat(auto-fill, minmax(18.5rem, 1fr)); gap: 1rem; }
+.confusion { width: 100%; table-layout: fixed; }
+.confusion caption { color: var(--ink); font-weight: 600; }
+.confusion th, .confusion td { padding: .2rem; border: 0; text-align: center; font-weight: 400; }
+.confusion th:first-child { width: 24%; text-align: left; vertical-align: middle; }
+.confusion td span { display: block; text-align: center; padding: .3rem 0; border-radius: .25rem;
+  background: rgb(var(--heat) / calc(.06 + .5 * var(--share))); }
+.confusion td small { color: inherit; }
+.chip { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .3em; }
+figure { margin: 0 0 1rem; background: var(--card); border-radius: .4rem; padding: 1rem; }
+.narrow { display: flex; flex-wrap: wrap; gap: .6rem 2rem; }
+.narrow figcaption { flex: 1 1 16rem; }
+figure svg { display: block; height: auto; max-width: 100%; }
+figure svg text { font-family: inherit !important; }
+.wide svg { width: 100%; min-width: 40rem; }
+pre { white-space: pre-wrap; font-size: .8rem; }
+summary { cursor: pointer; }
+@media (max-width: 40rem) { .scores th:first-child, .published th:first-child {
+  white-space: normal; width: 6.5rem; min-width: 6.5rem; } th, td { padding: .35rem; } }
+@media print { h2 { break-after: avoid; }
+  body { background: #fff; font-size: 10pt; } .scroll { overflow: visible; }
+  figure, table, aside { break-inside: avoid; }
+  .wide svg { min-width: 0; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+  * { print-color-adjust: exact; } }
+"""

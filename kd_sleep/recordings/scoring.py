@@ -1,0 +1,142 @@
+"""A scorer's runs of stages, and what they say about the recording's 30-s windows."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_sleep.errors import RecordingError
+from kd_sleep.schema import WINDOW_S
+from kd_sleep.stages import NUM_STAGES, UNSCORED, class_of_rk_code
+
+WINDOW_MS = int(1000 * WINDOW_S)
+_LONGEST_NIGHT_MS = 24 * 3600 * 1000  # a time beyond this is damage, and no reason to fill memory
+_ROUNDING_MS = 500  # runs that overlap by less do so because their times were rounded
+_SLEEP_CODES = {1, 2, 3, 4, 5}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A stretch of time that the scorer gave one stage.
+
+    Attributes:
+      start_ms: since the recording's start. Whole milliseconds, so that sums are exact.
+      stop_ms: the first millisecond after it.
+      code: Rechtschaffen & Kales code, a known one.
+      name: the stage as the file names it.
+    """
+
+    start_ms: int
+    stop_ms: int
+    code: int
+    name: str = dataclasses.field(compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """What a night's file of stages says.
+
+    Attributes:
+      labels: int8 [N], the class of each 30-s window from the recording's start to the last scored
+        one. A window has the class that covers more than half of it; `UNSCORED` where there is
+        none or the scorer wrote so.
+      sleep_wake_only: whether the scorer told sleep from wake but no stage of sleep from another.
+        SHHS scored nights so where the EEG was too poor for stages, writing stage 2 for all sleep.
+        Such labels read like a night without REM or Deep, and would teach exactly that.
+      software: who made the file, as it says; blank where it does not.
+      start_time: wall clock at the recording's start; None where the file does not say.
+    """
+
+    labels: NDArray[np.int8]
+    sleep_wake_only: bool
+    software: str = ""
+    start_time: datetime.time | None = None
+
+
+def scoring_of(
+    path: str | os.PathLike,
+    documents: Sequence[Sequence[Run]],
+    software: str = "",
+    start_time: datetime.time | None = None,
+) -> Scoring:
+    """Lays runs on the grid of windows that begins with the recording.
+
+    Args:
+      path: the file that they are from, for errors.
+      documents: the runs of each document in the file, in any order. Documents without any do not
+        count; the others have to agree.
+      software: see `Scoring`.
+      start_time: see `Scoring`.
+
+    Raises:
+      RecordingError: for no run at all, runs that overlap with different stages or lie outside of
+        24 hours, and documents that disagree.
+    """
+    scored = [_disjoint(path, runs) for runs in documents if runs]
+    if not scored:
+        raise RecordingError(path, "has no sleep stages.", "Leave this night out.")
+    if any(runs != scored[0] for runs in scored[1:]):
+        raise RecordingError(
+            path,
+            f"holds {len(scored)} scorings that disagree, joined in one file.",
+            "Keep the right one, or leave this night out.",
+        )
+    # Codes, not classes: stages 1 and 2 are both Light, and a night that has both was staged.
+    sleep = {run.code for run in scored[0]} & _SLEEP_CODES
+    return Scoring(_on_windows(path, scored[0]), len(sleep) == 1, software, start_time)
+
+
+def _disjoint(path: str | os.PathLike, runs: Iterable[Run]) -> list[Run]:
+    """The runs in order of time, without overlaps; neighbours of one stage are one run."""
+    ordered: list[Run] = []
+    for run in sorted(runs, key=lambda run: (run.start_ms, run.stop_ms)):
+        if not 0 <= run.start_ms < run.stop_ms <= _LONGEST_NIGHT_MS:
+            raise RecordingError(
+                path,
+                f"{_described(run)} lies outside any night.",
+                "Correct the scoring, or leave this night out.",
+            )
+        last = ordered[-1] if ordered else None
+        if last is None or run.start_ms > last.stop_ms:
+            ordered.append(run)
+        elif run.code == last.code:
+            stop_ms = max(last.stop_ms, run.stop_ms)
+            ordered[-1] = dataclasses.replace(last, stop_ms=stop_ms)
+        elif min(last.stop_ms, run.stop_ms) - run.start_ms >= _ROUNDING_MS:
+            raise RecordingError(
+                path,
+                f"{_described(run)} overlaps {_described(last)}.",
+                "Correct the scoring, or leave this night out.",
+            )
+        elif run.stop_ms > last.stop_ms:
+            ordered.append(dataclasses.replace(run, start_ms=last.stop_ms))
+    return ordered
+
+
+def _on_windows(path: str | os.PathLike, runs: Sequence[Run]) -> NDArray[np.int8]:
+    """Classes of windows [N] from runs in order of time that do not overlap."""
+    windows = -(-runs[-1].stop_ms // WINDOW_MS)
+    covered_ms = np.zeros((windows, NUM_STAGES + 1), np.int64)  # UNSCORED, -1, is the last column
+    for run in runs:
+        first, last = run.start_ms // WINDOW_MS, (run.stop_ms - 1) // WINDOW_MS
+        column = covered_ms[:, class_of_rk_code(run.code)]
+        column[first : last + 1] += WINDOW_MS
+        column[first] -= run.start_ms - first * WINDOW_MS
+        column[last] -= (last + 1) * WINDOW_MS - run.stop_ms
+    settled = 2 * covered_ms.max(axis=1) > WINDOW_MS
+    if not settled.any():
+        raise RecordingError(
+            path, "has no sleep stages: none covers a window.", "Leave this night out."
+        )
+    labels = np.where(settled, covered_ms.argmax(axis=1), UNSCORED)
+    labels[labels == NUM_STAGES] = UNSCORED
+    return labels[: np.flatnonzero(settled)[-1] + 1].astype(np.int8)
+
+
+def _described(run: Run) -> str:
+    return f"stage {run.name!r} from {run.start_ms / 1000:g} to {run.stop_ms / 1000:g} s"

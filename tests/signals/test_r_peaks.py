@@ -1,0 +1,202 @@
+"""R peaks on a real record and under changes that must not matter."""
+
+import numpy as np
+import pytest
+from scipy import io, signal
+
+from kd_sleep.signals.r_peaks import r_peaks
+from kd_sleep.simulation import physiology, sensors
+
+# Beat codes of the WFDB annotation format (ecgcodes.h) that mark a QRS complex.
+BEATS = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 25, 30, 34, 35, 38, 41}
+
+
+def mitdb_100_beats(folder):
+    """Samples and codes of the annotated beats; code 1 is a normal one, 5 ventricular, 8 atrial."""
+    words = np.frombuffer((folder / "100.atr").read_bytes(), "<u2")
+    sample, beats, codes, place = 0, [], [], 0
+    while place < len(words):
+        code, value = int(words[place]) >> 10, int(words[place]) & 0x3FF
+        place += 1
+        if code == 0 and value == 0:
+            break
+        if code == 59:  # SKIP: the next two words are a long interval
+            high, low = words[place : place + 2].astype(np.int64)
+            sample += int((high << 16) | low)
+            place += 2
+        elif code == 63:  # AUX: a text follows
+            place += (value + 1) // 2
+        elif code in (60, 61, 62):
+            pass
+        else:
+            sample += value
+            if code in BEATS:
+                beats.append(sample)
+                codes.append(code)
+    return np.array(beats), np.array(codes)
+
+
+def read_mitdb_100(folder):
+    """ECG of the first lead (format 212), its rate, and the samples of the annotated beats."""
+    raw = np.frombuffer((folder / "100.dat").read_bytes(), np.uint8).astype(np.int16).reshape(-1, 3)
+    first = ((raw[:, 1] & 0x0F) << 8) | raw[:, 0]
+    first = np.where(first > 2047, first - 4096, first)
+    return first.astype(float), 360.0, mitdb_100_beats(folder)[0]
+
+
+@pytest.fixture(scope="module")
+def mitdb(real_data):
+    return read_mitdb_100(real_data / "rpeaks_mitdb_100")
+
+
+def judged(found_s, true_s, tolerance_s=0.150):
+    """Sensitivity, positive predictive value, and each found true beat's error in s."""
+    nearest = np.searchsorted((found_s[1:] + found_s[:-1]) / 2, true_s)
+    error = found_s[nearest] - true_s
+    hit = np.abs(error) <= tolerance_s
+    matched = len(np.unique(nearest[hit]))  # each found beat counts once
+    return matched / len(true_s), matched / len(found_s), error[hit]
+
+
+@pytest.mark.parametrize("polarity", [1, -1])
+@pytest.mark.parametrize("rate_hz", [125, 250, 360])
+def test_mit_bih_100(mitdb, rate_hz, polarity):
+    ecg, recorded_hz, beats = mitdb
+    assert len(beats) == 2273
+    ecg = polarity * signal.resample_poly(ecg, rate_hz, int(recorded_hz))
+    sensitivity, predictive, error_s = judged(r_peaks(ecg, rate_hz), beats / recorded_hz)
+    assert min(sensitivity, predictive) >= 0.999
+    assert np.median(np.abs(error_s)) < 0.002
+    assert np.percentile(np.abs(error_s), 95) < 0.005
+
+
+@pytest.mark.parametrize("change", [lambda x: 1e4 * x, lambda x: 1e-4 * x, lambda x: x + 1000.0])
+def test_gain_and_offset_do_not_matter(mitdb, change):
+    ecg, rate_hz, _ = mitdb
+    part = ecg[: int(120 * rate_hz)]
+    np.testing.assert_allclose(r_peaks(change(part), rate_hz), r_peaks(part, rate_hz), atol=2e-3)
+
+
+def test_an_inverted_lead_has_the_same_beats(mitdb):
+    ecg, rate_hz, _ = mitdb
+    np.testing.assert_array_equal(r_peaks(-ecg, rate_hz), r_peaks(ecg, rate_hz))
+
+
+def test_a_chair_s_ecg_has_the_beats_that_its_authors_found(real_data):
+    recording = io.loadmat(real_data / "ecg_bcg_pair" / "rec_proc_Aydin-Left-1.mat")
+    found = r_peaks(recording["ecg"].ravel(), 1000.0)
+    np.testing.assert_allclose(found, recording["peaks_r"].ravel() / 1000.0, atol=0.002)
+
+
+@pytest.fixture(scope="module")
+def drives():
+    """Nights of three people; the second has 64 ectopic beats an hour."""
+    nights = []
+    for seed in (1, 2, 4):
+        rng = np.random.default_rng(seed)
+        nights.append(physiology.simulate_night(rng, physiology.draw_subject(rng), 1.5).drive)
+    return nights
+
+
+@pytest.mark.parametrize("rate_hz", [125.0, 250.0])
+def test_beats_of_simulated_nights_are_found_to_the_millisecond(drives, rate_hz):
+    for number, drive in enumerate(drives):
+        ecg = sensors.ecg(np.random.default_rng(number), drive, rate_hz)
+        found = r_peaks(ecg, rate_hz)
+        sensitivity, predictive, error_s = judged(found, drive.beat_times_s)
+        assert min(sensitivity, predictive) > 0.998
+        assert np.median(np.abs(error_s)) < 0.001
+        assert np.percentile(np.abs(error_s), 95) < 0.002
+        np.testing.assert_array_equal(r_peaks(-ecg, rate_hz), found)
+
+
+def test_the_parabola_beats_the_sample(mitdb):
+    """At 90 Hz the refined times stand nearer to those at 360 Hz than the sample grid allows."""
+    ecg, rate_hz, _ = mitdb
+    part = ecg[: int(300 * rate_hz)]
+    fine, coarse = r_peaks(part, rate_hz), r_peaks(part[::4], rate_hz / 4)
+    nearest = np.abs(coarse[:, None] - fine).min(1)
+    on_grid = np.abs(np.round(coarse * 90) / 90 - fine[np.abs(coarse[:, None] - fine).argmin(1)])
+    assert np.median(nearest) < 0.7 * np.median(on_grid)
+
+
+@pytest.mark.parametrize(
+    "ecg",
+    [
+        np.zeros(5000),
+        np.full(5000, 3.0),
+        np.full(5000, np.nan),
+        np.full(5000, np.inf),
+        np.repeat([0.0, np.nan, 1.0], 2000),
+        np.arange(5.0),
+        np.zeros(0),
+    ],
+    ids=["zeros", "constant", "nan", "inf", "steps", "short", "empty"],
+)
+def test_nothing_beats_in_nothing(ecg):
+    assert len(r_peaks(ecg, 125.0)) == 0
+
+
+LOST_S = ((0.0, 20.0), (200.0, 300.0), (611.3, 640.0), (1790.0, 1810.0))
+
+
+@pytest.mark.parametrize("polarity", [1, -1])
+@pytest.mark.parametrize("kind", ["missing", "zeros", "upper rail", "lower rail"])
+def test_lead_off_has_no_beats_and_costs_none_elsewhere(mitdb, kind, polarity):
+    ecg, recorded_hz, beats = mitdb
+    rate_hz = 125.0
+    ecg = polarity * signal.resample_poly(ecg, 125, int(recorded_hz))
+    rail = np.abs(ecg).max() + 2000.0
+    value = {"missing": np.nan, "zeros": 0.0, "upper rail": rail, "lower rail": -rail}[kind]
+    clock = np.arange(len(ecg)) / rate_hz
+    true_s = beats / recorded_hz
+    for start, stop in LOST_S:
+        ecg[(clock >= start) & (clock < stop)] = value
+        true_s = true_s[(true_s < start - 0.16) | (true_s > stop + 0.16)]
+    found = r_peaks(ecg, rate_hz)
+    for start, stop in LOST_S:
+        assert not ((found > start - 0.14) & (found < stop + 0.14)).any()
+    sensitivity, predictive, error_s = judged(found, true_s)
+    assert sensitivity > 0.998
+    assert predictive > 0.998
+    assert np.percentile(np.abs(error_s), 95) < 0.005
+
+
+def test_beats_come_back_after_noise(mitdb):
+    """Noise five times the ECG raises the detector's thresholds; they must come down again."""
+    ecg, rate_hz, beats = mitdb
+    noisy = ecg.copy()
+    part = slice(int(200 * rate_hz), int(300 * rate_hz))
+    noise = np.random.default_rng(0).normal(size=part.stop - part.start)
+    noisy[part] = 5 * ecg.std() * noise
+    found, true_s = r_peaks(noisy, rate_hz), beats / rate_hz
+    after, true_after = found[found > 305], true_s[true_s > 305]
+    assert judged(after, true_after)[0] > 0.998
+
+
+def test_a_few_missing_samples_cost_no_beat(mitdb):
+    ecg, rate_hz, beats = mitdb
+    holed = ecg.copy()
+    holed[::997] = np.nan
+    sensitivity, predictive, error_s = judged(r_peaks(holed, rate_hz), beats / rate_hz)
+    assert min(sensitivity, predictive) > 0.998
+    assert np.percentile(np.abs(error_s), 95) < 0.006
+
+
+def test_clipped_r_peaks_are_still_beats(mitdb):
+    ecg, rate_hz, beats = mitdb
+    middle, height = np.median(ecg), np.percentile(ecg, 99.8) - np.median(ecg)
+    clipped = np.minimum(ecg, middle + height / 2)
+    sensitivity, predictive, error_s = judged(r_peaks(clipped, rate_hz), beats / rate_hz)
+    assert min(sensitivity, predictive) > 0.999
+    assert np.percentile(np.abs(error_s), 95) < 0.008
+
+
+def test_a_missing_end_changes_nothing_before_it(mitdb):
+    """A gap ends what the detector sees: no beat before it moves for what lies in it."""
+    ecg, rate_hz, _ = mitdb
+    part = ecg[: int(300 * rate_hz)]
+    longer = np.concatenate([part, np.full(int(60 * rate_hz), np.nan)])
+    np.testing.assert_allclose(
+        r_peaks(longer, rate_hz), r_peaks(part, rate_hz)[: len(r_peaks(longer, rate_hz))]
+    )
