@@ -6,6 +6,7 @@ COMMANDS = {
     "quickstart": "the whole mission on a simulated cohort, in minutes",
     "simulate_cohort": "write a cohort in SHHS's own folder layout",
     "build_dataset": "SHHS files -> TFDS dataset shhs_bcg",
+    "show_night": "a night's files -> a page to look at",
     "train_teacher": "RR intervals -> sleep stage, and soft labels for every night",
     "distill_student": "BCG -> sleep stage, taught by the teacher",
     "sweep": "a grid of alpha, T and seed in one program -> sweep.json, sweep.html, a student",

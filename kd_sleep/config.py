@@ -108,6 +108,21 @@ class DatasetConfig(Config):
         low=0.0,
         high=1000.0,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.recordings == "rpoints" and self.bcg_source == "simulated":
+            raise ConfigError(
+                "DatasetConfig.recordings='rpoints': R points hold no breathing and no movement to"
+                " simulate a BCG from.",
+                "Choose bcg_source none (a teacher needs no BCG) or paired.",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildConfig(Config):
+    """How a build runs. Nothing here changes a night's record."""
+
     max_excluded_fraction: float = setting(
         0.2,
         "Share of the nights that may be left out; with more the build ends in an error and"
@@ -124,15 +139,6 @@ class DatasetConfig(Config):
     beam_options: str = setting(
         "", "Apache Beam's own options, such as '--runner=FlinkRunner --flink_master=HOST:8081'."
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.recordings == "rpoints" and self.bcg_source == "simulated":
-            raise ConfigError(
-                "DatasetConfig.recordings='rpoints': R points hold no breathing and no movement to"
-                " simulate a BCG from.",
-                "Choose bcg_source none (a teacher needs no BCG) or paired.",
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,6 +312,7 @@ class Preset:
 
     cohort: CohortConfig = CohortConfig()
     dataset: DatasetConfig = DatasetConfig()
+    build: BuildConfig = BuildConfig()
     teacher: TeacherConfig = TeacherConfig()
     teacher_train: TrainConfig = TrainConfig()
     student: StudentConfig = StudentConfig()
@@ -320,7 +327,7 @@ PRESETS: dict[str, Preset] = {
     # For tests: every part runs, no number means anything.
     "tiny": Preset(
         cohort=CohortConfig(subjects=12, hours=1.5, second_visit_share=0.25),
-        dataset=DatasetConfig(workers=2),
+        build=BuildConfig(workers=2),
         teacher=TeacherConfig(width=8, context_windows=3),
         teacher_train=TrainConfig(steps=20, batch_size=4, sequence_windows=16, evaluate_every=10),
         student=StudentConfig(width=8, context_windows=3),

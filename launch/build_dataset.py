@@ -30,22 +30,23 @@ _SPLITS = absl_flags.DEFINE_string(
 _DRY_RUN = absl_flags.DEFINE_bool(
     "dry_run", False, "Only say what would be read, how long it takes and what room it needs."
 )
-flags.define_config("dataset")
+flags.define_config("dataset", "build")
 
 
 def main() -> None:
-    config = flags.preset().dataset
+    preset = flags.preset()
+    config = preset.dataset
     if _BCG_DIR.value and config.bcg_source != "paired":
         raise ConfigError(
             f"--bcg_dir={_BCG_DIR.value}: --bcg_source={config.bcg_source} reads no BCG files.",
             "Add --bcg_source=paired, or leave --bcg_dir out.",
         )
     bcg_dir = flags.path(_BCG_DIR) if _BCG_DIR.value else None
-    where = (flags.path(_SHHS_DIR), flags.path(_DATA_DIR), config, bcg_dir, _SPLITS.value)
+    shhs_dir, data_dir, splits = flags.path(_SHHS_DIR), flags.path(_DATA_DIR), _SPLITS.value
     if _DRY_RUN.value:
-        print(shhs_bcg.dry_run(*where))
+        print(shhs_bcg.dry_run(shhs_dir, data_dir, config, preset.build, bcg_dir, splits))
         return
-    builder = shhs_bcg.build(*where)
+    builder = shhs_bcg.build(shhs_dir, data_dir, config, preset.build, bcg_dir, splits)
     for night in shhs_bcg.exclusions(builder)[:20]:
         print(f"left out {night['recording_id']}: {night['path']} {night['reason']}")
     left_out = len(shhs_bcg.exclusions(builder))

@@ -26,9 +26,9 @@ flags.define_config("cohort", "distill", "evaluation")
 def main() -> None:
     preset, workdir = flags.preset(), flags.path(_WORKDIR)
     cohort, data_dir, teacher = workdir / "cohort", workdir / "data", workdir / "teacher"
-    write_cohort(cohort, preset.cohort, preset.dataset.workers)
+    write_cohort(cohort, preset.cohort, preset.build.workers)
     source = dataclasses.replace(preset.dataset, bcg_source="paired")
-    shhs_bcg.build(cohort, data_dir, source, cohort / "bcg")
+    shhs_bcg.build(cohort, data_dir, source, preset.build, cohort / "bcg")
     train_teacher(data_dir, teacher, preset.teacher, preset.teacher_train)
     students = {HARD_LABELS: 1.0, DISTILLED: preset.distill.alpha}
     for name, alpha in students.items():

@@ -40,11 +40,11 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def data_dir(cohort: Path) -> Path:
     """The tiny cohort's dataset, BCG from the files beside the nights."""
-    from kd_sleep.config import DatasetConfig
+    from kd_sleep.config import BuildConfig, DatasetConfig
     from kd_sleep.datasets import shhs_bcg
 
     out = cohort.parent / "data"
-    shhs_bcg.build(cohort, out, DatasetConfig(bcg_source="paired"))
+    shhs_bcg.build(cohort, out, DatasetConfig(bcg_source="paired"), BuildConfig())
     return out
 
 

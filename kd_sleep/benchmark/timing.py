@@ -76,7 +76,7 @@ def seconds_of(peer: Peer, calls: int = 1) -> float:
 
 def wait(result: Any) -> None:
     """Until JAX's arrays, or PyTorch's scalar, are there."""
-    if hasattr(result, "item") and not isinstance(result, jax.Array):
+    if hasattr(result, "item") and not isinstance(result, (jax.Array, np.ndarray)):
         result.item()
     else:
         jax.block_until_ready(result)

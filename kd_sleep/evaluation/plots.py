@@ -169,7 +169,7 @@ def night(night: ReportNight, names: Sequence[str]) -> tuple[Figure, str]:
     heights = [1.0] + [1.0, 0.8] * len(names) + [0.9]
     figure = Figure((WIDE, 1.0 + 1.05 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), sharex=True, height_ratios=heights)
-    _draw_hypnogram(panels[0], hours, night.labels, "Scored by hand")
+    draw_hypnogram(panels[0], hours, night.labels, "Scored by hand")
     _draw_quality(panels[-1], hours, night)
     spoken = []
     for hypnogram, density, name in zip(panels[1:-1:2], panels[2:-1:2], names, strict=True):
@@ -179,7 +179,7 @@ def night(night: ReportNight, names: Sequence[str]) -> tuple[Figure, str]:
             f"{100 * metrics.accuracy(counts):.0f} % agreement" if counts.any() else "no labels"
         )
         spoken.append(f"{label(name)}, {agreement}")
-        _draw_hypnogram(hypnogram, hours, probs_NK.argmax(-1), f"{label(name)}: {agreement}")
+        draw_hypnogram(hypnogram, hours, probs_NK.argmax(-1), f"{label(name)}: {agreement}")
         _draw_density(density, hours, probs_NK)
     panels[-1].set_xlim(0, hours[-1])
     panels[-1].set_xlabel("Hours since the start of the recording")
@@ -200,7 +200,7 @@ def _draw_quality(axes: Axes, hours: NDArray, night: ReportNight) -> None:
     axes.set_ylabel("SNR, dB")
 
 
-def _draw_hypnogram(axes: Axes, hours: NDArray, stages: NDArray, title: str) -> None:
+def draw_hypnogram(axes: Axes, hours: NDArray, stages: NDArray, title: str) -> None:
     """Steps with a coloured bar for every window; gaps where nobody scored."""
     levels = np.where(stages < 0, np.nan, stages)
     axes.plot(np.repeat(hours, 2)[1:-1], np.repeat(levels, 2), color=MUTED, linewidth=0.8)

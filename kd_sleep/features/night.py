@@ -30,6 +30,7 @@ FLAT_S = 1.0  # a BCG that does not change for this long has dropped out
 HIGHPASS_HZ = 0.05  # keeps breathing, drops the mattress's creep
 LARGEST = 500.0  # in heartbeat amplitudes; larger movements saturate, and say as much
 BCG_SAMPLING_HZ = 100.0  # of the forward model
+LEAVE_OUT = "Look at the BCG; the night is left out."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Exclusion:
     path: str
     reason: str
     remedy: str
+
+    def __post_init__(self) -> None:
+        # Names of files, and of what is in them, need be no text: they are listed in UTF-8.
+        for field in dataclasses.fields(self):
+            text = getattr(self, field.name).encode(errors="backslashreplace").decode()
+            object.__setattr__(self, field.name, text)
 
 
 def process_night(files: NightFiles, config: DatasetConfig) -> schema.NightRecord | Exclusion:
@@ -223,14 +230,8 @@ def _header_offset_s(recording: Recording, bcg: BcgRecording) -> float:
 
 def _flat(values: NDArray, rate_hz: float) -> NDArray[np.bool_]:
     """Samples in a run of FLAT_S or more without any change: a dropout, or a saturated sensor."""
-    size = max(2, round(FLAT_S * rate_hz))
-    still = np.concatenate([[False], np.diff(values) == 0])
-    edges = np.flatnonzero(np.diff(still.astype(np.int8), prepend=0, append=0))
-    flat = np.zeros(len(values), bool)
-    for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        if stop - start >= size:
-            flat[max(start - 1, 0) : stop] = True
-    return flat
+    starts, lengths = quality.runs_of_equals(values)
+    return np.repeat(lengths >= max(2, round(FLAT_S * rate_hz)), lengths)
 
 
 def _bcg_fields(
@@ -289,13 +290,15 @@ def _sampled(files: NightFiles, bcg: NDArray, windows: int) -> dict[str, Any]:
     """
     filled, missing = bridged(to_windows(bcg, schema.BCG_HZ, windows).ravel())
     if missing.all():
-        raise RecordingError(files.bcg or files.edf, "no BCG lies within the night.", "")
+        raise RecordingError(files.bcg or files.edf, "no BCG lies within the night.", LEAVE_OUT)
     filled = bandpass(filled, schema.BCG_HZ, HIGHPASS_HZ, None)
     heart = bandpass(filled, schema.BCG_HZ, 2.0, 10.0).reshape(windows, -1)
     usable = missing.reshape(windows, -1).mean(1) < 0.5
     unit = float(np.median(np.sqrt(np.mean(heart[usable] ** 2, axis=1)))) if usable.any() else 0.0
     if unit <= 0:
-        raise RecordingError(files.bcg or files.edf, "the BCG shows no heartbeat band at all.", "")
+        raise RecordingError(
+            files.bcg or files.edf, "the BCG shows no heartbeat band at all.", LEAVE_OUT
+        )
     values = np.where(missing, 0.0, np.clip(filled / unit, -LARGEST, LARGEST))
     scale = max(float(np.abs(values).max()), 1.0) / 32767.0
     values_NS = values.reshape(windows, -1)

@@ -32,6 +32,7 @@ MAX_DURATION_S = 24 * 3600.0  # longer is no night; a few bytes of header could 
 MAX_SAMPLES = (
     2**26
 )  # of a channel with its gaps: 12 h at 1.5 kHz; two records could claim any number
+MAX_OUTSIDE = 0.01  # share of samples beyond the digital range; with more, the header is wrong
 ONSET_ROUNDING_S = 0.010  # records may overlap by this much: some recorders write hundredths
 
 # The time-keeping annotation that opens a record: its onset, at times a duration, then an empty
@@ -113,8 +114,9 @@ def read_signals(path: str | os.PathLike, wanted: Mapping[str, Sequence[str]]) -
         Where several channels bear the same label, the fastest is taken, and the first of those.
 
     Returns:
-      The channels found, float32 in physical units, NaN in the gaps between records and nowhere
-      else; a wanted name that no channel bears is absent.
+      The channels found, float32 in physical units; NaN in the gaps between records, and for
+      samples beyond the digital range that the header declares, if they are few. A wanted name
+      that no channel bears is absent.
 
     Raises:
       RecordingError: for a file that is missing, no EDF, damaged, without data or longer than
@@ -349,6 +351,11 @@ def _physical(path: str | os.PathLike, channel: edfio.EdfSignal, layout: _Layout
     values = channel.data[: layout.records * per_record].astype(np.float32)
     if values.size == 0 or not np.isfinite(values).all():
         raise RecordingError(path, f"channel {channel.label!r} has no usable samples.", FETCH_AGAIN)
+    # In SHHS's ECG, a byte of damage makes a spike of 300 R waves.
+    stored = channel.digital[: layout.records * per_record]
+    outside = (stored < channel.digital_min) | (stored > channel.digital_max)
+    if outside.mean() <= MAX_OUTSIDE:
+        values[outside] = np.nan
     if layout.onsets_s is not None:
         samples = layout.duration_s * channel.sampling_frequency
         if samples > MAX_SAMPLES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -18,15 +19,23 @@ def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Opens `path` to read bytes.
 
     Raises:
-      RecordingError: for a file that is missing, or that cannot be opened or read in the block.
+      RecordingError: for a file that is missing, is a pipe, a socket or a device, or cannot be
+        opened or read in the block.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise RecordingError(path, "is no ordinary file.", FETCH_AGAIN)
             yield file
     except FileNotFoundError:
         raise RecordingError(path, "is missing.", "Download it, or leave this night out.") from None
     except OSError as error:
         raise RecordingError(path, f"cannot be read ({error.strerror}).", FETCH_AGAIN) from error
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens without waiting: a named pipe would have its reader wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, special
 
-from kd_sleep.signals.filters import resample
-from kd_sleep.signals.j_peaks import beat_energy, filled
+from kd_sleep.signals.filters import bridged, resample
+from kd_sleep.signals.j_peaks import beat_energy
 
 ENERGY_HZ = 25.0  # of the beat energy
 COARSE = 2  # every second sample of it is enough to search with: it ends at 3 Hz
@@ -137,7 +137,7 @@ def align(
         segments that agree on any clock, or a heart so regular that two clocks fit alike.
     """
     beats = np.asarray(beat_times_s, np.float64)
-    values, missing = filled(bcg)
+    values, missing = bridged(bcg)
     segments = int(len(values) / (rate_hz * SEGMENT_S))
     if segments < MIN_SEGMENTS:
         raise NoAlignment(f"the BCG is shorter than {MIN_SEGMENTS * SEGMENT_S / 60:.0f} minutes")
@@ -160,7 +160,7 @@ def align(
             for lag_s, slope in lines
         ]
     )
-    middle_S = (np.arange(segments) + 0.5) * SEGMENT_S
+    middle_S = SEGMENT_S * np.arange(0.5, segments)
     line_S = best.at(middle_S)
     at_S = np.rint((line_S - RJ_S - lag_L[0]) * COARSE_HZ).astype(int).clip(1, len(lag_L) - 2)
     z_S = np.max([z_SL[np.arange(segments), at_S + step] for step in (-1, 0, 1)], axis=0)
@@ -375,7 +375,7 @@ def _best(clocks: list[_Clock]) -> tuple[_Clock, float]:
     Segment by segment its height is compared with a rival's. The mean difference over its standard
     error, through the normal distribution, is the chance that the order holds; a coin toss is 0.
     """
-    height = [np.nanmean(c.heights_S) if c.near_S.any() else -np.inf for c in clocks]
+    height = [float(np.nanmean(c.heights_S)) if c.near_S.any() else -np.inf for c in clocks]
     best = clocks[int(np.argmax(height))]
     confidence = 1.0
     for rival in clocks:
@@ -397,7 +397,7 @@ def to_true_clock(
 
     Gaps are bridged before the rate is changed, so that they do not grow, and cut out again.
     """
-    values, missing = filled(bcg)
+    values, missing = bridged(bcg)
     uniform = resample(values, rate_hz, new_rate_hz)
     true_s = np.arange(round(duration_s * new_rate_hz)) / new_rate_hz
     sensor_s = (true_s - alignment.offset_s) * (1.0 + alignment.drift)

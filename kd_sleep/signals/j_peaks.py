@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from kd_sleep.signals.filters import bandpass, moving_sd, resample
+from kd_sleep.signals.filters import bandpass, bridged, moving_sd, resample
 
 RATE_HZ = 50.0  # inside j_peaks; the heartbeat band ends at 10 Hz
 BLOCK_S = 60.0  # one template each: some 60 beats, where 40 make a dependable one
@@ -34,6 +34,7 @@ SEARCH = 6  # samples by which a beat's envelope may lie off: 0.12 s
 FRAME_HZ = 12.5  # of the envelope's autocorrelation
 FRAME_S, HOP_S = 10.0, 2.5
 SHORTEST_S, LONGEST_S = 0.4, 1.68  # heart rates from 36 to 150 bpm
+MIN_SIMILAR = 0.1  # the night's mean autocorrelation there: 0.06 in noise, 0.13 and more at -2 dB
 MOVING, DEAD = 2.5, 0.15  # of the level around; beyond these there is no beat to be seen
 ROUGH_LOG_SD, LOG_SD = 0.3, 0.12  # of an interval about the local one: of bumps, and of beats
 TAIL = 4.0  # degrees of freedom of its Student distribution: breathing moves some beats far
@@ -57,8 +58,8 @@ class Beats:
       times_s: [M] J peaks, increasing.
       correlation: [M] of each beat with its template, at most 1; a healthy beat is above 0.7.
       confidence: [M] chance that a heartbeat lies there, by the mean correlation of the minute's
-        beats. It takes for granted that there is a heart: noise of a heartbeat's spectrum reaches
-        0.75, white noise 0.5; minutes below 0.5 are left out.
+        beats. It takes for granted that there is a heart: in a minute of noise amid a night with
+        one, it may reach 0.75. Minutes below 0.5 are left out.
     """
 
     times_s: NDArray[np.float64]
@@ -83,20 +84,6 @@ def beat_energy(bcg: NDArray, rate_hz: float) -> NDArray[np.float64]:
     return np.clip(centred / np.maximum(spread, floor), -2.0, 3.0)
 
 
-def filled(bcg: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The samples with straight lines over those that are not finite, and which those are; [n]."""
-    values = np.asarray(bcg, np.float64)
-    missing = ~np.isfinite(values)
-    if not missing.any():
-        return values, missing
-    if missing.all():
-        return np.zeros(len(values)), missing
-    values = values.copy()
-    known = np.flatnonzero(~missing)
-    values[missing] = np.interp(np.flatnonzero(missing), known, values[known])
-    return values, missing
-
-
 def rj_delays(r_times_s: NDArray, j_times_s: NDArray) -> NDArray[np.float64]:
     """Seconds from each R to the first J that lies 0.1 to 0.4 s behind it; NaN where none does.
 
@@ -116,6 +103,8 @@ def rj_delays(r_times_s: NDArray, j_times_s: NDArray) -> NDArray[np.float64]:
 def j_peaks(bcg: NDArray, rate_hz: float) -> Beats:
     """The heartbeats of a BCG alone; none in gaps and movements, nor where nothing fits.
 
+    None at all where no beat-to-beat interval shows in the recording as a whole.
+
     Args:
       bcg: [n] samples in any unit, of any offset and either polarity; NaN where missing.
       rate_hz: sampling rate, at least 25 Hz; 50 and more serve best.
@@ -133,7 +122,10 @@ def j_peaks(bcg: NDArray, rate_hz: float) -> Beats:
     envelope = _smooth(np.abs(heart))
     envelope -= ndimage.uniform_filter1d(envelope, int(2 * RATE_HZ))
     envelope[blind] = 0.0
-    frame_s, interval_s = _local_interval(envelope)
+    interval = _local_interval(envelope)
+    if interval is None:
+        return _NO_BEATS
+    frame_s, interval_s = interval
 
     heart_BN, envelope_BN = np.ascontiguousarray(_blocks(heart)), _blocks(envelope)
     blind_BN = _blocks(blind, True)
@@ -185,7 +177,7 @@ def _heartbeat_band(bcg: NDArray, rate_hz: float) -> tuple[NDArray[np.float32], 
     The level is the median over some minutes of the RMS over 1.5 s. Where the RMS is far above it
     the sleeper moves; where it is far below, the sensor is dead.
     """
-    values, missing = filled(bcg)
+    values, missing = bridged(bcg)
     heart = bandpass(resample(values, rate_hz, RATE_HZ), RATE_HZ, 2.0, 10.0)
     step = int(0.5 * RATE_HZ)
     count = len(heart) // step
@@ -212,10 +204,13 @@ def _heartbeat_band(bcg: NDArray, rate_hz: float) -> tuple[NDArray[np.float32], 
     return np.where(blind, 0.0, np.clip(heart / level, -6.0, 6.0)).astype(np.float32), blind
 
 
-def _local_interval(envelope: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _local_interval(
+    envelope: NDArray,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Beat interval every HOP_S: times and intervals, from the envelope's autocorrelation.
 
     The peak is looked for around that of the night's mean, so that two beats do not pass for one.
+    None where the night's mean has no peak: noise, or no heart.
     """
     size, hop = int(FRAME_S * FRAME_HZ) + 1, int(HOP_S * FRAME_HZ)
     lags = int(LONGEST_S * FRAME_HZ) + 4
@@ -229,10 +224,15 @@ def _local_interval(envelope: NDArray) -> tuple[NDArray[np.float64], NDArray[np.
     of_taper = np.correlate(taper, taper, "full")[size - 1 : size - 1 + lags]
     similar /= np.maximum(similar[:, :1], 1e-9) * (of_taper / of_taper[0]).astype(np.float32)
     similar = ndimage.uniform_filter1d(similar, 9, axis=0, mode="nearest")
-    # Two intervals are as similar as one: the shorter has it.
-    night = similar.mean(0) * (1.0 - 0.01 * np.arange(lags))
+    night = similar.mean(0)
     shortest, longest = int(SHORTEST_S * FRAME_HZ), int(LONGEST_S * FRAME_HZ)
-    usual = shortest + int(np.argmax(night[shortest : longest + 1]))
+    inner = night[shortest : longest + 1]
+    is_peak = (inner > night[shortest - 1 : longest]) & (inner >= night[shortest + 1 : longest + 2])
+    height = np.where(is_peak, inner, 0.0)
+    if height.max() < MIN_SIMILAR:
+        return None
+    # Two intervals are about as similar as one: the shorter has it.
+    usual = shortest + int(np.argmax(height >= 0.8 * height.max()))
     first = max(shortest, int(0.7 * usual))
     last = min(longest + 2, int(np.ceil(1.4 * usual)))
     peak = first + np.argmax(similar[:, first : last + 1], axis=1)

@@ -138,15 +138,20 @@ def dead_samples(ecg: NDArray, rate_hz: float) -> NDArray[np.bool_]:
     dead = ~np.isfinite(ecg)
     if dead.all():
         return dead
-    changes = np.flatnonzero(ecg[1:] != ecg[:-1]) + 1  # each sample where a run of equals starts
-    starts = np.concatenate([[0], changes])
-    lengths = np.diff(starts, append=len(ecg))
+    starts, lengths = runs_of_equals(ecg)
     long = lengths >= RAIL_S * rate_hz
     rails = np.fmin.reduce(ecg), np.fmax.reduce(ecg)
     for start, length in zip(starts[long], lengths[long], strict=True):
         if length >= FLAT_S * rate_hz or ecg[start] in rails:
             dead[start : start + length] = True
     return dead
+
+
+def runs_of_equals(values: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where runs of equal samples start, and how long they are; a NaN is a run by itself."""
+    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+    starts = np.concatenate([[0], changes])
+    return starts, np.diff(starts, append=len(values))
 
 
 def _mean_correlation(

@@ -10,6 +10,7 @@ from kd_sleep.signals.quality import dead_samples
 MIN_DEAD_S = 0.05  # a shorter gap is bridged: no beat can be invented in it
 EDGE_S = 0.15  # beside lead-off, the detector's own window: what it sees there may be the edge
 POLARITY_SIDE_S = 0.1  # around a beat: the QRS complex alone
+LARGEST = 20.0  # in R waves; what is higher is no heart, and would raise the detector's thresholds
 REFINE_STEPS = 2  # samples from the detector's peak to the ECG's own, at most
 
 
@@ -43,6 +44,11 @@ def r_peaks(ecg: NDArray, rate_hz: float) -> NDArray[np.float64]:
         whole[dead] = np.interp(clock[dead], clock[~dead], whole[~dead])
     if np.ptp(whole) == 0:
         return np.empty(0)
+    # A QRS complex lasts a tenth of a beat, so the 98th percentile lies on it.
+    middle = np.median(whole)
+    limit = LARGEST * np.percentile(np.abs(whole - middle), 98)
+    if limit > 0:
+        whole = np.clip(whole, middle - limit, middle + limit)
     peaks = _detected(whole, rate_hz)
     if _is_inverted(whole, rate_hz, peaks):
         whole = -whole

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kd_sleep import schema
-from kd_sleep.config import DatasetConfig
+from kd_sleep.config import BuildConfig, DatasetConfig
 from kd_sleep.datasets import shhs_bcg
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.datasets.shhs_bcg import finished
@@ -22,8 +22,9 @@ from kd_sleep.datasets.splits import SPLITS, read_splits, split_of
 from kd_sleep.errors import ConfigError, DatasetError
 from kd_sleep.recordings import files
 
-PAIRED = DatasetConfig(bcg_source="paired", workers=1)
-TEACHERS = DatasetConfig(recordings="rpoints", bcg_source="none", workers=1)
+PAIRED = DatasetConfig(bcg_source="paired")
+TEACHERS = DatasetConfig(recordings="rpoints", bcg_source="none")
+ALONE = BuildConfig(workers=1)
 
 
 def dataset(data_dir: Path, source: str = "paired") -> Path:
@@ -68,11 +69,11 @@ def stop_after(monkeypatch):
 def test_a_build_goes_on_where_it_was_stopped(cohort, data_dir, tmp_path, stop_after):
     first = stop_after(5)
     with pytest.raises(KeyboardInterrupt):
-        shhs_bcg.build(cohort, tmp_path, PAIRED)
+        shhs_bcg.build(cohort, tmp_path, PAIRED, ALONE)
     assert not dataset(tmp_path).exists()
     begun = list(first)
     second = stop_after(np.inf)
-    shhs_bcg.build(cohort, tmp_path, PAIRED)
+    shhs_bcg.build(cohort, tmp_path, PAIRED, ALONE)
     assert len(begun) == 5
     assert not set(begun) & set(second), "a finished night was read again"
     assert len(begun) + len(second) == 15
@@ -84,11 +85,11 @@ def test_a_night_whose_file_changed_meanwhile_is_read_again(cohort, tmp_path, st
     shutil.copytree(cohort, tmp_path / "cohort")
     stop_after(5)
     with pytest.raises(KeyboardInterrupt):
-        shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED)
+        shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED, ALONE)
     xml = next((tmp_path / "cohort").rglob("shhs1-200001-nsrr.xml"))
     xml.write_text(xml.read_text().replace("Stage 2 sleep|2", "Stage 3 sleep|3"))
     second = stop_after(np.inf)
-    shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED)
+    shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED, ALONE)
     assert second[0] == "shhs1-200001"
     assert len(second) == 11
 
@@ -128,9 +129,9 @@ def test_a_full_disk_is_a_clear_error_that_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_bytes", full)
         with pytest.raises(DatasetError, match="no room is left") as error:
-            shhs_bcg.build(cohort, tmp_path, PAIRED)
+            shhs_bcg.build(cohort, tmp_path, PAIRED, ALONE)
     assert "goes on from here" in str(error.value)
-    shhs_bcg.build(cohort, tmp_path, PAIRED)
+    shhs_bcg.build(cohort, tmp_path, PAIRED, ALONE)
     assert len(calls) == 7 + 9  # the seventh was read, could not be kept, and is read again
     assert_same_records(tmp_path, data_dir)
 
@@ -142,7 +143,7 @@ def test_too_little_room_for_the_dataset_is_seen_before_it_is_written(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
         with pytest.raises(DatasetError, match="no room is left"):
-            shhs_bcg.build(cohort, tmp_path, TEACHERS)
+            shhs_bcg.build(cohort, tmp_path, TEACHERS, ALONE)
 
 
 def test_two_builds_do_not_share_a_folder(cohort, tmp_path):
@@ -152,7 +153,7 @@ def test_two_builds_do_not_share_a_folder(cohort, tmp_path):
         _alone_in(dataset(tmp_path).parent / "building"),
         pytest.raises(DatasetError, match="another build is at work"),
     ):
-        shhs_bcg.build(cohort, tmp_path, PAIRED)
+        shhs_bcg.build(cohort, tmp_path, PAIRED, ALONE)
 
 
 def test_more_exclusions_than_allowed_end_the_build_and_are_listed(cohort, tmp_path):
@@ -162,14 +163,14 @@ def test_more_exclusions_than_allowed_end_the_build_and_are_listed(cohort, tmp_p
     with pytest.raises(
         DatasetError, match=r"4 of 15 nights \(27 %\) cannot be used: 4 x "
     ) as error:
-        shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED)
+        shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED, ALONE)
     assert "cannot be used: 4 x the night has no BCG file" in str(error.value)
     assert "--max_excluded_fraction=0.28" in str(error.value)
     listed = rows_of(dataset(tmp_path).parent / "exclusions.csv")
     assert len(listed) == 4
     assert all(row["reason"] and row["remedy"] and row["path"] for row in listed)
-    allowed = DatasetConfig(bcg_source="paired", workers=1, max_excluded_fraction=0.28)
-    builder = shhs_bcg.build(tmp_path / "cohort", tmp_path, allowed)
+    allowed = BuildConfig(workers=1, max_excluded_fraction=0.28)
+    builder = shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED, allowed)
     assert rows_of(dataset(tmp_path) / "exclusions.csv") == listed
     assert not (dataset(tmp_path).parent / "exclusions.csv").exists()
     assert sum(info.num_examples for info in builder.info.splits.values()) == 11
@@ -181,11 +182,11 @@ def test_a_file_that_came_back_is_read(cohort, tmp_path, stop_after):
     for path in gone:
         path.rename(path.with_suffix(".away"))
     with pytest.raises(DatasetError):
-        shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED)
+        shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED, ALONE)
     for path in gone:
         path.with_suffix(".away").rename(path)
     calls = stop_after(np.inf)
-    builder = shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED)
+    builder = shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED, ALONE)
     assert len(calls) == 4
     assert not shhs_bcg.exclusions(builder)
 
@@ -194,7 +195,7 @@ def test_a_file_of_an_unknown_name_is_listed(cohort, tmp_path):
     shutil.copytree(cohort, tmp_path / "cohort")
     edfs = tmp_path / "cohort" / "polysomnography" / "edfs" / "shhs1"
     shutil.copy(edfs / "shhs1-200001.edf", edfs / "shhs1-200001 (1).edf")
-    builder = shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED)
+    builder = shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED, ALONE)
     (stray,) = shhs_bcg.exclusions(builder)
     assert stray["path"].endswith("shhs1-200001 (1).edf")
     assert "none of SHHS's" in stray["reason"]
@@ -204,10 +205,8 @@ def test_a_teachers_dataset_needs_no_edf(cohort, tmp_path):
     shutil.copytree(cohort / "polysomnography", tmp_path / "c" / "polysomnography")
     shutil.copy(cohort / "simulation.json", tmp_path / "c")
     shutil.rmtree(tmp_path / "c" / "polysomnography" / "edfs")
-    allowed = DatasetConfig(
-        recordings="rpoints", bcg_source="none", workers=1, max_excluded_fraction=0.5
-    )
-    builder = shhs_bcg.build(tmp_path / "c", tmp_path, allowed)
+    allowed = BuildConfig(workers=1, max_excluded_fraction=0.5)
+    builder = shhs_bcg.build(tmp_path / "c", tmp_path, TEACHERS, allowed)
     missing = shhs_bcg.exclusions(builder)
     assert missing  # the cohort leaves some nights to the detector
     assert all("R point" in night["reason"] for night in missing)
@@ -232,7 +231,7 @@ def test_a_given_split_is_kept_and_others_are_left_out_by_name(cohort, tmp_path)
     given = dict(zip(subjects[:-1], ("train", "validation", "test") * 10, strict=False))
     lines = ["subject_id,split", *(f"{subject},{split}" for subject, split in given.items()), ""]
     (tmp_path / "splits.csv").write_text("\r\n".join(lines))
-    builder = shhs_bcg.build(cohort, tmp_path, PAIRED, splits_file=tmp_path / "splits.csv")
+    builder = shhs_bcg.build(cohort, tmp_path, PAIRED, ALONE, splits_file=tmp_path / "splits.csv")
     for split in SPLITS:
         for subject in read_split(tmp_path, split).subject_ids:
             assert given[subject] == split
@@ -241,7 +240,7 @@ def test_a_given_split_is_kept_and_others_are_left_out_by_name(cohort, tmp_path)
     assert all("is not in" in night["reason"] for night in left_out)
     # Other splits are another dataset.
     with pytest.raises(DatasetError, match="other files or settings"):
-        shhs_bcg.build(cohort, tmp_path, PAIRED)
+        shhs_bcg.build(cohort, tmp_path, PAIRED, ALONE)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +265,7 @@ def test_a_splits_file_that_is_none_is_refused(tmp_path, text, word):
 
 
 def test_a_dry_run_tells_and_writes_nothing(cohort, tmp_path):
-    text = shhs_bcg.dry_run(cohort, tmp_path / "data", PAIRED)
+    text = shhs_bcg.dry_run(cohort, tmp_path / "data", PAIRED, ALONE)
     assert "15 nights: train" in text
     assert "0 nights are finished already, 15 to read" in text
     assert "s a night by 3 of them" in text
@@ -295,7 +294,7 @@ def test_the_way_of_tfds_gives_the_same_records(cohort, data_dir, tmp_path):
     """`tfds build` knows nothing of ours that goes on where it was stopped."""
     import tensorflow_datasets as tfds
 
-    builder = shhs_bcg.Builder(config="paired", data_dir=tmp_path, settings=PAIRED)
+    builder = shhs_bcg.Builder(config="paired", data_dir=tmp_path, settings=PAIRED, workers=1)
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=cohort, compute_stats="skip"),
         download_dir=tmp_path / "none",
@@ -306,12 +305,12 @@ def test_the_way_of_tfds_gives_the_same_records(cohort, data_dir, tmp_path):
 
 def test_beam_gives_the_same_records(cohort, data_dir, tmp_path):
     pytest.importorskip("apache_beam", reason="Apache Beam is not installed")
-    config = DatasetConfig(bcg_source="paired", engine="beam", beam_options="--runner=DirectRunner")
-    shhs_bcg.build(cohort, tmp_path, config)
+    on_beam = BuildConfig(engine="beam", beam_options="--runner=DirectRunner")
+    shhs_bcg.build(cohort, tmp_path, PAIRED, on_beam)
     assert_same_records(tmp_path, data_dir)
 
 
 def test_beam_that_is_not_installed_is_named(cohort, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(ConfigError, match=r"kd_sleep\[beam\]"):
-        shhs_bcg.build(cohort, tmp_path, DatasetConfig(bcg_source="paired", engine="beam"))
+        shhs_bcg.build(cohort, tmp_path, PAIRED, BuildConfig(engine="beam"))

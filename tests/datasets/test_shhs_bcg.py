@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from kd_sleep import schema
-from kd_sleep.config import DatasetConfig
+from kd_sleep.config import BuildConfig, DatasetConfig
 from kd_sleep.datasets import shhs_bcg
 from kd_sleep.datasets.nights import bcg_source_of, read_split
 from kd_sleep.datasets.splits import SPLITS, split_of
 from kd_sleep.errors import DatasetError
 
+PAIRED, HOW = DatasetConfig(bcg_source="paired"), BuildConfig()
 DATASET = "shhs_bcg/paired/" + schema.SCHEMA_VERSION
 
 
@@ -49,7 +50,7 @@ def test_every_night_of_the_cohort_is_there_once_and_by_subject(cohort, data_dir
 
 
 def test_workers_make_no_difference(cohort, data_dir, tmp_path):
-    shhs_bcg.build(cohort, tmp_path, DatasetConfig(bcg_source="paired", workers=1))
+    shhs_bcg.build(cohort, tmp_path, PAIRED, BuildConfig(workers=1))
     for split in SPLITS:
         one, two = read_split(tmp_path, split), read_split(data_dir, split)
         assert one.teacher_digest == two.teacher_digest
@@ -64,7 +65,7 @@ def test_left_out_nights_stand_in_the_metadata(cohort, tmp_path):
     bad.write_bytes(bad.read_bytes()[:10_000])
     missing = "polysomnography/annotations-events-nsrr/shhs1/shhs1-200006-nsrr.xml"
     (tmp_path / "cohort" / missing).unlink()
-    builder = shhs_bcg.build(tmp_path / "cohort", tmp_path, DatasetConfig(bcg_source="paired"))
+    builder = shhs_bcg.build(tmp_path / "cohort", tmp_path, PAIRED, HOW)
     left_out = {night["recording_id"]: night for night in shhs_bcg.exclusions(builder)}
     assert set(left_out) == {"shhs1-200004", "shhs1-200006"}
     assert "cut short" in left_out["shhs1-200004"]["reason"]
@@ -76,7 +77,7 @@ def test_left_out_nights_stand_in_the_metadata(cohort, tmp_path):
 
 def test_an_empty_folder_says_what_was_expected(tmp_path):
     with pytest.raises(DatasetError, match="polysomnography/edfs") as error:
-        shhs_bcg.build(tmp_path, tmp_path / "data", DatasetConfig())
+        shhs_bcg.build(tmp_path, tmp_path / "data", DatasetConfig(), HOW)
     assert "simulate" in str(error.value)
     assert not (tmp_path / "data").exists()
 
@@ -87,24 +88,23 @@ def test_too_few_subjects_for_three_splits_are_refused(cohort, tmp_path):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     with pytest.raises(DatasetError, match="1 subjects leave split validation and test"):
-        shhs_bcg.build(tmp_path, tmp_path / "data", DatasetConfig())
+        shhs_bcg.build(tmp_path, tmp_path / "data", DatasetConfig(), HOW)
 
 
 def test_a_split_without_a_usable_night_names_the_reasons(cohort, tmp_path):
     shutil.copytree(cohort / "polysomnography", tmp_path / "polysomnography")
     (tmp_path / "bcg").mkdir()
     with pytest.raises(DatasetError, match="has no BCG file"):
-        shhs_bcg.build(tmp_path, tmp_path / "data", DatasetConfig(bcg_source="paired"))
+        shhs_bcg.build(tmp_path, tmp_path / "data", PAIRED, HOW)
 
 
 def test_a_dataset_of_other_files_is_neither_kept_nor_overwritten(cohort, copy_of_data, tmp_path):
-    config = DatasetConfig(bcg_source="paired")
     before = (copy_of_data / DATASET / "metadata.json").read_bytes()
-    shhs_bcg.build(cohort, copy_of_data, config)  # the same files: kept
+    shhs_bcg.build(cohort, copy_of_data, PAIRED, HOW)  # the same files: kept
     shutil.copytree(cohort, tmp_path / "cohort")
     (tmp_path / "cohort" / "bcg" / "shhs1-200004.edf").unlink()
     with pytest.raises(DatasetError, match="other files"):
-        shhs_bcg.build(tmp_path / "cohort", copy_of_data, config)
+        shhs_bcg.build(tmp_path / "cohort", copy_of_data, PAIRED, HOW)
     assert (copy_of_data / DATASET / "metadata.json").read_bytes() == before
 
 
@@ -116,9 +116,7 @@ def test_a_build_says_what_made_it(data_dir):
 
 def test_a_missing_bcg_folder_is_named(cohort, tmp_path):
     with pytest.raises(DatasetError, match="nowhere"):
-        shhs_bcg.build(
-            cohort, tmp_path, DatasetConfig(bcg_source="paired"), bcg_dir=tmp_path / "nowhere"
-        )
+        shhs_bcg.build(cohort, tmp_path, PAIRED, HOW, bcg_dir=tmp_path / "nowhere")
 
 
 def test_a_subject_in_two_splits_is_found_when_reading(copy_of_data):
@@ -146,7 +144,7 @@ def test_a_subject_in_two_splits_is_found_when_building(cohort, tmp_path, monkey
     calls = iter((*SPLITS, "train") * 10)
     monkeypatch.setattr(plan_module, "split_of", lambda subject: next(calls))
     with pytest.raises(DatasetError, match="is in both"):
-        shhs_bcg.build(cohort, tmp_path, DatasetConfig(bcg_source="paired"))
+        shhs_bcg.build(cohort, tmp_path, PAIRED, HOW)
 
 
 def test_other_contents_of_the_same_size_are_other_files(cohort, copy_of_data, tmp_path):
@@ -154,7 +152,7 @@ def test_other_contents_of_the_same_size_are_other_files(cohort, copy_of_data, t
     xml = next((tmp_path / "cohort").rglob("*-nsrr.xml"))
     xml.write_text(xml.read_text().replace("Stage 2 sleep|2", "Stage 3 sleep|3"))
     with pytest.raises(DatasetError, match="other files"):
-        shhs_bcg.build(tmp_path / "cohort", copy_of_data, DatasetConfig(bcg_source="paired"))
+        shhs_bcg.build(tmp_path / "cohort", copy_of_data, PAIRED, HOW)
 
 
 def test_no_dataset_says_how_to_build_one(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from scipy import io, signal
 
 from kd_sleep.signals import quality
-from kd_sleep.signals.filters import bandpass, moving_sd, resample
+from kd_sleep.signals.filters import bandpass, bridged, moving_sd, resample
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.r_peaks import r_peaks
 from kd_sleep.simulation import physiology, sensors
@@ -253,3 +253,10 @@ def test_dead_samples_are_runs_of_a_second_or_at_a_rail():
     for part in (slice(100, 350), slice(600, 650), slice(800, 803), slice(4800, 5000)):
         expected[part] = True
     np.testing.assert_array_equal(quality.dead_samples(ecg, RATE_HZ), expected)
+
+
+def test_gaps_are_bridged_by_straight_lines():
+    values, missing = bridged(np.array([np.nan, 1.0, np.nan, np.nan, 4.0, np.inf]))
+    np.testing.assert_array_equal(values, [1.0, 1.0, 2.0, 3.0, 4.0, 4.0])
+    np.testing.assert_array_equal(missing, [True, False, True, True, False, True])
+    assert not bridged(np.full(3, np.nan))[0].any()

@@ -7,7 +7,7 @@ import pytest
 from scipy import io, ndimage, signal
 
 from kd_sleep.signals.filters import bandpass
-from kd_sleep.signals.j_peaks import Beats, beat_energy, filled, j_peaks, rj_delays
+from kd_sleep.signals.j_peaks import Beats, beat_energy, j_peaks, rj_delays
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive, draw_subject, simulate_night
 
@@ -104,13 +104,6 @@ def test_beat_energy_has_a_bump_at_each_beat_and_none_larger_for_a_movement():
     between = energy[np.rint((calm + 0.45) * 100).astype(int)]
     assert np.median(at_beat) > np.median(between) + 1.0
     assert energy.max() <= 3.0
-
-
-def test_gaps_are_bridged_by_straight_lines():
-    values, missing = filled(np.array([np.nan, 1.0, np.nan, np.nan, 4.0, np.inf]))
-    np.testing.assert_array_equal(values, [1.0, 1.0, 2.0, 3.0, 4.0, 4.0])
-    np.testing.assert_array_equal(missing, [True, False, True, True, False, True])
-    assert not filled(np.full(3, np.nan))[0].any()
 
 
 def test_rj_delay_is_to_the_first_j_in_the_window():
@@ -230,15 +223,26 @@ def test_breathing_alone_has_no_beats():
     assert len(j_peaks(30.0 * np.sin(1.6 * np.arange(0, 600, 0.01)), 100.0).times_s) == 0
 
 
-def test_confidence_is_low_in_white_noise_and_high_with_a_heart():
-    noise = j_peaks(np.random.default_rng(0).normal(size=180_000), 100.0)
-    assert len(noise.times_s) < 0.4 * 1800 / 0.9
-    assert (noise.confidence < 0.7).all()
-    _, bcg = a_night(7, 8.0, 0.5)
-    heart = j_peaks(bcg.values, 100.0)
+@pytest.mark.parametrize("slope", ["white", "brown"])
+def test_noise_has_no_beats(slope):
+    noise = np.random.default_rng(0).normal(size=180_000)
+    assert len(j_peaks(noise if slope == "white" else np.cumsum(noise), 100.0).times_s) == 0
+
+
+def test_confidence_is_high_with_a_heart_and_low_where_it_is_drowned():
+    _, bcg = a_night(7, 8.0, 1.0)
+    values = bcg.values
+    heart = j_peaks(values, 100.0)
     assert np.median(heart.confidence) > 0.95
     assert (heart.confidence <= 1).all()
     assert (np.diff(heart.times_s) > 0.29).all()
+    rest = bandpass(values, 100.0, 2.0, 10.0)[:180_000]
+    noise = np.random.default_rng(0).normal(size=180_000)
+    noise *= np.median(np.abs(rest)) / np.median(np.abs(bandpass(noise, 100.0, 2.0, 10.0)))
+    half = j_peaks(np.concatenate([values[:180_000], noise]), 100.0)
+    drowned = half.times_s > 1810
+    assert drowned.sum() < 0.5 * (half.times_s < 1790).sum()
+    assert (half.confidence[drowned] < 0.8).all()
 
 
 def test_too_slow_a_rate_is_refused():
@@ -256,7 +260,7 @@ def test_a_real_seat_back_sensor_shows_a_delay_after_r(real_data):
     """With the ECG's help: each beat's own lag against the mean of the others.
 
     The sensor's main wave in the window is a negative one, about 0.25 s behind R. Found: 17 of 28
-    beats correlate above 0.7; their delay is 257 ms in the median, SD 23 ms, 209 to 301 ms.
+    beats correlate above 0.7; their delay is 253 ms in the median, SD 20 ms, 210 to 280 ms.
     """
     bcg, r_times = a_real_pair(real_data)
     heart = bandpass(bcg, 1000.0, 2.0, 10.0)
@@ -274,18 +278,17 @@ def test_a_real_seat_back_sensor_shows_a_delay_after_r(real_data):
             j_times.append(first[number] / 1000 + (wave + lags[np.argmax(fit)]) / 1000)
     delays = rj_delays(r_times, np.array(j_times))
     delays = delays[np.isfinite(delays)]
-    print(len(delays), np.median(delays), delays.std(), delays.min(), delays.max())
     assert 14 <= len(delays) <= 24
     assert 0.22 < np.median(delays) < 0.29
     assert delays.std() < 0.040
 
 
 def test_a_real_seat_back_sensor_alone_is_too_little_and_no_beats_are_made_up(real_data):
-    """A third of its energy repeats with the beat, and its size changes fivefold with breathing."""
+    """A third of its energy repeats with R, its size changes fivefold, each beat has two bumps."""
     bcg, r_times = a_real_pair(real_data)
     found = j_peaks(bcg, 1000.0)
-    assert len(found.times_s) <= 5
-    assert np.isfinite(rj_delays(r_times, found.times_s)).sum() <= 5
+    assert np.isnan(rj_delays(r_times, found.times_s)).all()
+    assert len(found.times_s) == 0
 
 
 def test_an_ecg_of_noise_shares_no_delay_with_its_bcg(real_data):

@@ -25,7 +25,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from kd_sleep.config import DatasetConfig
+from kd_sleep.config import BuildConfig, DatasetConfig, to_dict
 from kd_sleep.datasets.nights import open_split
 from kd_sleep.datasets.shhs_bcg import beam, card, finished
 from kd_sleep.datasets.shhs_bcg.finished import Night
@@ -47,6 +47,7 @@ def build(
     shhs_dir: str | Path,
     data_dir: str | Path,
     config: DatasetConfig,
+    how: BuildConfig,
     bcg_dir: str | Path | None = None,
     splits_file: str | Path | None = None,
 ) -> Builder:
@@ -68,8 +69,8 @@ def build(
         return builder
     folder = final.parent / "building"
     with _alone_in(folder):
-        _read_all(todo, folder, config)
-        left_out = _check_exclusions(todo, folder, config)
+        _read_all(todo, folder, config, how)
+        left_out = _check_exclusions(todo, folder, how)
         staged = _write(todo, folder, config, left_out)
         staged.rename(final)
         shutil.rmtree(folder)
@@ -97,22 +98,22 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _read_all(todo: Plan, folder: Path, config: DatasetConfig) -> None:
+def _read_all(todo: Plan, folder: Path, config: DatasetConfig, how: BuildConfig) -> None:
     """Finishes every night that is not."""
     left = finished.unfinished(todo.nights, folder)
     for night in left:
         night.path(folder, ".json").unlink(missing_ok=True)
     work = functools.partial(finished.finish, folder=folder, config=config)
-    if config.engine == "beam":
-        beam.map_on_beam(work, left, config.beam_options)
+    if how.engine == "beam":
+        beam.map_on_beam(work, left, how.beam_options)
     else:
         done = len(todo.nights) - len(left)
         collections.deque(
-            map_nights(work, left, config.workers, "Reading nights", done=done), maxlen=0
+            map_nights(work, left, how.workers, "Reading nights", done=done), maxlen=0
         )
 
 
-def _check_exclusions(todo: Plan, folder: Path, config: DatasetConfig) -> list[dict[str, str]]:
+def _check_exclusions(todo: Plan, folder: Path, how: BuildConfig) -> list[dict[str, str]]:
     """All that is left out, after judging whether the rest is a dataset."""
     split_of_night = {night.files.recording_id: night.split for night in todo.nights}
     excluded = [
@@ -137,7 +138,7 @@ def _check_exclusions(todo: Plan, folder: Path, config: DatasetConfig) -> list[d
                 mine[0].remedy,
             )
     share = len(excluded) / len(todo.nights)
-    if share > config.max_excluded_fraction:
+    if share > how.max_excluded_fraction:
         raise DatasetError(
             f"{len(excluded)} of {len(todo.nights)} nights ({100 * share:.0f} %) cannot be used:"
             f" {_reasons(excluded)}. All of them: {why}.",
@@ -166,7 +167,7 @@ def _write(todo: Plan, folder: Path, config: DatasetConfig, left_out: list[dict[
     metadata["exclusions"].extend(left_out)
     metadata["subjects"] = todo.subjects
     metadata["files"] = todo.digest()
-    metadata["made_by"] = {**finished.settings(config), **provenance()}
+    metadata["made_by"] = {**to_dict(config), **provenance()}
     out, rows = Path(staged.data_path), []
     out.mkdir(parents=True)
     try:
@@ -217,6 +218,7 @@ def dry_run(
     shhs_dir: str | Path,
     data_dir: str | Path,
     config: DatasetConfig,
+    how: BuildConfig,
     bcg_dir: str | Path | None = None,
     splits_file: str | Path | None = None,
 ) -> str:
@@ -254,7 +256,7 @@ def dry_run(
         else:
             size.append(sum(getattr(value, "nbytes", 0) for value in result.values()))
     if seconds:
-        workers = config.workers or os.cpu_count() or 1
+        workers = how.workers or os.cpu_count() or 1
         minutes = sum(seconds) / len(seconds) * len(left) / workers / 60
         lines.append(
             f"Reading: {sum(seconds) / len(seconds):.2f} s a night by {len(seconds)} of them, about"

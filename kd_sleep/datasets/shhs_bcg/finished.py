@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from kd_sleep import schema
-from kd_sleep.config import DatasetConfig
+from kd_sleep.config import DatasetConfig, to_dict
 from kd_sleep.errors import DatasetError
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.recordings import files
@@ -29,16 +29,10 @@ _DIGEST_BYTES = 1 << 16  # the whole of an XML, and a glance at both ends of a s
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def settings(config: DatasetConfig) -> dict[str, str | float]:
-    """Those that a night record depends on."""
-    names = ("recordings", "bcg_source", "bcg_channel", "bcg_rate_hz")
-    return {name: getattr(config, name) for name in names}
-
-
 def fingerprint(night: NightFiles, config: DatasetConfig) -> str:
     """Of the night's files (sizes, beginnings, ends), the settings and the versions."""
     versions = [schema.SCHEMA_VERSION, __version__, SIMULATOR_VERSION]
-    digest = hashlib.sha256(json.dumps([settings(config), versions]).encode())
+    digest = hashlib.sha256(json.dumps([to_dict(config), versions]).encode())
     unread = night.edf if config.recordings == "rpoints" else None
     for path in all_files(night):
         if path == unread:

@@ -18,8 +18,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from kd_sleep import schema
-from kd_sleep.config import DatasetConfig
-from kd_sleep.datasets.shhs_bcg import finished
+from kd_sleep.config import DatasetConfig, to_dict
 from kd_sleep.datasets.shhs_bcg.plan import plan
 from kd_sleep.datasets.splits import SPLITS
 from kd_sleep.features.night import Exclusion, process_night
@@ -69,6 +68,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self,
         *,
         settings: DatasetConfig | None = None,
+        workers: int = 0,
         bcg_dir: str | Path | None = None,
         **kwargs: Any,
     ):
@@ -76,9 +76,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
         Args:
           settings: of the build; its `bcg_source` is the builder's config.
+          workers: processes that read nights; 0 takes all cores.
           bcg_dir: folder of paired BCG files; None is `bcg/` in the manual folder.
         """
-        self._settings, self._bcg_dir = settings or DatasetConfig(), bcg_dir
+        self._settings, self._workers = settings or DatasetConfig(), workers
+        self._bcg_dir = bcg_dir
         kwargs.setdefault("file_format", "array_record")  # the one that needs no TensorFlow
         super().__init__(**kwargs)
 
@@ -109,7 +111,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         todo = plan(dl_manager.manual_dir, settings, self._bcg_dir)
         metadata: Any = self.info.metadata
         metadata["files"], metadata["subjects"] = todo.digest(), todo.subjects
-        metadata["made_by"] = {**finished.settings(settings), **provenance()}
+        metadata["made_by"] = {**to_dict(settings), **provenance()}
         return {
             split: self._generate_examples(
                 [night.files for night in todo.nights if night.split == split], split, settings
@@ -122,7 +124,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[str, dict]]:
         work = functools.partial(process_night, config=settings)
         metadata: Any = self.info.metadata
-        for result in map_nights(work, nights, settings.workers, f"Building {split}"):
+        for result in map_nights(work, nights, self._workers, f"Building {split}"):
             if isinstance(result, Exclusion):
                 metadata["exclusions"].append({"split": split, **dataclasses.asdict(result)})
             else:
