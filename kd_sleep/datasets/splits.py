@@ -12,11 +12,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from kd_sleep.errors import DatasetError
+from kd_sleep.errors import DatasetError, RecordingError
+from kd_sleep.recordings import files
 
 SPLITS = ("train", "validation", "test")
 SHARES = {"train": 0.60, "validation": 0.15, "test": 0.25}
 _GOLDEN = (5**0.5 - 1) / 2
+_MOST_BYTES = 10_000_000  # half a million subjects
 _COLUMNS = ["subject_id", "split"]
 
 
@@ -43,10 +45,15 @@ def read_splits(path: str | Path) -> dict[str, str]:
     """
     expected = "Expected CSV with a header subject_id,split and rows such as 200001,train."
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}).", expected) from error
-    rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+        with files.opened(path) as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise RecordingError(path, f"has more than {_MOST_BYTES / 1e6:g} MB.")
+        text = data.decode("utf-8-sig")
+        rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    except (RecordingError, UnicodeDecodeError, csv.Error) as error:
+        why = error.problem if isinstance(error, RecordingError) else f"cannot be read ({error})."
+        raise DatasetError(f"{path}: {why}", expected) from error
     if len(rows) < 2 or [cell.strip().lower() for cell in rows[0]] != _COLUMNS:
         raise DatasetError(f"{path}: holds no splits.", expected)
     splits: dict[str, str] = {}
@@ -54,7 +61,8 @@ def read_splits(path: str | Path) -> dict[str, str]:
         subject, split = (*(cell.strip() for cell in row), "", "")[:2]
         if not subject or len(row) != 2 or split not in SPLITS:
             raise DatasetError(
-                f"{path}: {','.join(row)!r} gives no subject one of {', '.join(SPLITS)}.", expected
+                f"{path}: {','.join(row)[:80]!r} gives no subject one of {', '.join(SPLITS)}.",
+                expected,
             )
         if splits.setdefault(subject, split) != split:
             raise DatasetError(

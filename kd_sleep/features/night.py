@@ -230,7 +230,7 @@ def _header_offset_s(recording: Recording, bcg: BcgRecording) -> float:
 
 def _flat(values: NDArray, rate_hz: float) -> NDArray[np.bool_]:
     """Samples in a run of FLAT_S or more without any change: a dropout, or a saturated sensor."""
-    starts, lengths = quality.runs_of_equals(values)
+    _, lengths = quality.runs_of_equals(values)
     return np.repeat(lengths >= max(2, round(FLAT_S * rate_hz)), lengths)
 
 

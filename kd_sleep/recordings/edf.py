@@ -32,7 +32,6 @@ MAX_DURATION_S = 24 * 3600.0  # longer is no night; a few bytes of header could 
 MAX_SAMPLES = (
     2**26
 )  # of a channel with its gaps: 12 h at 1.5 kHz; two records could claim any number
-MAX_OUTSIDE = 0.01  # share of samples beyond the digital range; with more, the header is wrong
 ONSET_ROUNDING_S = 0.010  # records may overlap by this much: some recorders write hundredths
 
 # The time-keeping annotation that opens a record: its onset, at times a duration, then an empty
@@ -114,14 +113,13 @@ def read_signals(path: str | os.PathLike, wanted: Mapping[str, Sequence[str]]) -
         Where several channels bear the same label, the fastest is taken, and the first of those.
 
     Returns:
-      The channels found, float32 in physical units; NaN in the gaps between records, and for
-      samples beyond the digital range that the header declares, if they are few. A wanted name
-      that no channel bears is absent.
+      The channels found, float32 in physical units, NaN in the gaps between records and nowhere
+      else; a wanted name that no channel bears is absent.
 
     Raises:
       RecordingError: for a file that is missing, no EDF, damaged, without data or longer than
-        `MAX_DURATION_S`, for records whose onsets are absent or overlap, and for a wanted channel
-        whose ranges give it no scale.
+        `MAX_DURATION_S`, for part of a record more than promised, for records whose onsets are
+        absent or overlap, and for a wanted channel whose ranges give it no scale.
     """
     layout = _layout(path)
     try:
@@ -196,8 +194,9 @@ def write_signals(
 def _layout(path: str | os.PathLike) -> _Layout:
     """Where the data records lie.
 
-    Samples beyond the promised records are nobody's and stay unread. A promise of -1 is how a
-    recorder marks a file that it never closed: there every whole record counts.
+    Whole records beyond the promised ones are nobody's and stay unread; part of one is damage, and
+    nobody can tell where. A promise of -1 is how a recorder marks a file that it never closed:
+    there every whole record counts.
     """
     header, size = _header(path)
     channels = len(header) // 256 - 1
@@ -216,6 +215,14 @@ def _layout(path: str | os.PathLike) -> _Layout:
     if present < records:
         raise RecordingError(
             path, f"is cut short: {present} of {records} data records are there.", FETCH_AGAIN
+        )
+    surplus = (size - len(header)) % (2 * sum(per_record))
+    if promised != -1 and surplus:
+        raise RecordingError(
+            path,
+            f"has {surplus} bytes that are no whole data record: if they stand among the samples,"
+            " all that follow are shifted.",
+            FETCH_AGAIN,
         )
     onsets_s = _onsets(path, header, per_record, records, record_s)
     layout = _Layout(records, record_s, onsets_s)
@@ -351,11 +358,6 @@ def _physical(path: str | os.PathLike, channel: edfio.EdfSignal, layout: _Layout
     values = channel.data[: layout.records * per_record].astype(np.float32)
     if values.size == 0 or not np.isfinite(values).all():
         raise RecordingError(path, f"channel {channel.label!r} has no usable samples.", FETCH_AGAIN)
-    # In SHHS's ECG, a byte of damage makes a spike of 300 R waves.
-    stored = channel.digital[: layout.records * per_record]
-    outside = (stored < channel.digital_min) | (stored > channel.digital_max)
-    if outside.mean() <= MAX_OUTSIDE:
-        values[outside] = np.nan
     if layout.onsets_s is not None:
         samples = layout.duration_s * channel.sampling_frequency
         if samples > MAX_SAMPLES:

@@ -288,7 +288,7 @@ def _files(folder: Path) -> list[Path]:
     """
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if not entry.is_dir()]
+            names = [entry.name for entry in entries if not _is_folder(entry)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -297,6 +297,13 @@ def _files(folder: Path) -> list[Path]:
         ) from error
     names = [n for n in names if not n.startswith(".") and not n.lower().endswith(_UNFINISHED)]
     return [folder / name for name in sorted(names, key=lambda n: (n != n.lower(), n))]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """As entry.is_dir(), but a link to itself is none, rather than an error: reading names it."""
+    if entry.is_symlink():
+        return os.path.isdir(entry)
+    return entry.is_dir()
 
 
 def read_recording(night: NightFiles, *, signals: bool = True) -> Recording:
@@ -407,6 +414,13 @@ def _fitted(
             path,
             f"stages {labels.size} windows where {night.edf.name} has {windows}.",
             "Check that both files are whole and of the same night.",
+        )
+    if path == night.profusion_xml and labels.size < windows - 1:
+        raise RecordingError(
+            path,
+            f"lists {labels.size} stages where {night.edf.name} has {windows} windows: if one is"
+            " missing, all that follow are shifted.",
+            "Fetch NSRR's file of the night, which times its stages.",
         )
     kept = labels[:windows]
     return np.pad(kept, (0, windows - kept.size), constant_values=UNSCORED)

@@ -10,7 +10,8 @@ from kd_sleep.signals.quality import dead_samples
 MIN_DEAD_S = 0.05  # a shorter gap is bridged: no beat can be invented in it
 EDGE_S = 0.15  # beside lead-off, the detector's own window: what it sees there may be the edge
 POLARITY_SIDE_S = 0.1  # around a beat: the QRS complex alone
-LARGEST = 20.0  # in R waves; what is higher is no heart, and would raise the detector's thresholds
+LARGEST = 10.0  # times what the ECG spans in most blocks: beyond is damage, which the detector's
+BLOCK_S = 2.0  # thresholds would follow, and miss the beats of minutes to come; one beat at least
 REFINE_STEPS = 2  # samples from the detector's peak to the ECG's own, at most
 
 
@@ -23,8 +24,9 @@ def r_peaks(ecg: NDArray, rate_hz: float) -> NDArray[np.float64]:
     maximum and its neighbours refines the time, which matters at SHHS's 125 Hz where a sample is
     8 ms, a third of a typical RMSSD.
 
-    Where there is no ECG (missing samples, a flat line, a rail) there are no beats; nor within
-    `EDGE_S` of such a span, where the detector would take its edge for one.
+    Where there is no ECG (missing samples, a flat line, a rail, spikes `LARGEST` times as high as
+    the ECG) there are no beats; nor within `EDGE_S` of such a span, where the detector would take
+    its edge for one.
 
     Args:
       ecg: [n] samples in any unit and of either polarity; NaN where missing.
@@ -37,6 +39,7 @@ def r_peaks(ecg: NDArray, rate_hz: float) -> NDArray[np.float64]:
     dead = dead_samples(ecg, rate_hz)
     if len(ecg) < 2 * rate_hz or dead.all():
         return np.empty(0)
+    dead |= _spikes(ecg, rate_hz, dead)
     # A line from one side to the other has no edge that would upset the detector's thresholds.
     whole = ecg.astype(np.float64)
     if dead.any():
@@ -44,11 +47,6 @@ def r_peaks(ecg: NDArray, rate_hz: float) -> NDArray[np.float64]:
         whole[dead] = np.interp(clock[dead], clock[~dead], whole[~dead])
     if np.ptp(whole) == 0:
         return np.empty(0)
-    # A QRS complex lasts a tenth of a beat, so the 98th percentile lies on it.
-    middle = np.median(whole)
-    limit = LARGEST * np.percentile(np.abs(whole - middle), 98)
-    if limit > 0:
-        whole = np.clip(whole, middle - limit, middle + limit)
     peaks = _detected(whole, rate_hz)
     if _is_inverted(whole, rate_hz, peaks):
         whole = -whole
@@ -63,6 +61,28 @@ def _detected(ecg: NDArray[np.float64], rate_hz: float) -> NDArray[np.int64]:
     peaks = np.asarray(detect_heartbeats(ecg, rate_hz), np.int64)
     margin = REFINE_STEPS + 1
     return peaks[(peaks >= margin) & (peaks < len(ecg) - margin)]
+
+
+def _spikes(ecg: NDArray, rate_hz: float, dead: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Samples further from their block's median than `LARGEST` times what nine blocks in ten span.
+
+    By blocks, so that a lead with a wandering offset has none.
+    """
+    size = round(BLOCK_S * rate_hz)
+    blocks = np.where(dead, np.nan, ecg)[: len(ecg) // size * size].reshape(-1, size)
+    whole = np.isfinite(blocks).all(1)
+    spikes = np.zeros(len(ecg), bool)
+    spans = np.ptp(blocks[whole], axis=1)  # no reach is above a span, or below half of one
+    if whole.any() and spans.max() > LARGEST * np.percentile(0.5 * spans, 90):
+        middle = np.median(blocks[whole], axis=1, keepdims=True)
+        reach = np.abs(blocks[whole] - middle)
+        far = np.zeros(blocks.shape, bool)
+        far[whole] = reach > LARGEST * np.percentile(reach.max(1), 90)
+        spikes[: far.size] = far.ravel()
+    at = np.flatnonzero(spikes)
+    for index in np.flatnonzero(np.diff(at) <= EDGE_S * rate_hz):  # between two is no heart either
+        spikes[at[index] : at[index + 1]] = True
+    return spikes
 
 
 def _is_inverted(ecg: NDArray[np.float64], rate_hz: float, peaks: NDArray[np.int64]) -> bool:

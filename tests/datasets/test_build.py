@@ -18,7 +18,7 @@ from kd_sleep.config import BuildConfig, DatasetConfig
 from kd_sleep.datasets import shhs_bcg
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.datasets.shhs_bcg import finished
-from kd_sleep.datasets.splits import SPLITS, read_splits, split_of
+from kd_sleep.datasets.splits import SPLITS, split_of
 from kd_sleep.errors import ConfigError, DatasetError
 from kd_sleep.recordings import files
 
@@ -241,27 +241,6 @@ def test_a_given_split_is_kept_and_others_are_left_out_by_name(cohort, tmp_path)
     # Other splits are another dataset.
     with pytest.raises(DatasetError, match="other files or settings"):
         shhs_bcg.build(cohort, tmp_path, PAIRED, ALONE)
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("", "holds no splits"),
-        ("subject_id,split\n", "holds no splits"),
-        ("a,b\n1,train\n", "holds no splits"),
-        ("subject_id,split\n1,dev\n", "'1,dev'"),
-        ("subject_id,split\n1,train,x\n", "'1,train,x'"),
-        ("subject_id,split\n1,train\n1,test\n", "in both train and test"),
-        ("subject_id,split\n,train\n", "gives no subject"),
-    ],
-)
-def test_a_splits_file_that_is_none_is_refused(tmp_path, text, word):
-    path = tmp_path / "splits.csv"
-    path.write_text(text)
-    with pytest.raises(DatasetError, match=word):
-        read_splits(path)
-    with pytest.raises(DatasetError, match="cannot be read"):
-        read_splits(tmp_path)
 
 
 def test_a_dry_run_tells_and_writes_nothing(cohort, tmp_path):

@@ -1,10 +1,11 @@
 """A subject's split follows from the id alone, and nobody is in two."""
 
+import os
 from collections import Counter
 
 import pytest
 
-from kd_sleep.datasets.splits import SHARES, SPLITS, assert_disjoint, split_of
+from kd_sleep.datasets.splits import SHARES, SPLITS, assert_disjoint, read_splits, split_of
 from kd_sleep.errors import DatasetError
 
 
@@ -33,3 +34,47 @@ def test_a_subject_in_two_splits_is_an_error():
     assert_disjoint({"train": ["1", "1", "2"], "test": ["3"]})
     with pytest.raises(DatasetError, match="subject 2 is in both train and test"):
         assert_disjoint({"train": ["1", "2"], "test": ["2"]})
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("", "holds no splits"),
+        ("subject_id,split\n", "holds no splits"),
+        ("a,b\n1,train\n", "holds no splits"),
+        ("subject_id,split\n1,dev\n", "'1,dev'"),
+        ("subject_id,split\n1,train,x\n", "'1,train,x'"),
+        ("subject_id,split\n1,train\n1,test\n", "in both train and test"),
+        ("subject_id,split\n,train\n", "gives no subject"),
+    ],
+)
+def test_a_splits_file_that_is_none_is_refused(tmp_path, text, word):
+    path = tmp_path / "splits.csv"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=word):
+        read_splits(path)
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"x" * 20_000_000, "more than 10 MB"),
+        (b"subject_id,split\n" + b"1" * 200_000 + b",train\n", "field larger"),
+        (bytes(range(256)), "cannot be read"),
+        (b"subject_id,split\n" + b"1," * 50_000, "gives no subject"),
+    ],
+)
+def test_a_splits_file_of_junk_is_refused_in_few_words(tmp_path, data, word):
+    path = tmp_path / "splits.csv"
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=word) as error:
+        read_splits(path)
+    assert len(str(error.value)) < 1000
+
+
+def test_a_splits_file_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "splits.csv")
+    with pytest.raises(DatasetError, match="no ordinary file"):
+        read_splits(tmp_path / "splits.csv")

@@ -7,14 +7,18 @@ tells a thing once only (a sample, a beat's type, a stage in Profusion's list), 
 """
 
 import collections
+import contextlib
 import dataclasses
 import multiprocessing
+import os
 import re
 import resource
 import shutil
 import signal
+import socket
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -22,7 +26,9 @@ import numpy as np
 import pytest
 
 from kd_sleep import schema
-from kd_sleep.config import CohortConfig, DatasetConfig
+from kd_sleep.config import BuildConfig, CohortConfig, DatasetConfig
+from kd_sleep.datasets import shhs_bcg
+from kd_sleep.errors import KdSleepError
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.recordings import edf, nsrr, shhs
 from kd_sleep.simulation.cohort import write_cohort
@@ -30,6 +36,7 @@ from kd_sleep.stages import UNSCORED
 
 ID = "shhs1-200001"
 LONGEST_S = 5.0  # that any mutant may take
+MOST_DAMAGE = 0.05  # of an EDF's bytes, up to which what is away from it has to be unchanged
 MOST_BYTES = 1e9  # that a run may need on top of its imports
 NO_BCG = DatasetConfig(bcg_source="none")
 SIMULATED, PAIRED = DatasetConfig(bcg_source="simulated"), DatasetConfig(bcg_source="paired")
@@ -47,7 +54,7 @@ KINDS = {
     "R points alone": ("rpoints_csv", ".csv", RPOINTS_ALONE),
     "BCG EDF": ("bcg", ".edf", PAIRED),
     "BCG CSV": ("bcg", ".csv", PAIRED),
-    "BCG NPY": ("bcg", ".npy", dataclasses.replace(PAIRED, bcg_rate_hz=100.0)),
+    "BCG NPY": ("bcg", ".npy", dataclasses.replace(PAIRED, bcg_rate_hz=50.0)),
     "BCG NPZ": ("bcg", ".npz", PAIRED),
     "BCG HDF5": ("bcg", ".h5", PAIRED),
 }
@@ -284,18 +291,18 @@ TEXT_CHANGES = (
 
 
 def write_bcg(path: Path, values: np.ndarray) -> None:
-    """100 samples a second, in the format of the suffix."""
+    """50 samples a second, in the format of the suffix."""
     if path.suffix == ".csv":
-        rows = "".join(f"{k / 100:.2f},{value:.1f}\n" for k, value in enumerate(values))
+        rows = "".join(f"{k / 50:.2f},{value:.1f}\n" for k, value in enumerate(values))
         path.write_text("time_s,BCG\n" + rows)
     elif path.suffix == ".npy":
         np.save(path, values)
     elif path.suffix == ".npz":
-        np.savez(path, bcg=values, fs=100.0)
+        np.savez(path, bcg=values, fs=50.0)
     else:
         with h5py.File(path, "w") as file:
             file.create_dataset("bcg", data=values, chunks=(10_000,), compression="gzip")
-            file["bcg"].attrs["fs"] = 100.0
+            file["bcg"].attrs["fs"] = 50.0
 
 
 def night_of(home: Path, kind: str) -> shhs.NightFiles:
@@ -325,7 +332,7 @@ def night_of(home: Path, kind: str) -> shhs.NightFiles:
     if field == "bcg" and suffix != ".edf":
         bcg = edf.read_signals(night.bcg, {"bcg": ["BCG"]}).signals["bcg"].values
         night = dataclasses.replace(night, bcg=night.bcg.with_suffix(suffix))
-        write_bcg(night.bcg, bcg)
+        write_bcg(night.bcg, bcg[::2])
     return night
 
 
@@ -341,6 +348,21 @@ def home(tmp_path_factory) -> Path:
 # --- the judge
 
 
+@contextlib.contextmanager
+def no_longer_than(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in a block that takes longer, even where it waits for a file."""
+
+    def stop(*_):
+        raise TimeoutError(f"longer than {seconds} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def same(one, two) -> bool:
     return all(
         np.array_equal(one[name], two[name], equal_nan=spec.dtype is not str)
@@ -350,14 +372,16 @@ def same(one, two) -> bool:
     )
 
 
-def damaged_windows(data: bytes, mutant: bytes) -> tuple[int, int] | None:
-    """First and last window whose samples differ in two EDF files; None if anything else does."""
+def damaged_windows(data: bytes, mutant: bytes) -> np.ndarray | None:
+    """Windows whose samples differ in two EDF files; None if anything else does, or too much."""
     header = edf_fields(data)[-1][1]
     if len(mutant) != len(data) or mutant[:header] != data[:header]:
         return None
     changed = np.flatnonzero(np.frombuffer(data, np.uint8) != np.frombuffer(mutant, np.uint8))
+    if changed.size > MOST_DAMAGE * len(data):
+        return None
     record_bytes = (len(data) - header) // int(data[236:244])
-    return tuple(((changed[[0, -1]] - header) // record_bytes // 30).tolist())
+    return np.unique((changed - header) // record_bytes // 30)
 
 
 def judge(kind: str, night: shhs.NightFiles, before, after, windows) -> str:
@@ -368,7 +392,7 @@ def judge(kind: str, night: shhs.NightFiles, before, after, windows) -> str:
       night: its files, one of them mutated.
       before: the night's record.
       after: what the mutant came to.
-      windows: as `damaged_windows` has it.
+      windows: with damaged samples, as `damaged_windows` has it.
     """
     if isinstance(after, Exclusion):
         assert after.recording_id == ID
@@ -395,12 +419,12 @@ def judge(kind: str, night: shhs.NightFiles, before, after, windows) -> str:
         for name in ECG_FIELDS:
             np.testing.assert_array_equal(after[name], before[name], err_msg=name)
     if field == "edf" and windows is not None:
-        first, last = windows
+        distance = np.abs(np.arange(common)[:, None] - windows).min(1)
         for name, reach in (("tachogram", 2), ("rr_missing", 2), ("hrv", 6)):
-            for there in (slice(None, max(0, first - reach)), slice(last + reach + 1, None)):
-                np.testing.assert_array_equal(
-                    after[name][there], before[name][there], err_msg=f"{name}, damage at {windows}"
-                )
+            away = distance > reach
+            np.testing.assert_array_equal(
+                after[name][away], before[name][away], err_msg=f"{name}, damage at {windows}"
+            )
     return "different"
 
 
@@ -418,24 +442,17 @@ def run(home: Path, kind: str, seeds: range) -> list[tuple[int, str, str, object
     before = process_night(night, config)
     assert not isinstance(before, Exclusion), before
 
-    def stop(*_):
-        raise TimeoutError(f"longer than {LONGEST_S} s")
-
-    signal.signal(signal.SIGALRM, stop)
     outcomes, failures = [], []
     for seed in seeds:
         change, mutant = mutated(data, suffix, others, [number, seed])
         path.write_bytes(mutant)
         windows = damaged_windows(data, mutant) if suffix == ".edf" and mutant != data else None
-        signal.setitimer(signal.ITIMER_REAL, LONGEST_S)
         try:
-            after = process_night(night, config)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            with no_longer_than(LONGEST_S):
+                after = process_night(night, config)
             outcomes.append((seed, change, judge(kind, night, before, after, windows), after))
         except (AssertionError, TimeoutError) as error:
             failures.append(f"seed {seed} ({change}): {error}")
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
     path.write_bytes(data)
     assert not failures, f"{kind}: {len(failures)} defects\n" + "\n".join(failures)
     return outcomes
@@ -477,3 +494,105 @@ def test_two_thousand_mutants(home, kind, tmp_path):
     counts = collections.Counter(outcome for _, _, outcome in outcomes)
     print(f"{kind}: {dict(counts)}, {taken / 1e6:.0f} MB, {seconds:.0f} s")
     assert taken < MOST_BYTES
+
+
+# --- folders
+
+
+def linked_to(target):
+    return lambda path: path.symlink_to(target)
+
+
+def a_socket(path):
+    home = os.getcwd()
+    os.chdir(path.parent)  # a socket's path is short
+    try:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(path.name)
+    finally:
+        os.chdir(home)
+
+
+NO_FILES = {
+    "link to itself": lambda path: path.symlink_to(path.name),
+    "link to nothing": linked_to("nowhere"),
+    "link to a folder": linked_to("/"),
+    "link to a device": linked_to("/dev/zero"),
+    "link to a tape without an end": linked_to("/dev/urandom"),
+    "folder": Path.mkdir,
+    "pipe": os.mkfifo,
+    "socket": a_socket,
+    "empty": Path.touch,
+}
+ODD_NAMES = (
+    "shhs1-200001.edf\n", "shhs1-200001\n.edf", "shhs1-20000\u0661.edf", "shhs1-200001.edf.",
+    "%2e%2e%2fshhs1-200001.edf", "shhs1-200001\u202e.edf", "\U0001f634.edf", "-rf", "a,b\".edf",
+    "SHHS1-200001.EDF", "shhs2-200001.edf", "shhs1-200001.EDF.edf", "shhs1-" + "2" * 240 + ".edf",
+    os.fsdecode(b"shhs1-\xff\xfe.edf"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["edf", "stages_xml", "rpoints_csv", "bcg"])
+@pytest.mark.parametrize("what", NO_FILES)
+def test_what_is_no_file_is_named_and_never_waited_for(home, tmp_path, what, field):
+    source = shhs.paths_of(home / "cohort", ID, home / "cohort" / "bcg")
+    night = shhs.paths_of(tmp_path, ID, tmp_path / "bcg")
+    for name in ("edf", "stages_xml", "rpoints_csv", "bcg"):
+        getattr(night, name).parent.mkdir(parents=True)
+        if name != field:
+            getattr(night, name).symlink_to(getattr(source, name))
+    NO_FILES[what](getattr(night, field))
+    with no_longer_than(LONGEST_S):
+        (found,) = shhs.find_nights(tmp_path, tmp_path / "bcg").nights
+        result = process_night(found, PAIRED)
+    if field == "rpoints_csv" and what in ("folder", "link to a folder"):
+        assert not isinstance(result, Exclusion)  # no R points: the ECG has the beats
+        return
+    assert isinstance(result, Exclusion)
+    assert not result.reason.startswith("unforeseen"), result
+    assert result.path == str(getattr(night, field))
+    assert result.reason
+    assert result.remedy
+
+
+@pytest.fixture(scope="module")
+def four_nights(tmp_path_factory) -> Path:
+    """A cohort with a splits file; the fourth night is spare."""
+    home = tmp_path_factory.mktemp("four")
+    config = CohortConfig(subjects=4, hours=0.5, second_visit_share=0, rpoints_share=1)
+    write_cohort(home / "cohort", config, workers=1)
+    (home / "splits.csv").write_text(
+        "subject_id,split\n200001,train\n200002,validation\n200003,test\n200004,train\n"
+    )
+    return home
+
+
+def test_a_build_survives_odd_names_and_what_is_no_file(four_nights, tmp_path):
+    shutil.copytree(four_nights / "cohort", tmp_path / "cohort")
+    edfs = tmp_path / "cohort" / "polysomnography" / "edfs" / "shhs1"
+    (edfs / "shhs1-200004.edf").unlink()
+    os.mkfifo(edfs / "shhs1-200004.edf")
+    for name in ODD_NAMES:
+        (edfs / name).write_bytes(b"")
+    how = BuildConfig(workers=1, max_excluded_fraction=0.5)
+    with no_longer_than(30.0):
+        builder = shhs_bcg.build(
+            tmp_path / "cohort", tmp_path / "data", NO_BCG, how,
+            splits_file=four_nights / "splits.csv",
+        )  # fmt: skip
+    found = shhs_bcg.exclusions(builder)
+    assert "no ordinary file" in found[-1]["reason"]
+    assert {row["path"] for row in found[:-1]} == {
+        str(edfs / name).encode(errors="backslashreplace").decode() for name in ODD_NAMES
+    }
+    listed = (Path(builder.data_path) / "exclusions.csv").read_text(encoding="utf-8")
+    assert listed.count("none of SHHS's") == len(ODD_NAMES)
+
+
+@pytest.mark.parametrize("what", [*NO_FILES, "file"])
+def test_a_cohort_that_is_no_folder_is_named(tmp_path, what):
+    path = tmp_path / "cohort"
+    (NO_FILES | {"file": lambda path: path.write_bytes(b"x")})[what](path)
+    for place in (path, path / "shhs"):
+        with pytest.raises(KdSleepError, match=str(place)), no_longer_than(LONGEST_S):
+            shhs_bcg.build(place, tmp_path / "data", NO_BCG, BuildConfig(workers=1))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from kd_sleep import schema
 from kd_sleep.config import DatasetConfig
+from kd_sleep.errors import RecordingError
 from kd_sleep.features import night
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.recordings import edf, nsrr, shhs
@@ -200,3 +202,19 @@ def test_a_dropout_is_missing_and_not_silence():
     flat = night._flat(values, 100.0)
     assert flat[2000:2500].all()
     assert flat.sum() == 500
+
+
+def test_a_sensors_values_may_be_as_far_apart_as_float32_goes():
+    largest = np.finfo(np.float32).max
+    assert not night._flat(np.array([-largest, largest] * 100, np.float32), 100.0).any()
+
+
+def test_a_night_without_any_bcg_in_it_says_what_to_do(files):
+    with pytest.raises(RecordingError, match="no BCG lies within") as error:
+        night._sampled(files, np.full(3000, np.nan), 2)
+    assert error.value.remedy
+
+
+def test_an_exclusion_can_be_written_whatever_a_file_is_called():
+    left_out = Exclusion("", os.fsdecode(b"shhs1-\xff.edf"), "its name is none.", "Rename it.")
+    assert left_out.path.encode() == b"shhs1-\\udcff.edf"

@@ -535,3 +535,14 @@ def test_mutants_are_read_or_refused(tmp_path, seed):
             assert np.isfinite(signal.values).any()
             if data[192:196] != b"EDF+":
                 assert np.isfinite(signal.values).all()
+
+
+@pytest.mark.parametrize("extra", [1, 64, RECORD_BYTES + 2])
+def test_bytes_that_are_no_whole_record_may_have_shifted_the_samples(night, extra):
+    data = night.read_bytes()
+    for at in (HEADER_BYTES + 10, len(data)):
+        night.write_bytes(data[:at] + bytes(extra) + data[at:])
+        with pytest.raises(RecordingError, match=r"no whole data record: .* are shifted"):
+            edf.read_signals(night, {})
+    patch(night, 236, b"-1      ")  # a recorder that never closed the file may have been mid-record
+    assert edf.read_signals(night, {}).duration_s >= SECONDS

@@ -194,6 +194,9 @@ def test_profusions_stages_are_read_where_nsrrs_are_absent_and_only_there(tmp_pa
     with pytest.raises(RecordingError, match="stages 5 windows") as caught:
         read_only_night(tmp_path)
     assert caught.value.path == str(layout.profusion_xml)
+    write_profusion(layout.profusion_xml, [5])  # times nothing: a stage lost shifts the others
+    with pytest.raises(RecordingError, match=r"lists 1 stages .* 3 windows.*shifted"):
+        read_only_night(tmp_path)
     layout.profusion_xml.unlink()
     with pytest.raises(RecordingError, match="is missing") as caught:
         read_only_night(tmp_path)

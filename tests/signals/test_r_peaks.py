@@ -200,3 +200,32 @@ def test_a_missing_end_changes_nothing_before_it(mitdb):
     np.testing.assert_allclose(
         r_peaks(longer, rate_hz), r_peaks(part, rate_hz)[: len(r_peaks(longer, rate_hz))]
     )
+
+
+@pytest.mark.parametrize("rate_hz", [125, 250])
+def test_damage_far_beyond_the_heart_costs_its_neighbours_alone(drives, rate_hz):
+    """Bytes that flip in SHHS's ECG are spikes of 300 R waves; the detector followed them."""
+    ecg = sensors.ecg(np.random.default_rng(2), drives[0], rate_hz)
+    before = r_peaks(ecg, rate_hz)
+    rng = np.random.default_rng(3)
+    damaged = ecg.copy()
+    spikes = np.linspace(0.1, 0.9, 12) * len(ecg)
+    damaged[spikes.astype(int)] += rng.choice([-1.0, 1.0], 12) * rng.uniform(50, 300, 12)
+    burst = slice(len(ecg) // 2, len(ecg) // 2 + 5 * rate_hz)
+    damaged[burst] = rng.integers(-300, 300, 5 * rate_hz)
+    after = r_peaks(damaged, rate_hz)
+    harmed = np.concatenate([spikes, np.arange(burst.start, burst.stop)]) / rate_hz
+    away = np.abs(before[:, None] - harmed).min(1) > 1.0
+    assert 0.9 < away.mean() < 1.0
+    assert np.abs(after[:, None] - before[away]).min(0).max() < 0.001
+    extra = np.abs(after[:, None] - before).min(1) > 0.001
+    assert (np.abs(after[extra][:, None] - harmed).min(1) < 1.0).all()
+
+
+def test_a_wandering_offset_is_no_damage(mitdb):
+    """A lead without a high-pass may stand a hundred R waves off its zero."""
+    ecg, rate_hz, _ = mitdb
+    before = r_peaks(ecg, rate_hz)
+    drift = 50 * np.ptp(ecg) * np.sin(2 * np.pi * np.arange(len(ecg)) / rate_hz / 300)
+    after = r_peaks(ecg + drift, rate_hz)
+    assert np.abs(after[:, None] - before).min(0).max() < 0.05

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from kd_sleep import schema
 from kd_sleep.config import DatasetConfig, to_dict
-from kd_sleep.errors import DatasetError
+from kd_sleep.errors import DatasetError, RecordingError
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.recordings import files
 from kd_sleep.recordings.shhs import NightFiles, all_files
@@ -38,11 +39,14 @@ def fingerprint(night: NightFiles, config: DatasetConfig) -> str:
         if path == unread:
             continue
         digest.update(path.name.encode())
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest.update(str(size).encode() + file.read(_DIGEST_BYTES))
-            file.seek(max(0, size - _DIGEST_BYTES))
-            digest.update(file.read())
+        try:
+            with files.opened(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(str(size).encode() + file.read(_DIGEST_BYTES))
+                file.seek(max(0, size - _DIGEST_BYTES))
+                digest.update(file.read(_DIGEST_BYTES))
+        except RecordingError as error:  # reading the night will say so
+            digest.update(error.problem.encode())
     return digest.hexdigest()
 
 
