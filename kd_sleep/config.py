@@ -80,6 +80,17 @@ class CohortConfig(Config):
         " all writes the 14 of SHHS (36 MB a night).",
         choices=("cardiac", "all"),
     )
+    sensor: str = setting(
+        "mix",
+        "Bed sensor: film under the mattress, load_cell under the posts, or a mix: every night"
+        " another one between the two.",
+        choices=("film", "load_cell", "mix"),
+    )
+    null: bool = setting(
+        False,
+        "Draw beats, breathing and movement as in Light sleep all night, whatever the stages: a"
+        " control, from which nothing but time of night can be learnt.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +109,11 @@ class DatasetConfig(Config):
         " breathing and movement; paired reads a BCG file of its own from --bcg_dir; none leaves"
         " it out, which is enough for a teacher.",
         choices=("simulated", "paired", "none"),
+    )
+    simulated_sensor: str = setting(
+        "mix",
+        "Bed sensor that a simulated BCG comes from: film, load_cell, or a mix of the two.",
+        choices=("film", "load_cell", "mix"),
     )
     bcg_channel: str = setting(
         "", "Channel of the paired BCG files; empty takes the only one, or the best of several."
@@ -326,7 +342,7 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     # For tests: every part runs, no number means anything.
     "tiny": Preset(
-        cohort=CohortConfig(subjects=12, hours=1.5, second_visit_share=0.25),
+        cohort=CohortConfig(subjects=12, hours=1.5, second_visit_share=0.25, rpoints_share=0.6),
         build=BuildConfig(workers=2),
         teacher=TeacherConfig(width=8, context_windows=3),
         teacher_train=TrainConfig(steps=20, batch_size=4, sequence_windows=16, evaluate_every=10),

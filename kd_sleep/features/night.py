@@ -180,11 +180,11 @@ def drive_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
     )
 
 
-def _simulated_bcg(recording: Recording, beats: NDArray, normal: NDArray) -> NDArray:
+def _simulated_bcg(recording: Recording, beats: NDArray, normal: NDArray, sensor: str) -> NDArray:
     """The forward model's BCG at 50 Hz on the ECG's clock; the same night always gives the same."""
     seed = int.from_bytes(hashlib.sha256(recording.recording_id.encode()).digest()[:8], "big")
     drive = drive_of(recording, beats, normal)
-    made = sensors.bcg(np.random.default_rng(seed), drive, BCG_SAMPLING_HZ)
+    made = sensors.bcg(np.random.default_rng(seed), drive, BCG_SAMPLING_HZ, sensor=sensor)
     return resample(made.values, made.rate_hz, schema.BCG_HZ)
 
 
@@ -258,7 +258,9 @@ def _bcg_fields(
             "bcg_snr_db": np.full(windows, np.nan, np.float32),
         }
     if config.bcg_source == "simulated":
-        return clock | _sampled(files, _simulated_bcg(recording, beats, normal), windows)
+        return clock | _sampled(
+            files, _simulated_bcg(recording, beats, normal, config.simulated_sensor), windows
+        )
     bcg, found = aligned_bcg(files, config, recording, beats)
     values = alignment.to_true_clock(
         bcg.signal.values, bcg.signal.rate_hz, found, schema.BCG_HZ, recording.duration_s

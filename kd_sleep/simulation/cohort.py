@@ -53,7 +53,7 @@ def write_night(out: Path, config: CohortConfig, visit: Visit) -> str:
     subject = physiology.draw_subject(person)
     rng = np.random.default_rng([config.cohort_seed, visit.number, visit.visit])
     hours = float(np.clip(rng.normal(config.hours, 0.5), 0.5 * config.hours, 1.3 * config.hours))
-    night = physiology.simulate_night(rng, subject, hours)
+    night = physiology.simulate_night(rng, subject, hours, config.null)
     drive = night.drive
     files = shhs.paths_of(out, visit.recording_id, out / "bcg")
     assert files.rpoints_csv is not None  # paths_of names every file of a night
@@ -75,7 +75,7 @@ def write_night(out: Path, config: CohortConfig, visit: Visit) -> str:
         nsrr.write_rpoints(files.rpoints_csv, drive.beat_times_s, types, files.subject_id, rate_hz)
 
     clock = sensors.draw_clock(rng)
-    bcg = sensors.bcg(rng, drive, BCG_CHANNEL.rate_hz, clock)
+    bcg = sensors.bcg(rng, drive, BCG_CHANNEL.rate_hz, clock, config.sensor)
     seconds = len(bcg.values) // BCG_CHANNEL.rate_hz
     values = BCG_GAIN * bcg.values[: seconds * BCG_CHANNEL.rate_hz]
     # The device's clock is wrong by clock.offset_s: its header says that it started with the ECG.

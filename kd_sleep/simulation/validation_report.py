@@ -1,0 +1,246 @@
+"""The validation table as text, CSV, JSON and a page with pictures."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from kd_sleep.pages import (
+    MUTED,
+    NARROW,
+    STAGE_COLOURS,
+    WIDE,
+    drawing,
+    figure_of,
+    page,
+    section,
+    table_of,
+)
+from kd_sleep.provenance import provenance, write_json
+from kd_sleep.simulation import measures, validation
+from kd_sleep.simulation.physiology import DRIVE_HZ, SIMULATOR_VERSION, Physiology
+from kd_sleep.simulation.validation import Measured, Statistic
+from kd_sleep.stages import STAGE_NAMES, Stage
+
+_ORDER = (Stage.DEEP, Stage.LIGHT, Stage.REM, Stage.WAKE)  # from below
+
+
+def validate(out: Path, nights: int = 200, workers: int = 0, seed: int = 0) -> list[Statistic]:
+    """Simulates nights, measures them, and writes validation.html, .csv and .json to `out`.
+
+    Args:
+      out: a folder; it is made.
+      nights: to simulate.
+      workers: processes; 0 takes one per core.
+      seed: of the people and their nights.
+    """
+    # Its rows are Statistics of `validation`: imported here, the two modules do not go in circles.
+    from kd_sleep.simulation.validate_sensors import sensor_statistics
+
+    measured, young = validation.simulate(nights, workers, seed)
+    rows = validation.statistics(measured, young, validation.PEOPLE)
+    drives = validation.drives(min(nights, validation.SENSOR_NIGHTS), seed)
+    rows += sensor_statistics(drives, np.random.default_rng(seed))
+    out.mkdir(parents=True, exist_ok=True)
+    _write_csv(out / "validation.csv", rows)
+    write_json(
+        out / "validation.json",
+        {
+            "simulator": SIMULATOR_VERSION,
+            "nights": nights,
+            "seed": seed,
+            "statistics": [dataclasses.asdict(row) | {"inside": row.inside} for row in rows],
+            **provenance(),
+        },
+    )
+    example = validation.draw_night(seed, 0)[1]
+    (out / "validation.html").write_text(_html(rows, measured, example), encoding="utf-8")
+    return rows
+
+
+def _write_csv(path: Path, rows: Sequence[Statistic]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["group", "name", "unit", "value", "p5", "p95", "low", "high", "inside",
+             "published", "source", "note"]
+        )  # fmt: skip
+        for row in rows:
+            spread = row.spread or ("", "")
+            writer.writerow(
+                [row.group, row.name, row.unit, row.value, *spread, *row.published, row.inside,
+                 row.said, row.source, row.note]
+            )  # fmt: skip
+
+
+def _figure(value: float) -> str:
+    """Three digits, no exponent."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _spread(row: Statistic) -> str:
+    return "" if row.spread is None else f"[{_figure(row.spread[0])}, {_figure(row.spread[1])}]"
+
+
+def text_table(rows: Sequence[Statistic]) -> str:
+    """The table for a terminal, 100 columns wide; what lies outside is marked with an x."""
+    lines = [f"{'':2}{'statistic':58}{'simulated':>10} {'[5 %, 95 %]':>15} {'published':>12}"]
+    for row in rows:
+        name = f"{row.group}: {row.name}" + (f", {row.unit}" if row.unit else "")
+        published = "-".join(_figure(value) for value in row.published)
+        mark = " " if row.inside else "x"
+        lines.append(
+            f"{mark} {name[:57]:58}{_figure(row.value):>10} {_spread(row):>15} {published:>12}"
+        )
+    outside = [row for row in rows if not row.inside]
+    lines.append(f"{len(rows) - len(outside)} of {len(rows)} statistics lie inside.")
+    lines += [f"x {row.name}: {row.note or 'no reason known'}" for row in outside]
+    return "\n".join(lines)
+
+
+def _html(rows: Sequence[Statistic], nights: Sequence[Measured], example: Physiology) -> str:
+    outside = [row for row in rows if not row.inside]
+    unsourced = sum(row.source.startswith("unsourced") for row in rows)
+    head = (
+        f"<h1>The simulator against the literature</h1><p>Simulator {SIMULATOR_VERSION},"
+        f" {len(nights)} nights of as many people. {len(rows) - len(outside)} of {len(rows)}"
+        f" statistics lie inside their published range; {unsourced} rest on common knowledge that"
+        " nobody was found to say (<em>unsourced</em>). Brackets: 5th and 95th percentile over"
+        " nights. Nothing here was bent to what a model makes of the nights.</p>"
+    )
+    if outside:
+        items = "".join(
+            f"<li>{escape(row.name)}: {escape(row.note or 'no reason known')}</li>"
+            for row in outside
+        )
+        head += f"<p>Outside:</p><ul>{items}</ul>"
+    pictures = section(
+        "Pictures",
+        figure_of(_night(example), "One night: what the body did and a scorer wrote, heart rate,"
+                  " breathing rate, movements.", "wide"),
+        figure_of(_by_hour(nights), "Scored stages by hour from lights off."),
+        figure_of(_wake_bouts(nights), "How long awakenings last, against a power law of exponent"
+                  " 2.2 and an exponential of the same mean."),
+        figure_of(_relative(rows), "Figures by stage, relative to REM: dots simulated, lines what"
+                  " counts as agreeing."),
+    )  # fmt: skip
+    tables = []
+    for group in dict.fromkeys(row.group for row in rows):
+        cells = [
+            [
+                escape(row.name) + (f"<small>{escape(row.note)}</small>" if row.note else ""),
+                f"{_figure(row.value)} {escape(row.unit)}<small>{_spread(row)}</small>",
+                "–".join(_figure(value) for value in row.published),
+                "inside" if row.inside else "<strong>outside</strong>",
+                f"{escape(row.said)}<small>{escape(row.source)}</small>",
+            ]
+            for row in rows
+            if row.group == group
+        ]
+        heads = ["Statistic", "Simulated", "Agrees", "", "Published"]
+        tables.append(section(group.capitalize(), table_of(heads, cells, "scores")))
+    return page("The simulator against the literature", head + pictures + "".join(tables))
+
+
+@drawing
+def _night(night: Physiology) -> tuple[Figure, str]:
+    figure = Figure(figsize=(WIDE, 5.2), layout="constrained")
+    stages, heart, breath, movement = figure.subplots(
+        4, 1, sharex=True, height_ratios=[2, 2, 1.4, 0.8]
+    )
+    hours = np.arange(len(night.latent)) / 120.0
+    level = np.array([_ORDER.index(Stage(k)) for k in range(len(Stage))])
+    stages.step(hours, level[night.latent], where="post", label="latent")
+    stages.step(hours, level[night.scored] - 0.12, where="post", color=MUTED, lw=0.8,
+                label="scored")  # fmt: skip
+    stages.set_yticks(range(4), [STAGE_NAMES[k] for k in _ORDER])
+    stages.legend(ncols=2, loc="upper right")
+    times = night.drive.beat_times_s
+    rr = np.diff(times)
+    good = measures.clean(rr, night.drive.beat_normal[1:] & night.drive.beat_normal[:-1])
+    windows = len(night.latent)
+
+    def per_window(at_s: np.ndarray, values: np.ndarray) -> np.ndarray:
+        index = np.minimum((at_s / 30.0).astype(int), windows - 1)
+        count = np.bincount(index, minlength=windows)
+        with np.errstate(invalid="ignore"):
+            return np.bincount(index, values, windows) / np.where(count, count, np.nan)
+
+    heart.plot(hours, 60.0 / per_window(times[1:][good], rr[good]), lw=1.0)
+    heart.set_ylabel("beats a minute")
+    wave = night.drive.breathing
+    starts = np.flatnonzero((wave[1:] > 0) & (wave[:-1] <= 0)) / DRIVE_HZ
+    breath.plot(hours, 60.0 / per_window(starts[1:], np.diff(starts)), lw=1.0)
+    breath.set_ylabel("breaths a minute")
+    step = 50  # five seconds: finer than the line's width
+    strength = night.drive.movement[: len(wave) // step * step].reshape(-1, step).max(1)
+    movement.plot(np.arange(len(strength)) * step / DRIVE_HZ / 3600.0, strength, lw=0.6)
+    movement.set_ylabel("movement")
+    movement.set_yticks([])
+    movement.set_xlabel("hours from lights off")
+    text = "One simulated night: stages, heart rate, breathing rate and movements by hour."
+    return figure, text
+
+
+@drawing
+def _by_hour(nights: Sequence[Measured]) -> tuple[Figure, str]:
+    figure = Figure(figsize=(NARROW, 3.0), layout="constrained")
+    axes = figure.subplots()
+    bins = np.zeros((48, 4))
+    for night in nights:
+        quarter = np.minimum(np.arange(len(night.scored)) // 30, 47)
+        np.add.at(bins, (quarter, night.scored), 1)
+    bins = bins[bins.sum(1) >= 0.5 * 30 * len(nights)]
+    share = bins / bins.sum(1, keepdims=True)
+    hours = (np.arange(len(share)) + 0.5) / 4.0
+    axes.stackplot(
+        hours,
+        *[share[:, k] for k in _ORDER],
+        colors=[STAGE_COLOURS[STAGE_NAMES[k]] for k in _ORDER],
+        labels=[STAGE_NAMES[k] for k in _ORDER],
+    )
+    axes.set(xlabel="hours from lights off", ylabel="share of windows", ylim=(0, 1))
+    axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    first = ", ".join(f"{STAGE_NAMES[k]} {share[4, k]:.0%}" for k in _ORDER)
+    return figure, f"Shares of stages by hour; in the second hour {first}."
+
+
+@drawing
+def _wake_bouts(nights: Sequence[Measured]) -> tuple[Figure, str]:
+    figure = Figure(figsize=(NARROW, 3.0), layout="constrained")
+    axes = figure.subplots()
+    lengths = np.concatenate([night.numbers["wake_within"] for night in nights])
+    windows = np.arange(1, 121)
+    longer = np.array([(lengths >= n).mean() for n in windows])
+    axes.loglog(windows / 2, np.where(longer > 0, longer, np.nan), "o", ms=3, label="simulated")
+    axes.loglog(windows / 2, windows**-1.2, lw=1, color=MUTED, label="power law, 2.2")
+    axes.loglog(windows / 2, np.exp(-(windows - 1) / lengths.mean()), lw=1, ls="--",
+                label="exponential")  # fmt: skip
+    axes.set(xlabel="minutes", ylabel="share of awakenings as long", ylim=(3e-4, 1.3))
+    axes.legend()
+    share = (lengths >= 20).mean()
+    return figure, f"Survival of awakenings; {share:.1%} last ten minutes or more."
+
+
+@drawing
+def _relative(rows: Sequence[Statistic]) -> tuple[Figure, str]:
+    figure = Figure(figsize=(NARROW, 5.4), layout="constrained")
+    axes = figure.subplots()
+    shown = [row for row in rows if row.name.endswith("against REM")]
+    for y, row in enumerate(reversed(shown)):
+        axes.plot(row.published, [y, y], lw=5, color=MUTED, alpha=0.4, solid_capstyle="butt")
+        axes.plot(row.value, y, "o", ms=4, color=STAGE_COLOURS["Deep"])
+    names = [f"{row.group}: {row.name.removesuffix(' against REM')}" for row in reversed(shown)]
+    axes.set_yticks(range(len(shown)), names)
+    axes.axvline(1.0, lw=0.8, color=MUTED)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
+    axes.set_xlabel("relative to REM")
+    inside = sum(row.inside for row in shown)
+    return figure, f"{inside} of {len(shown)} figures relative to REM lie in their range."
