@@ -23,6 +23,7 @@ STAGE_COLOURS = {"Wake": "#E69F00", "REM": "#CC79A7", "Light": "#56B4E9", "Deep"
 # Stand-ins that Matplotlib can draw with and `_svg` turns into the page's own colours.
 INK, MUTED = "#010203", "#020304"
 _CSS_COLOURS = {INK: "currentColor", MUTED: "var(--muted)"}
+_ON_WHITE = {INK: "#1b2026", MUTED: "#5c6670"}  # the page's own, light
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
@@ -56,27 +57,54 @@ def drawing(draw: Callable[P, tuple[Figure, str]]) -> Callable[P, str]:
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
-        name = draw.__name__
-        with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-            figure, text = draw(*args, **kwargs)
-            return _svg(figure, name, text)
+        return _inline(*_drawn(draw, True, *args, **kwargs))
 
     return drawn
 
 
-def _svg(figure: Figure, name: str, text: str) -> str:
-    """`figure` as an <svg> element; its ids begin with `name`, so no two pictures share one."""
-    buffer = io.StringIO()
-    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+def drawing_file(draw: Callable[P, tuple[Figure, str]]) -> Callable[P, str]:
+    """The same as a file of its own: an <img> sees no page, so it is dark ink on white."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+        svg, text = _drawn(draw, False, *args, **kwargs)
+        for stand_in, colour in _ON_WHITE.items():
+            svg = svg.replace(stand_in, colour)
+        svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+        return _named(svg, text) + "\n"
+
+    return drawn
+
+
+def _drawn(
+    draw: Callable[P, tuple[Figure, str]], transparent: bool, *args: P.args, **kwargs: P.kwargs
+) -> tuple[str, str]:
+    """The drawing as an <svg> element, still in stand-in inks, and its text alternative.
+
+    Its ids begin with the function's name, so no two pictures share one.
+    """
+    name = draw.__name__
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure, text = draw(*args, **kwargs)
+        buffer = io.StringIO()
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=transparent, metadata=no_metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'((?:\bid|href)="#?|url\(#)', rf"\g<1>{name}-", svg)
     # In attributes, not in text: a hundredth of a point is finer than any screen.
-    svg = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg)
+    return re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg), text
+
+
+def _inline(svg: str, text: str) -> str:
+    """In the page's own colours."""
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)  # HTML knows them
     for stand_in, css in _CSS_COLOURS.items():
         svg = svg.replace(stand_in, css)
+    return _named(svg, text)
+
+
+def _named(svg: str, text: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(text)}"', 1)
 
 
@@ -160,6 +188,11 @@ tbody th { font-weight: 600; }
 .scores { width: 100%; background: var(--card); }
 .scores th:first-child { position: sticky; left: 0; background: var(--card); }
 .published :nth-child(-n+3) { text-align: left; }
+.statistics th:first-child { white-space: normal; min-width: 9rem; }
+.statistics td:nth-child(-n+4) { width: 1%; }
+.statistics :is(th, td):nth-child(n+3) { text-align: left; }
+.statistics td:nth-child(n+5) { white-space: normal; width: 28%; min-width: 11rem; }
+.statistics tr:has(strong) td { background: rgb(213 94 0 / .14); }
 aside { margin-top: 2.5rem; padding: 1rem; border: 1px dashed var(--muted); border-radius: .4rem; }
 .side { display: grid; grid-template-columns: repeat(auto-fill, minmax(18.5rem, 1fr)); gap: 1rem; }
 .confusion { width: 100%; table-layout: fixed; }

@@ -4,7 +4,7 @@
     python -m launch.simulate_cohort --validate --out=DIR
 
 With --validate no cohort is written: nights are simulated, measured, and held against published
-figures, in DIR/validation.html, .csv and .json.
+figures, in DIR/validation.html, .csv and .json; two pictures lie beside them.
 """
 
 from absl import flags as absl_flags

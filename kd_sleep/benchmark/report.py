@@ -10,7 +10,17 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from kd_sleep.benchmark import input, loss, memory, recordings, scale, step, sweep
+from kd_sleep.benchmark import (
+    input,
+    loss,
+    memory,
+    recordings,
+    scale,
+    scoring,
+    simulation,
+    step,
+    sweep,
+)
 from kd_sleep.benchmark.machine import machine
 from kd_sleep.benchmark.subject import SHHS_NIGHTS
 from kd_sleep.benchmark.timing import Row
@@ -18,7 +28,9 @@ from kd_sleep.config import Preset, to_dict
 from kd_sleep.errors import ConfigError
 from kd_sleep.provenance import write_json
 
-PARTS = ("step", "loss", "sweep", "input", "memory", "scale", "recordings")
+PARTS = (
+    "step", "loss", "sweep", "input", "memory", "scale", "recordings", "simulation", "scoring",
+)  # fmt: skip
 
 
 def benchmark(
@@ -53,6 +65,8 @@ def benchmark(
         "memory": lambda: memory.measure(preset, repeats),
         "scale": lambda: _scale(preset, repeats, nights),
         "recordings": lambda: recordings.measure(repeats),
+        "simulation": lambda: simulation.measure(repeats),
+        "scoring": lambda: scoring.measure(repeats),
     }
     before = machine()
     rows = _warning(before["load_average"], before["cores"])

@@ -11,11 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from kd_sleep import metrics
 from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS, MAJORITY, TEACHER, TIME_OF_NIGHT
+from kd_sleep.evaluation.sleep_measures import MEASURES
 from kd_sleep.pages import INK, MUTED, NARROW, STAGE_COLOURS, WIDE, drawing
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.stages import STAGE_NAMES
@@ -33,6 +35,8 @@ CURVE_LABELS = {
     "validation_kappa": "Kappa on validation",
     "validation_accuracy": "Accuracy on validation",
 }
+DRAWN_MEASURES = ("tst_min", "waso_min", "rem_min")
+FEWEST_WINDOWS = 10  # of a reliability diagram's bin: fewer say nothing about a share
 RELIABLE_SNR_DB = 6.0  # above it, J peaks are found reliably; below 0 dB, most of them are not
 
 _SYSTEM_COLOURS = {TEACHER: INK, DISTILLED: "#009E73", HARD_LABELS: "#D55E00"}
@@ -221,6 +225,105 @@ def _draw_density(axes: Axes, hours: NDArray, probs_NK: NDArray) -> None:
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 50, 100])
     axes.set_ylabel("%")
+
+
+@drawing
+def bland_altman(sleep: Mapping[str, Any], names: Sequence[str]) -> tuple[Figure, str]:
+    """Difference against mean of system and scorer, a row for a measure, a column for a system.
+
+    Args:
+      sleep: what `sleep_measures.agreement` returns.
+      names: of the systems to draw.
+    """
+    figure = Figure((NARROW, 0.5 + 1.75 * len(DRAWN_MEASURES)), layout="constrained")
+    panels = figure.subplots(
+        len(DRAWN_MEASURES), len(names), squeeze=False, sharex="row", sharey="row"
+    )
+    spoken = []
+    for row, key in zip(panels, DRAWN_MEASURES, strict=True):
+        title = f"{MEASURES[key].label}, {MEASURES[key].unit}"
+        for axes, name in zip(row, names, strict=True):
+            nights = [(r["scorer"][key], r["systems"][name][key]) for r in sleep["per_recording"]]
+            found = sleep["systems"][name][key]
+            _draw_agreement(axes, [n for n in nights if None not in n], found, name)
+            spoken.append(f"{title}, {label(name)}: {_agreement_spoken(found)}")
+        row[0].set_title(title)
+        row[0].set_ylabel("System − scorer")
+    for axes, name in zip(panels[-1], names, strict=True):
+        axes.set_xlabel(f"Mean with scorer\n{label(name)}")
+    return figure, f"Agreement of each night's sleep measures with the scorer. {'; '.join(spoken)}."
+
+
+def _draw_agreement(
+    axes: Axes, nights: Sequence[tuple[float, float]], found: Mapping[str, Any], name: str
+) -> None:
+    axes.axhline(0, color=MUTED, linewidth=0.6)
+    if not nights:
+        text = "no night has it\nin both hypnograms"
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=MUTED)
+        axes.set_xticks([])
+        return
+    colour = _SYSTEM_COLOURS.get(name, MUTED)
+    scorer, system = np.array(nights).T
+    axes.plot((scorer + system) / 2, system - scorer, "o", color=colour, ms=4, alpha=0.6)
+    for key, style in (("bias", "-"), ("lower", "--"), ("upper", "--")):
+        if (value := found[key]["value"]) is not None:
+            axes.axhline(value, color=colour, linestyle=style, linewidth=1.2)
+
+
+def _agreement_spoken(found: Mapping[str, Any]) -> str:
+    bias, lower, upper = (found[key]["value"] for key in ("bias", "lower", "upper"))
+    if bias is None:
+        return "not defined"
+    limits = "" if lower is None else f", limits of agreement {lower:.1f} to {upper:.1f}"
+    return f"mean difference {bias:.1f}{limits}"
+
+
+@drawing
+def reliability(calibration: Mapping[str, Any], names: Sequence[str]) -> tuple[Figure, str]:
+    """Accuracy against confidence, a panel for a system, before and after its temperature.
+
+    Args:
+      calibration: what `calibration.calibration` returns.
+      names: of the systems to draw.
+    """
+    figure = Figure((NARROW, 3.2), layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+    lines: dict[str, Line2D] = {}
+    spoken = []
+    for axes, name in zip(panels, names, strict=True):
+        axes.plot([0, 100], [0, 100], ":", color=MUTED, linewidth=1)
+        eces = []
+        for when, colour, marker in (
+            ("before", MUTED, "s"),
+            ("after", _SYSTEM_COLOURS.get(name, INK), "o"),
+        ):
+            found = calibration["systems"][name][when]
+            if found is None:
+                continue
+            lines.setdefault(when, _draw_bins(axes, found["reliability"], colour, marker))
+            if (ece := found["ece"]["value"]) is not None:
+                eces.append(f"{100 * ece:.1f} {when}")
+        axes.set(xlim=(20, 101), ylim=(0, 101), xticks=range(25, 101, 25), yticks=range(0, 101, 25))
+        axes.set_title(label(name).replace(" (", "\n("))
+        axes.set_xlabel("Confidence, %")
+        spoken.append(f"{label(name)}: {' and '.join(eces) or 'not defined'}")
+    panels[0].set_ylabel("Accuracy, %")
+    texts = [f"{when} the temperature" for when in lines]
+    figure.legend(list(lines.values()), texts, loc="outside lower left", ncols=2)
+    errors = "; ".join(spoken)
+    return figure, f"Accuracy against confidence. Expected calibration error, %: {errors}."
+
+
+def _draw_bins(axes: Axes, bins: Sequence[Mapping[str, Any]], colour: str, marker: str) -> Line2D:
+    """Bins with enough windows, the line through them, and their intervals."""
+    filled = [row for row in bins if row["windows"] >= FEWEST_WINDOWS]
+    for row in filled:
+        if row["accuracy"]["low"] is not None:
+            ends = [100 * row["accuracy"]["low"], 100 * row["accuracy"]["high"]]
+            axes.plot([100 * row["confidence"]] * 2, ends, color=colour, linewidth=0.8)
+    points = [(100 * row["confidence"], 100 * row["accuracy"]["value"]) for row in filled]
+    return axes.plot(*np.reshape(points, (-1, 2)).T, marker + "-", color=colour, ms=4)[0]
 
 
 @drawing

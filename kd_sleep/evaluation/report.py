@@ -17,7 +17,15 @@ import numpy as np
 
 from kd_sleep.evaluation import plots
 from kd_sleep.evaluation.plots import SYSTEM_LABELS, ReportNight, label
-from kd_sleep.evaluation.scores import DISTILLED, TEACHER, TIME_OF_NIGHT, median_recording, verdict
+from kd_sleep.evaluation.scores import (
+    DISTILLED,
+    HARD_LABELS,
+    TEACHER,
+    TIME_OF_NIGHT,
+    median_recording,
+    verdict,
+)
+from kd_sleep.evaluation.sleep_measures import MEASURES
 from kd_sleep.pages import figure_of, page, section, stage_chip, table_of
 from kd_sleep.stages import STAGE_NAMES
 
@@ -46,7 +54,8 @@ def write_report(
 
     Args:
       path: where to write it.
-      results: what `scores.score` returned, with "data" and "provenance" added.
+      results: what `scores.score` returned, with "data" and "provenance" added, and
+        "sleep_measures" and "calibration" where there are any.
       night: the night to draw; `scores.median_recording` names a fair one.
       curves: system -> rows with "step" and any of "loss", "validation_kappa" and
         "validation_accuracy".
@@ -58,13 +67,10 @@ def write_report(
         _published(),
         _distillation(results["distillation"]),
         _confusions(systems),
-        section(
-            "Recall of each stage",
-            figure_of(
-                plots.recall_bars(systems), f"Bars: pooled windows. Lines: {_coverage(results)}."
-            ),
-        ),
+        _stages(systems, results),
         _night(night, results),
+        _sleep(results.get("sleep_measures"), results),
+        _calibration(results.get("calibration"), results),
         section(
             "From subject to subject",
             figure_of(
@@ -287,6 +293,35 @@ def _confusions(systems: Mapping[str, Any]) -> str:
     )
 
 
+def _stages(systems: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    heads = ["System", *map(stage_chip, STAGE_NAMES)]
+    tables = [
+        table_of(
+            heads,
+            [
+                [
+                    escape(label(name)),
+                    *(
+                        _two_lines(_show(system["pooled"][key][stage], percent=key != "f1"))
+                        for stage in STAGE_NAMES
+                    ),
+                ]
+                for name, system in systems.items()
+            ],
+            "scores",
+            caption,
+        )
+        for key, caption in (("precision", "Precision, %"), ("f1", "F1"))
+    ]
+    note = (
+        '<p class="note">Recall: the share of a stage\'s windows that were found. Precision: the'
+        " share of the windows given a stage that are of it; – for a stage that was never given."
+        " F1: their harmonic mean.</p>"
+    )
+    caption = f"Bars: pooled windows. Lines: {_coverage(results)}."
+    return section("Each stage", figure_of(plots.recall_bars(systems), caption), *tables, note)
+
+
 def _heat(count: int, total: int) -> str:
     share = count / total if total else 0.0
     text = f"{100 * share:.0f} %" if total else "–"
@@ -306,6 +341,186 @@ def _night(night: ReportNight, results: Mapping[str, Any]) -> str:
         " at least half of the window is missing. Below a hypnogram: the probabilities behind it."
     )
     return section("One night", figure_of(plots.night(night, names), caption, "wide"))
+
+
+def _sleep(sleep: Mapping[str, Any] | None, results: Mapping[str, Any]) -> str:
+    """Sleep measures: how far each system's nights are from the scorer's."""
+    if sleep is None:
+        return ""
+    systems = _ordered(sleep["systems"])
+    names = [name for name in (TEACHER, DISTILLED) if name in systems] or list(systems)[:2]
+    heads = ["Measure", "Scorer<small>mean</small>", *(escape(label(name)) for name in systems)]
+    rows = []
+    for key, measure in MEASURES.items():
+        scorer = sleep["scorer"][key]
+        row = [
+            f"{measure.label}<small>{measure.unit}</small>",
+            f"{_real(scorer['mean']['value'], 1)}{_of_nights(scorer['nights'], results)}",
+        ]
+        for system in systems.values():
+            found = system[key]
+            limits = f"[{_real(found['lower']['value'], 1)}, {_real(found['upper']['value'], 1)}]"
+            limits = "–" if found["lower"]["value"] is None else limits
+            row.append(
+                f"{_real(found['bias']['value'], 1)}<small>{limits}</small>"
+                f"{_of_nights(found['nights'], results)}"
+            )
+        rows.append(row)
+    listing = table_of(heads, rows, "scores", "System − scorer: mean [95 % limits of agreement]")
+    words = "".join(f"<li>{m.label}: {m.definition}</li>" for m in MEASURES.values())
+    note = (
+        "Read off the windows that the scorer scored, after the manual of the American Academy of"
+        " Sleep Medicine; lights off and on are not known, so a night runs from its first scored"
+        " window to its last. The limits hold 95 % of nights if differences are normal; where"
+        " subjects have two nights, they count the variance within and between subjects. Where not"
+        " every night has a measure in both hypnograms, the number that has is given."
+    )
+    caption = (
+        "Each dot is a night: the mean of system and scorer against their difference. Solid, the"
+        " mean difference; dashed, the 95 % limits of agreement."
+    )
+    return section(
+        "Sleep measures",
+        listing,
+        f'<p class="note">{escape(note)}</p>',
+        _sleep_errors(sleep["distillation"]),
+        figure_of(plots.bland_altman(sleep, names), caption),
+        f"<details><summary>What each measure is</summary><ul>{words}</ul></details>",
+        _sleep_intervals(systems, results),
+    )
+
+
+def _of_nights(nights: int, results: Mapping[str, Any]) -> str:
+    """How many nights a number stands for, where they are not all that are scored."""
+    scored = results["data"]["recordings"] - len(results["unscored_recordings"])
+    return "" if nights == scored else f"<small>{nights} of {scored} nights</small>"
+
+
+def _sleep_errors(differences: Mapping[str, Any] | None) -> str:
+    """Where distillation clearly changed how far a night's measures are off."""
+    if differences is None:
+        return ""
+    clear = [
+        f"{measure.label} {_with_interval(differences[key], 1)} {measure.unit}"
+        for key, measure in MEASURES.items()
+        if (low := differences[key]["low"]) is not None
+        and (low > 0 or differences[key]["high"] < 0)
+    ]
+    return (
+        f"<p>Mean absolute error of <b>{escape(label(DISTILLED))}</b> minus that of"
+        f" <b>{escape(label(HARD_LABELS))}</b> on the same nights, below 0 where the distilled"
+        f" student is nearer to the scorer; clear changes: {'; '.join(clear) or 'none'}.</p>"
+    )
+
+
+def _sleep_intervals(systems: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    parts = {
+        "Mean difference": "bias",
+        "Lower limit": "lower",
+        "Upper limit": "upper",
+        "Mean absolute error": "mean_absolute_error",
+    }
+    tables = [
+        table_of(
+            ["Measure", *parts],
+            [
+                [
+                    f"{measure.label}<small>{measure.unit}</small>",
+                    *(_two_lines(_real_interval(system[key][part], 1)) for part in parts.values()),
+                ]
+                for key, measure in MEASURES.items()
+            ],
+            "scores",
+            escape(label(name)),
+        )
+        for name, system in systems.items()
+    ]
+    note = f'<p class="note">{escape(_coverage(results))}.</p>'
+    return (
+        "<details><summary>Intervals of every limit, and errors</summary>"
+        f"{''.join(tables)}{note}</details>"
+    )
+
+
+def _calibration(calibration: Mapping[str, Any] | None, results: Mapping[str, Any]) -> str:
+    """Whether probabilities mean what they say."""
+    if calibration is None:
+        return ""
+    systems, fitted = _ordered(calibration["systems"]), calibration["validation"]
+    names = [name for name in (TEACHER, DISTILLED) if name in systems] or list(systems)[:2]
+    heads = ["System", "T"]
+    for score in ("NLL", "Brier", "ECE, %"):
+        heads += [f"{score}<small>before</small>", f"{score}<small>after</small>"]
+    rows, notes = [], []
+    for name, system in systems.items():
+        row = [escape(label(name)), _real(system["temperature"], 2)]
+        for key in ("nll", "brier", "ece"):
+            for when in ("before", "after"):
+                found = system[when] and system[when][key]
+                shown = _show(found) if found and key == "ece" else _real_interval(found, 3)
+                row.append(_two_lines(shown))
+        rows.append(row)
+        if system["note"]:
+            notes.append(f"{label(name)}: {system['note']}")
+    validation = (
+        "No temperature was fitted."
+        if fitted is None
+        else f"One temperature T for each system divides its logits, fitted on"
+        f" {fitted['windows']:,} windows of {fitted['recordings']:,} validation nights by NLL; it"
+        " changes no prediction."
+    )
+    bins = calibration["bins"]["number"]
+    note = (
+        f"{validation} Lower is better. NLL: mean of −log p of the scored stage, in nats. Brier:"
+        " squared distance between probabilities and truth, summed over stages, 0 to 2. ECE: mean"
+        f" distance between confidence and accuracy over {bins} bins of equal width of the highest"
+        f" probability; with few windows it is too high. {' '.join(notes)}"
+    )
+    caption = (
+        "How often the most probable stage is right, against the probability it was given."
+        " On the dotted diagonal they agree; below it a system is too sure of itself. Bins of fewer"
+        f" than {plots.FEWEST_WINDOWS} windows are left out. Lines: {_coverage(results)}."
+    )
+    return section(
+        "Calibration",
+        table_of(heads, rows, "scores"),
+        f'<p class="note">{escape(note)}</p>',
+        _calibration_change(calibration["distillation"]),
+        figure_of(plots.reliability(calibration, names), caption),
+    )
+
+
+def _calibration_change(differences: Mapping[str, Any] | None) -> str:
+    """The two students' difference, after the temperature where there is one."""
+    if differences is None:
+        return ""
+    when = "after" if differences["after"] else "before"
+    found = differences[when]
+    texts = [f"NLL {_with_interval(found['nll'], 3)}", f"Brier {_with_interval(found['brier'], 3)}"]
+    ece = " ".join(_show(found["ece"]))
+    return (
+        f"<p><b>{escape(label(DISTILLED))}</b> minus <b>{escape(label(HARD_LABELS))}</b>, {when}"
+        f" the temperature: {escape(', '.join(texts))}, ECE {ece} points; below 0 is better.</p>"
+    )
+
+
+def _real(value: float | None, digits: int) -> str:
+    if value is None:
+        return "–"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def _real_interval(interval: Mapping[str, Any] | None, digits: int) -> tuple[str, str]:
+    """Value and interval as text; – for what is not defined."""
+    if interval is None:
+        return "–", "–"
+    value, low, high = (interval[key] for key in ("value", "low", "high"))
+    between = "–" if low is None else f"[{_real(low, digits)}, {_real(high, digits)}]"
+    return _real(value, digits), between
+
+
+def _with_interval(interval: Mapping[str, Any], digits: int) -> str:
+    return " ".join(_real_interval(interval, digits))
 
 
 def _recordings(systems: Mapping[str, Any]) -> str:

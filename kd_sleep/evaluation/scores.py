@@ -4,7 +4,8 @@ Windows of one person resemble each other, so what is resampled is the subject, 
 recordings (the cluster bootstrap of Field & Welsh 2007,
 https://doi.org/10.1111/j.1467-9868.2007.00593.x). Confusion counts add up, so a draw is a weighted
 sum of the subjects' counts, and all draws are one matrix product. Every system meets the same
-draws: differences between systems are paired.
+draws: differences between systems are paired. Other sums add up as counts do, so sleep measures and
+calibration draw with the same `Bootstrap`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,68 @@ class ScoredNights:
                 )
             if labels.min() < UNSCORED or labels.max() >= NUM_STAGES:
                 raise ValueError(f"{recording}: labels outside {UNSCORED}..{NUM_STAGES - 1}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bootstrap:
+    """The draws of subjects that every score, system and difference shares.
+
+    Attributes:
+      scored: [R] whether a night has any label. The other nights, and subjects who have no scored
+        night, would add nothing but noise to the draws and are in none.
+      subject: [number of scored nights] which of the U subjects each belongs to.
+      weights_DU: how often each draw takes each subject; no draws (D = 0) from one subject.
+      confidence: coverage of the intervals.
+    """
+
+    scored: NDArray[np.bool_]
+    subject: NDArray[np.intp]
+    weights_DU: NDArray[np.float64]
+    confidence: float
+
+    @classmethod
+    def of(cls, nights: ScoredNights, config: EvaluationConfig) -> Bootstrap:
+        """The draws for these nights: the same nights and seed give the same draws.
+
+        Raises:
+          DatasetError: if no window of any night is scored.
+        """
+        scored = np.array([bool((labels >= 0).any()) for labels in nights.labels])
+        if not scored.any():
+            raise DatasetError("These nights have no scored window, so there is nothing to score.")
+        names, subject = np.unique(np.asarray(nights.subject_ids)[scored], return_inverse=True)
+        subjects = len(names)
+        draws = config.bootstrap_draws if subjects > 1 else 0
+        rng = np.random.default_rng(config.bootstrap_seed)
+        weights = rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=draws)
+        return cls(scored, subject, weights.astype(np.float64), config.confidence)
+
+    @property
+    def subjects(self) -> int:
+        """How many there are to draw from."""
+        return self.weights_DU.shape[1]
+
+    def by_subject(self, sums_R: NDArray) -> NDArray[np.float64]:
+        """Sums over each subject's scored nights, [R, ...] -> [U, ...]."""
+        sums_U = np.zeros((self.subjects, *sums_R.shape[1:]))
+        np.add.at(sums_U, self.subject, sums_R[self.scored])
+        return sums_U
+
+    def draw(self, sums_U: NDArray) -> NDArray[np.float64]:
+        """Sums over the subjects of each draw, [U, ...] -> [D, ...]."""
+        return np.tensordot(self.weights_DU, sums_U, axes=1)
+
+    def interval(self, value: SupportsFloat, draws_D: NDArray[np.float64]) -> Interval:
+        """Percentile interval; low and high are None where the percentiles are not known.
+
+        That is so with one subject, and where too many draws lack what the value is made of.
+        """
+        defined = draws_D[np.isfinite(draws_D)]
+        if not math.isfinite(value) or defined.size < max(1, self.confidence * draws_D.size):
+            return {"value": number(value), "low": None, "high": None}
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(defined, [tail, 1 - tail])
+        return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 def majority_probs(
@@ -124,8 +187,9 @@ def score(
       Plain JSON, None where a number is not defined; an interval is {"value", "low", "high"}:
         "bootstrap": {"subjects", "draws", "confidence", "seed", "note"}
         "unscored_recordings": ids of nights without any label; they enter no score
-        "systems": name -> {"pooled": {"accuracy", "kappa", "macro_f1", "recall": {stage: ...}},
-          "confusion" [K, K] (rows: truth), "per_recording": one row of counts and values each}
+        "systems": name -> {"pooled": {"accuracy", "kappa", "macro_f1", and by stage "recall",
+          "precision" and "f1"}, "confusion" [K, K] (rows: truth), "per_recording": one row of
+          counts and values each}
         "distillation": None without both students, else {"teacher", "distilled", "baseline",
           "differences" (as "pooled"; distilled - baseline), "conclusion",
           "teacher_lead_recovered": interval and "reason" where it is None}
@@ -136,42 +200,36 @@ def score(
       DatasetError: if no window of any night is scored.
     """
     confusions = {name: _confusions(name, probs, nights) for name, probs in systems.items()}
-    windows = np.array([int((labels >= 0).sum()) for labels in nights.labels])
-    scored = windows > 0
-    if not scored.any():
-        raise DatasetError("These nights have no scored window, so there is nothing to score.")
-    # Only subjects with labels can be drawn: the others would add nothing but noise to the draws.
-    names, subject = np.unique(np.asarray(nights.subject_ids)[scored], return_inverse=True)
-    subjects = len(names)
-    weights_DU = _draw_weights(subjects, config)
+    bootstrap = Bootstrap.of(nights, config)
 
     values, draws = {}, {}
     for name, counts_RKK in confusions.items():
-        counts_UKK = np.zeros((subjects, NUM_STAGES, NUM_STAGES))
-        np.add.at(counts_UKK, subject, counts_RKK[scored])
-        values[name] = _metrics(counts_UKK.sum(0))
-        draws[name] = _metrics(np.tensordot(weights_DU, counts_UKK, axes=1))
+        counts_UKK = bootstrap.by_subject(counts_RKK)
+        values[name] = all_metrics(counts_UKK.sum(0))
+        draws[name] = all_metrics(bootstrap.draw(counts_UKK))
 
     return {
         "bootstrap": {
-            "subjects": subjects,
+            "subjects": bootstrap.subjects,
             "draws": config.bootstrap_draws,
             "confidence": config.confidence,
             "seed": config.bootstrap_seed,
-            "note": _note(subjects),
+            "note": _note(bootstrap.subjects),
         },
         "unscored_recordings": [
-            recording for recording, n in zip(nights.recording_ids, windows, strict=True) if n == 0
+            recording
+            for recording, scored in zip(nights.recording_ids, bootstrap.scored, strict=True)
+            if not scored
         ],
         "systems": {
             name: {
-                "pooled": _intervals(values[name], draws[name], config.confidence),
+                "pooled": _intervals(bootstrap, values[name], draws[name]),
                 "confusion": counts_RKK.sum(0).tolist(),
                 "per_recording": _per_recording(nights, counts_RKK),
             }
             for name, counts_RKK in confusions.items()
         },
-        "distillation": _distillation(values, draws, config, teacher, distilled, baseline),
+        "distillation": _distillation(bootstrap, values, draws, teacher, distilled, baseline),
     }
 
 
@@ -204,13 +262,18 @@ def median_recording(results: Mapping[str, Any], system: str = DISTILLED) -> str
     return ranked[(len(ranked) - 1) // 2][1]
 
 
-def _confusions(
+def predicted_stages(
     system: str, probs: Sequence[NDArray[np.floating]], nights: ScoredNights
-) -> NDArray[np.int64]:
-    """Confusion counts of every night, [R, K, K]."""
+) -> list[NDArray[np.intp]]:
+    """The most probable stage of every window, scored or not, [N_r] for each night.
+
+    Raises:
+      ValueError: where probabilities do not fit the nights or are not finite; it names the system
+        and the recording.
+    """
     if len(probs) != len(nights.labels):
         raise ValueError(f"{system}: {len(probs)} nights, expected {len(nights.labels)}")
-    counts = []
+    stages = []
     for recording, labels, probs_NK in zip(nights.recording_ids, nights.labels, probs, strict=True):
         where, shape = f"{system}, {recording}:", (len(labels), NUM_STAGES)
         if probs_NK.shape != shape:
@@ -220,15 +283,16 @@ def _confusions(
         # Wide enough for bfloat16, narrow enough to notice logits.
         if probs_NK.min() < 0 or np.abs(probs_NK.sum(-1, dtype=np.float64) - 1).max() > 0.02:
             raise ValueError(f"{where} a window's probabilities are negative or do not sum to 1")
-        counts.append(metrics.confusion_counts(labels, probs_NK.argmax(-1), NUM_STAGES))
-    return np.stack(counts)
+        stages.append(probs_NK.argmax(-1))
+    return stages
 
 
-def _draw_weights(subjects: int, config: EvaluationConfig) -> NDArray[np.int64]:
-    """How often each draw takes each subject, [D, U]; no draws from one subject."""
-    draws = config.bootstrap_draws if subjects > 1 else 0
-    rng = np.random.default_rng(config.bootstrap_seed)
-    return rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=draws)
+def _confusions(
+    system: str, probs: Sequence[NDArray[np.floating]], nights: ScoredNights
+) -> NDArray[np.int64]:
+    """Confusion counts of every night, [R, K, K]."""
+    pairs = zip(nights.labels, predicted_stages(system, probs, nights), strict=True)
+    return np.stack([metrics.confusion_counts(*pair, NUM_STAGES) for pair in pairs])
 
 
 def _note(subjects: int) -> str | None:
@@ -242,59 +306,51 @@ def _note(subjects: int) -> str | None:
     return None
 
 
-def _metrics(counts: NDArray) -> NDArray[np.float64]:
-    """Accuracy, kappa, macro F1, then K recalls of counts [..., K, K], on one axis [..., 3 + K]."""
+def all_metrics(counts: NDArray) -> NDArray[np.float64]:
+    """Scores of counts [..., K, K] on one axis [..., 3 + 3 K], in the order of `_by_name`."""
     overall = [metrics.accuracy(counts), metrics.kappa(counts), metrics.macro_f1(counts)]
-    return np.concatenate([np.stack(overall, -1), metrics.recall(counts)], -1)
+    by_stage = [metrics.recall(counts), metrics.precision(counts), metrics.f1(counts)]
+    return np.concatenate([np.stack(overall, -1), *by_stage], -1)
 
 
 def _by_name(items: Sequence[Any]) -> dict[str, Any]:
-    """Names for the last axis of `_metrics`."""
-    accuracy, kappa, macro_f1, *recall = items
-    return {
-        "accuracy": accuracy,
-        "kappa": kappa,
-        "macro_f1": macro_f1,
-        "recall": dict(zip(STAGE_NAMES, recall, strict=True)),
-    }
+    """Names for the last axis of `all_metrics`."""
+    named: dict[str, Any] = dict(zip(("accuracy", "kappa", "macro_f1"), items[:3], strict=True))
+    for place, name in enumerate(("recall", "precision", "f1")):
+        first = 3 + place * NUM_STAGES
+        named[name] = dict(zip(STAGE_NAMES, items[first : first + NUM_STAGES], strict=True))
+    return named
 
 
-def _number(value: float) -> float | None:
+def number(value: SupportsFloat) -> float | None:
+    """A number for JSON, None where it is not defined."""
     return float(value) if math.isfinite(value) else None
 
 
-def _interval(value: float, draws_D: NDArray[np.float64], confidence: float) -> Interval:
-    """Percentile interval. None where draws without the stage leave the percentiles unknown."""
-    defined = draws_D[np.isfinite(draws_D)]
-    if not math.isfinite(value) or not defined.size or defined.size < confidence * draws_D.size:
-        return {"value": _number(value), "low": None, "high": None}
-    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return {"value": float(value), "low": float(low), "high": float(high)}
-
-
-def _intervals(values_M: NDArray, draws_DM: NDArray, confidence: float) -> dict[str, Any]:
+def _intervals(bootstrap: Bootstrap, values_M: NDArray, draws_DM: NDArray) -> dict[str, Any]:
     pairs = zip(values_M, draws_DM.T, strict=True)
-    return _by_name([_interval(value, draws_D, confidence) for value, draws_D in pairs])
+    return _by_name([bootstrap.interval(value, draws_D) for value, draws_D in pairs])
 
 
 def _per_recording(nights: ScoredNights, counts_RKK: NDArray[np.int64]) -> list[dict[str, Any]]:
-    ids = zip(nights.recording_ids, nights.subject_ids, counts_RKK, strict=True)
+    values_RM = all_metrics(counts_RKK)
+    rows = zip(nights.recording_ids, nights.subject_ids, counts_RKK, values_RM, strict=True)
     return [
         {
             "recording_id": recording,
             "subject_id": subject,
             "windows": int(counts.sum()),
-            **_by_name([_number(value) for value in _metrics(counts)]),
+            **_by_name([number(value) for value in values_M]),
             "confusion": counts.tolist(),
         }
-        for recording, subject, counts in ids
+        for recording, subject, counts, values_M in rows
     ]
 
 
 def _distillation(
+    bootstrap: Bootstrap,
     values: Mapping[str, NDArray],
     draws: Mapping[str, NDArray],
-    config: EvaluationConfig,
     teacher: str,
     distilled: str,
     baseline: str,
@@ -303,14 +359,14 @@ def _distillation(
     if distilled not in values or baseline not in values:
         return None
     gain_M, gains_DM = values[distilled] - values[baseline], draws[distilled] - draws[baseline]
-    differences = _intervals(gain_M, gains_DM, config.confidence)
+    differences = _intervals(bootstrap, gain_M, gains_DM)
 
     recovered: dict[str, Any] = {"value": None, "low": None, "high": None, "reason": None}
     if teacher not in values:
         recovered["reason"] = "The teacher was not scored."
     else:
         lead, leads_D = (x[teacher][..., 0] - x[baseline][..., 0] for x in (values, draws))
-        interval = _interval(lead, leads_D, config.confidence)
+        interval = bootstrap.interval(lead, leads_D)
         if interval["low"] is None or interval["low"] <= 0:  # a share of nothing has no meaning
             recovered["reason"] = (
                 f"The teacher's own lead over the baseline is not clear: {verdict(interval)}."
@@ -319,7 +375,7 @@ def _distillation(
             shares_D = np.divide(
                 gains_DM[:, 0], leads_D, out=np.full_like(leads_D, np.nan), where=leads_D != 0
             )
-            recovered |= _interval(gain_M[0] / lead, shares_D, config.confidence)
+            recovered |= bootstrap.interval(gain_M[0] / lead, shares_D)
     return {
         "teacher": teacher if teacher in values else None,
         "distilled": distilled,

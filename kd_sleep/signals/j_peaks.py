@@ -4,7 +4,8 @@ How `j_peaks` goes about it, on the night in blocks of `BLOCK_S`, all at once:
 
 1. Band-pass, divide by the level around, leave out movements, dropouts and gaps.
 2. The beats' envelope repeats itself: its short-time autocorrelation gives the local interval.
-   Bumps of the envelope in a row that keeps to it are the beats, roughly.
+   Complexes are slow on some sensors, quick on others: of two bands, the one whose envelope repeats
+   itself more is taken. Bumps of it in a row that keeps to the interval are the beats, roughly.
 3. Their mean is the block's template: aligned anew on itself, and joined with those neighbours that
    look alike. Posture changes a beat's shape and sign, and a template does not outlive it.
 4. The template is a matched filter. Of its peaks, the row is taken that fits best: likelihood of
@@ -27,6 +28,7 @@ from scipy import fft, ndimage
 from kd_sleep.signals.filters import bandpass, bridged, moving_sd, resample
 
 RATE_HZ = 50.0  # inside j_peaks; the heartbeat band ends at 10 Hz
+QUICK_HZ, SLOW_HZ = (2.0, 10.0), (1.5, 5.0)  # bands of complexes above some 4 Hz, and below
 BLOCK_S = 60.0  # one template each: some 60 beats, where 40 make a dependable one
 MARGIN_S = 4.0  # a block sees this much of its neighbours
 BEFORE, AFTER = 15, 25  # samples of a template before and behind its middle: 0.3 and 0.5 s
@@ -35,13 +37,17 @@ FRAME_HZ = 12.5  # of the envelope's autocorrelation
 FRAME_S, HOP_S = 10.0, 2.5
 SHORTEST_S, LONGEST_S = 0.4, 1.68  # heart rates from 36 to 150 bpm
 MIN_SIMILAR = 0.1  # the night's mean autocorrelation there: 0.06 in noise, 0.13 and more at -2 dB
+SIMILAR_ENOUGH = 0.3  # with this much in the quick band, the slow one is not tried
 MOVING, DEAD = 2.5, 0.15  # of the level around; beyond these there is no beat to be seen
 ROUGH_LOG_SD, LOG_SD = 0.3, 0.12  # of an interval about the local one: of bumps, and of beats
 TAIL = 4.0  # degrees of freedom of its Student distribution: breathing moves some beats far
 GAP_COST = 3.0  # in log-likelihood: what leaving a gap costs
 PREDECESSORS = 8  # candidates before one that may be the beat before it
 ALIKE = 0.7  # a healthy beat correlates above this with its template
-SOFTEN = 0.15  # of a log-likelihood: noise is not white, and beats differ in size
+SOFTEN = 0.1  # of a log-likelihood: noise is not white, and beats differ in size
+# A ring between two beats matches by half: without a limit, nothing would outweigh it in a clean
+# signal. A lower one would take the heart's freedom in atrial fibrillation.
+MOST_WEIGHT = 12.0
 # By the mean correlation of a block's beats: the share that lay at a true beat, on simulated nights
 # at 6, 0 and -2 dB. Chance alone gives a third.
 CONFIDENCE_AT = (0.475, 0.525, 0.575, 0.625, 0.675, 0.725, 0.8)
@@ -116,17 +122,16 @@ def j_peaks(bcg: NDArray, rate_hz: float) -> Beats:
         raise ValueError(f"{rate_hz:g} Hz leave no heartbeat band; at least 25 Hz are needed")
     if len(bcg) < FRAME_S * rate_hz:
         return _NO_BEATS
-    heart, blind = _heartbeat_band(bcg, rate_hz)
-    if blind.all():
+    values, missing = bridged(bcg)
+    values = resample(values, rate_hz, RATE_HZ)
+    gap = _around_missing(missing, rate_hz, len(values))
+    view = _view(values, gap, *QUICK_HZ)
+    if view.similar < SIMILAR_ENOUGH:
+        view = max(view, _view(values, gap, *SLOW_HZ), key=lambda either: either.similar)
+    if view.similar < MIN_SIMILAR:
         return _NO_BEATS
-    envelope = _smooth(np.abs(heart))
-    envelope -= ndimage.uniform_filter1d(envelope, int(2 * RATE_HZ))
-    envelope[blind] = 0.0
-    interval = _local_interval(envelope)
-    if interval is None:
-        return _NO_BEATS
-    frame_s, interval_s = interval
-
+    heart, blind, envelope = view.heart, view.blind, view.envelope
+    frame_s, interval_s = _local_interval(view.similar_FL)
     heart_BN, envelope_BN = np.ascontiguousarray(_blocks(heart)), _blocks(envelope)
     blind_BN = _blocks(blind, True)
     starts_B = np.arange(len(heart_BN)) * BLOCK_S - MARGIN_S
@@ -150,7 +155,8 @@ def j_peaks(bcg: NDArray, rate_hz: float) -> Beats:
     # beat against none is snr * (match - 1/2).
     match_BN = _matched(heart_BN, template_BK) / energy_B[:, None]
     match_BN[blind_BN] = -1.0
-    block, times = row_of_beats(match_BN, 0.25, 0.4, SOFTEN * snr_B, LOG_SD)
+    weight_B = np.minimum(SOFTEN * snr_B, MOST_WEIGHT)
+    block, times = row_of_beats(match_BN, 0.25, 0.4, weight_B, LOG_SD)
 
     at = np.rint(times * RATE_HZ).astype(np.int64)
     power_BN = ndimage.uniform_filter1d(
@@ -171,14 +177,54 @@ def _smooth(values: NDArray) -> NDArray[np.float32]:
     return ndimage.uniform_filter1d(ndimage.uniform_filter1d(values, 7), 7)
 
 
-def _heartbeat_band(bcg: NDArray, rate_hz: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The BCG at RATE_HZ, 2-10 Hz, in units of the level around; and where no beat can be seen.
+def _around_missing(missing: NDArray, rate_hz: float, samples: int) -> NDArray[np.bool_]:
+    """[samples] at RATE_HZ: where the BCG is missing, and half a second around it."""
+    gap = np.zeros(samples, bool)
+    if missing.any():
+        index = np.rint(np.flatnonzero(missing) * (RATE_HZ / rate_hz)).astype(np.int64)
+        gap[index.clip(max=samples - 1)] = True
+        gap = ndimage.maximum_filter1d(gap, int(RATE_HZ))
+    return gap
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """A BCG in one band; n samples at RATE_HZ, F frames of HOP_S, L lags at FRAME_HZ.
+
+    Attributes:
+      heart: [n] in units of the level around.
+      blind: [n] where no beat can be seen.
+      envelope: [n] of `heart`, less its moving mean.
+      similar_FL: autocorrelation of the envelope around each frame.
+      similar: the night's mean of it at the likeliest beat interval; 0 where it has no peak.
+    """
+
+    heart: NDArray[np.float32]
+    blind: NDArray[np.bool_]
+    envelope: NDArray[np.float32]
+    similar_FL: NDArray[np.float32]
+    similar: float
+
+
+def _view(values: NDArray, gap: NDArray, low_hz: float, high_hz: float) -> _View:
+    """The BCG in a band, and how much it repeats itself there."""
+    heart, blind = _heartbeat_band(values, gap, low_hz, high_hz)
+    envelope = _smooth(np.abs(heart))
+    envelope -= ndimage.uniform_filter1d(envelope, int(2 * RATE_HZ))
+    envelope[blind] = 0.0
+    similar_FL = _autocorrelation(envelope)
+    return _View(heart, blind, envelope, similar_FL, float(_peaks_of_night(similar_FL).max()))
+
+
+def _heartbeat_band(
+    values: NDArray, gap: NDArray, low_hz: float, high_hz: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A band of the BCG in units of the level around; and where no beat can be seen.
 
     The level is the median over some minutes of the RMS over 1.5 s. Where the RMS is far above it
     the sleeper moves; where it is far below, the sensor is dead.
     """
-    values, missing = bridged(bcg)
-    heart = bandpass(resample(values, rate_hz, RATE_HZ), RATE_HZ, 2.0, 10.0)
+    heart = bandpass(values, RATE_HZ, low_hz, high_hz)
     step = int(0.5 * RATE_HZ)
     count = len(heart) // step
     power = (heart[: count * step].reshape(count, step) ** 2).mean(1)
@@ -195,23 +241,12 @@ def _heartbeat_band(bcg: NDArray, rate_hz: float) -> tuple[NDArray[np.float32], 
     blind = ndimage.maximum_filter1d(blind, 3)
     tail = len(heart) - count * step
     level = np.append(np.repeat(level, step), np.full(tail, level[-1]))
-    blind = np.append(np.repeat(blind, step), np.full(tail, blind[-1]))
-    if missing.any():
-        gap = np.zeros(len(heart), bool)
-        index = np.rint(np.flatnonzero(missing) * (RATE_HZ / rate_hz)).astype(np.int64)
-        gap[index.clip(max=len(gap) - 1)] = True
-        blind |= ndimage.maximum_filter1d(gap, int(RATE_HZ))
+    blind = np.append(np.repeat(blind, step), np.full(tail, blind[-1])) | gap
     return np.where(blind, 0.0, np.clip(heart / level, -6.0, 6.0)).astype(np.float32), blind
 
 
-def _local_interval(
-    envelope: NDArray,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Beat interval every HOP_S: times and intervals, from the envelope's autocorrelation.
-
-    The peak is looked for around that of the night's mean, so that two beats do not pass for one.
-    None where the night's mean has no peak: noise, or no heart.
-    """
+def _autocorrelation(envelope: NDArray) -> NDArray[np.float32]:
+    """[F, L] of the envelope around each frame, at lags from 0 on; 1 at 0."""
     size, hop = int(FRAME_S * FRAME_HZ) + 1, int(HOP_S * FRAME_HZ)
     lags = int(LONGEST_S * FRAME_HZ) + 4
     padded = np.pad(envelope[:: int(RATE_HZ / FRAME_HZ)], size // 2)
@@ -223,24 +258,36 @@ def _local_interval(
     similar = fft.irfft(spectrum.real**2 + spectrum.imag**2, points, axis=1)[:, :lags]
     of_taper = np.correlate(taper, taper, "full")[size - 1 : size - 1 + lags]
     similar /= np.maximum(similar[:, :1], 1e-9) * (of_taper / of_taper[0]).astype(np.float32)
-    similar = ndimage.uniform_filter1d(similar, 9, axis=0, mode="nearest")
-    night = similar.mean(0)
+    return ndimage.uniform_filter1d(similar, 9, axis=0, mode="nearest")
+
+
+def _peaks_of_night(similar_FL: NDArray) -> NDArray[np.float32]:
+    """Height of the peaks of the night's mean, from SHORTEST_S to LONGEST_S; 0 beside them."""
+    night = similar_FL.mean(0)
     shortest, longest = int(SHORTEST_S * FRAME_HZ), int(LONGEST_S * FRAME_HZ)
     inner = night[shortest : longest + 1]
     is_peak = (inner > night[shortest - 1 : longest]) & (inner >= night[shortest + 1 : longest + 2])
-    height = np.where(is_peak, inner, 0.0)
-    if height.max() < MIN_SIMILAR:
-        return None
-    # Two intervals are about as similar as one: the shorter has it.
-    usual = shortest + int(np.argmax(height >= 0.8 * height.max()))
+    return np.where(is_peak, inner, 0.0)
+
+
+def _local_interval(similar_FL: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Beat interval every HOP_S: times and intervals.
+
+    The peak is looked for around that of the night's mean, so that two beats do not pass for one.
+    """
+    height = _peaks_of_night(similar_FL)
+    shortest, longest = int(SHORTEST_S * FRAME_HZ), int(LONGEST_S * FRAME_HZ)
+    # Two intervals of an even heart are more alike than one, by a quarter where noise is strong:
+    # the shorter has it.
+    usual = shortest + int(np.argmax(height >= 0.6 * height.max()))
     first = max(shortest, int(0.7 * usual))
     last = min(longest + 2, int(np.ceil(1.4 * usual)))
-    peak = first + np.argmax(similar[:, first : last + 1], axis=1)
+    peak = first + np.argmax(similar_FL[:, first : last + 1], axis=1)
     row = np.arange(len(peak))
-    shift, _ = _parabola(similar[row, peak - 1], similar[row, peak], similar[row, peak + 1])
+    shift, _ = _parabola(*(similar_FL[row, peak + step] for step in (-1, 0, 1)))
     interval = ndimage.median_filter((peak + shift) / FRAME_HZ, 5, mode="nearest")
     interval = ndimage.uniform_filter1d(interval, 3, mode="nearest")
-    return row * hop / FRAME_HZ, interval
+    return row * int(HOP_S * FRAME_HZ) / FRAME_HZ, interval
 
 
 def _parabola(left: NDArray, middle: NDArray, right: NDArray) -> tuple[NDArray, NDArray]:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from kd_sleep.pages import (
+    INK,
     MUTED,
     NARROW,
     STAGE_COLOURS,
-    WIDE,
     drawing,
     figure_of,
     page,
@@ -23,8 +24,8 @@ from kd_sleep.pages import (
     table_of,
 )
 from kd_sleep.provenance import provenance, write_json
-from kd_sleep.simulation import measures, validation
-from kd_sleep.simulation.physiology import DRIVE_HZ, SIMULATOR_VERSION, Physiology
+from kd_sleep.simulation import pictures, validation
+from kd_sleep.simulation.physiology import SIMULATOR_VERSION
 from kd_sleep.simulation.validation import Measured, Statistic
 from kd_sleep.stages import STAGE_NAMES, Stage
 
@@ -33,6 +34,8 @@ _ORDER = (Stage.DEEP, Stage.LIGHT, Stage.REM, Stage.WAKE)  # from below
 
 def validate(out: Path, nights: int = 200, workers: int = 0, seed: int = 0) -> list[Statistic]:
     """Simulates nights, measures them, and writes validation.html, .csv and .json to `out`.
+
+    Beside them, ten_seconds.svg and night.svg: the first of the nights in pictures.
 
     Args:
       out: a folder; it is made.
@@ -60,7 +63,9 @@ def validate(out: Path, nights: int = 200, workers: int = 0, seed: int = 0) -> l
         },
     )
     example = validation.draw_night(seed, 0)[1]
-    (out / "validation.html").write_text(_html(rows, measured, example), encoding="utf-8")
+    pictures.write_pictures(out, example, seed)
+    night = pictures.night_drawing(example, seed)
+    (out / "validation.html").write_text(_html(rows, measured, night), encoding="utf-8")
     return rows
 
 
@@ -104,7 +109,7 @@ def text_table(rows: Sequence[Statistic]) -> str:
     return "\n".join(lines)
 
 
-def _html(rows: Sequence[Statistic], nights: Sequence[Measured], example: Physiology) -> str:
+def _html(rows: Sequence[Statistic], nights: Sequence[Measured], night: str) -> str:
     outside = [row for row in rows if not row.inside]
     unsourced = sum(row.source.startswith("unsourced") for row in rows)
     head = (
@@ -112,7 +117,8 @@ def _html(rows: Sequence[Statistic], nights: Sequence[Measured], example: Physio
         f" {len(nights)} nights of as many people. {len(rows) - len(outside)} of {len(rows)}"
         f" statistics lie inside their published range; {unsourced} rest on common knowledge that"
         " nobody was found to say (<em>unsourced</em>). Brackets: 5th and 95th percentile over"
-        " nights. Nothing here was bent to what a model makes of the nights.</p>"
+        " nights; <em>agrees</em>: the range taken from what was published."
+        " Nothing here was bent to what a model makes of the nights.</p>"
     )
     if outside:
         items = "".join(
@@ -120,10 +126,10 @@ def _html(rows: Sequence[Statistic], nights: Sequence[Measured], example: Physio
             for row in outside
         )
         head += f"<p>Outside:</p><ul>{items}</ul>"
-    pictures = section(
+    drawn = section(
         "Pictures",
-        figure_of(_night(example), "One night: what the body did and a scorer wrote, heart rate,"
-                  " breathing rate, movements.", "wide"),
+        figure_of(night, "One night: what the body did and a scorer wrote, heart rate, breathing"
+                  " rate, movements, and the RMS of the BCG's heartbeat band.", "wide"),
         figure_of(_by_hour(nights), "Scored stages by hour from lights off."),
         figure_of(_wake_bouts(nights), "How long awakenings last, against a power law of exponent"
                   " 2.2 and an exponential of the same mean."),
@@ -134,58 +140,20 @@ def _html(rows: Sequence[Statistic], nights: Sequence[Measured], example: Physio
     for group in dict.fromkeys(row.group for row in rows):
         cells = [
             [
-                escape(row.name) + (f"<small>{escape(row.note)}</small>" if row.note else ""),
-                f"{_figure(row.value)} {escape(row.unit)}<small>{_spread(row)}</small>",
-                "–".join(_figure(value) for value in row.published),
+                escape(row.name) + (f"<small>{escape(row.unit)}</small>" if row.unit else ""),
+                f"{_figure(row.value)}<small>{_spread(row)}</small>",
                 "inside" if row.inside else "<strong>outside</strong>",
-                f"{escape(row.said)}<small>{escape(row.source)}</small>",
+                "–".join(_figure(value) for value in row.published),
+                escape(row.said),
+                escape(row.source) + (f"<small>{escape(row.note)}</small>" if row.note else ""),
             ]
             for row in rows
             if row.group == group
         ]
-        heads = ["Statistic", "Simulated", "Agrees", "", "Published"]
-        tables.append(section(group.capitalize(), table_of(heads, cells, "scores")))
-    return page("The simulator against the literature", head + pictures + "".join(tables))
-
-
-@drawing
-def _night(night: Physiology) -> tuple[Figure, str]:
-    figure = Figure(figsize=(WIDE, 5.2), layout="constrained")
-    stages, heart, breath, movement = figure.subplots(
-        4, 1, sharex=True, height_ratios=[2, 2, 1.4, 0.8]
-    )
-    hours = np.arange(len(night.latent)) / 120.0
-    level = np.array([_ORDER.index(Stage(k)) for k in range(len(Stage))])
-    stages.step(hours, level[night.latent], where="post", label="latent")
-    stages.step(hours, level[night.scored] - 0.12, where="post", color=MUTED, lw=0.8,
-                label="scored")  # fmt: skip
-    stages.set_yticks(range(4), [STAGE_NAMES[k] for k in _ORDER])
-    stages.legend(ncols=2, loc="upper right")
-    times = night.drive.beat_times_s
-    rr = np.diff(times)
-    good = measures.clean(rr, night.drive.beat_normal[1:] & night.drive.beat_normal[:-1])
-    windows = len(night.latent)
-
-    def per_window(at_s: np.ndarray, values: np.ndarray) -> np.ndarray:
-        index = np.minimum((at_s / 30.0).astype(int), windows - 1)
-        count = np.bincount(index, minlength=windows)
-        with np.errstate(invalid="ignore"):
-            return np.bincount(index, values, windows) / np.where(count, count, np.nan)
-
-    heart.plot(hours, 60.0 / per_window(times[1:][good], rr[good]), lw=1.0)
-    heart.set_ylabel("beats a minute")
-    wave = night.drive.breathing
-    starts = np.flatnonzero((wave[1:] > 0) & (wave[:-1] <= 0)) / DRIVE_HZ
-    breath.plot(hours, 60.0 / per_window(starts[1:], np.diff(starts)), lw=1.0)
-    breath.set_ylabel("breaths a minute")
-    step = 50  # five seconds: finer than the line's width
-    strength = night.drive.movement[: len(wave) // step * step].reshape(-1, step).max(1)
-    movement.plot(np.arange(len(strength)) * step / DRIVE_HZ / 3600.0, strength, lw=0.6)
-    movement.set_ylabel("movement")
-    movement.set_yticks([])
-    movement.set_xlabel("hours from lights off")
-    text = "One simulated night: stages, heart rate, breathing rate and movements by hour."
-    return figure, text
+        # The verdict stands where a phone shows it without scrolling.
+        heads = ["Statistic", "Simulated", "Verdict", "Agrees", "Published", "Source"]
+        tables.append(section(group.capitalize(), table_of(heads, cells, "scores statistics")))
+    return page("The simulator against the literature", head + drawn + "".join(tables))
 
 
 @drawing
@@ -218,11 +186,15 @@ def _wake_bouts(nights: Sequence[Measured]) -> tuple[Figure, str]:
     lengths = np.concatenate([night.numbers["wake_within"] for night in nights])
     windows = np.arange(1, 121)
     longer = np.array([(lengths >= n).mean() for n in windows])
-    axes.loglog(windows / 2, np.where(longer > 0, longer, np.nan), "o", ms=3, label="simulated")
+    axes.loglog(windows / 2, np.where(longer > 0, longer, np.nan), "o", ms=3, color=INK,
+                label="simulated")  # fmt: skip
     axes.loglog(windows / 2, windows**-1.2, lw=1, color=MUTED, label="power law, 2.2")
     axes.loglog(windows / 2, np.exp(-(windows - 1) / lengths.mean()), lw=1, ls="--",
-                label="exponential")  # fmt: skip
+                color=MUTED, label="exponential")  # fmt: skip
     axes.set(xlabel="minutes", ylabel="share of awakenings as long", ylim=(3e-4, 1.3))
+    for axis in (axes.xaxis, axes.yaxis):  # the default writes powers of ten in math text
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.legend()
     share = (lengths >= 20).mean()
     return figure, f"Survival of awakenings; {share:.1%} last ten minutes or more."
@@ -235,7 +207,7 @@ def _relative(rows: Sequence[Statistic]) -> tuple[Figure, str]:
     shown = [row for row in rows if row.name.endswith("against REM")]
     for y, row in enumerate(reversed(shown)):
         axes.plot(row.published, [y, y], lw=5, color=MUTED, alpha=0.4, solid_capstyle="butt")
-        axes.plot(row.value, y, "o", ms=4, color=STAGE_COLOURS["Deep"])
+        axes.plot(row.value, y, "o", ms=4, color=INK)
     names = [f"{row.group}: {row.name.removesuffix(' against REM')}" for row in reversed(shown)]
     axes.set_yticks(range(len(shown)), names)
     axes.axvline(1.0, lw=0.8, color=MUTED)

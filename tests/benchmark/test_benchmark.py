@@ -10,7 +10,19 @@ import jax
 import numpy as np
 import pytest
 
-from kd_sleep.benchmark import input, loss, memory, recordings, scale, step, subject, sweep, timing
+from kd_sleep.benchmark import (
+    input,
+    loss,
+    memory,
+    recordings,
+    scale,
+    scoring,
+    simulation,
+    step,
+    subject,
+    sweep,
+    timing,
+)
 from kd_sleep.benchmark.report import PARTS, benchmark
 from kd_sleep.config import PRESETS
 from kd_sleep.errors import ConfigError
@@ -59,6 +71,8 @@ MEASURES = {
     "input": lambda: input.measure(TINY, 2, nights=2),
     "memory": lambda: memory.measure(TINY, 2),
     "recordings": lambda: recordings.measure(1, hours=1.0, few=10, many=12, pooled=2),
+    "scoring": lambda: scoring.measure(2, subjects=5, night_windows=20),
+    "simulation": lambda: simulation.measure(1, hours=0.5, batch=2),
     "scale": lambda: scale.measure(TINY, 2, nights=3, night_windows=20, members=2),
 }
 

@@ -1,11 +1,16 @@
-"""Which runs may stand side by side."""
+"""Which runs may stand side by side, and what is predicted and scored of them."""
 
 import copy
+import dataclasses
+import json
 
+import numpy as np
 import pytest
 
+from kd_sleep.benchmark.subject import synthetic_nights
 from kd_sleep.config import PRESETS, DistillConfig, to_dict
 from kd_sleep.errors import TrainingError
+from kd_sleep.evaluation import evaluate as evaluate_module
 from kd_sleep.evaluation import scores
 from kd_sleep.evaluation.evaluate import _assert_comparable, evaluate
 from kd_sleep.provenance import write_json
@@ -70,3 +75,109 @@ def test_evaluate_refuses_before_it_reads_any_data(tmp_path):
 def test_a_name_of_ours_is_taken(tmp_path):
     with pytest.raises(TrainingError, match="--student=teacher=…: this name is taken"):
         evaluate(tmp_path, [tmp_path], {"teacher": tmp_path}, tmp_path, EVALUATION)
+
+
+SPLITS = {"train": (4, 1), "validation": (3, 2), "test": (6, 3)}  # nights and seed
+
+
+@pytest.fixture
+def said(monkeypatch, tmp_path):
+    """Two runs without a network: what they say is (noise + 2 x the truth) x sharpness."""
+    splits = {name: synthetic_nights(n, 40, seed) for name, (n, seed) in SPLITS.items()}
+    sharpness = {"teacher": 1.0, "student": 3.0}
+    asked = []
+
+    def predict(module, params, nights, columns):
+        asked.append((module, len(nights)))
+        rng = np.random.default_rng(9)
+        return [
+            sharpness[module]
+            * (rng.standard_normal((len(labels), 4)) + 2 * np.eye(4)[np.maximum(labels, 0)])
+            for labels in nights.labels()
+        ]
+
+    run = a_pair()[scores.DISTILLED] | {"teacher": "t"}
+    monkeypatch.setattr(evaluate_module, "predict", predict)
+    monkeypatch.setattr(evaluate_module, "settings_of", lambda workdir, kind: run)
+    monkeypatch.setattr(evaluate_module, "load_teacher", lambda w, n: ("teacher", None, "t"))
+    monkeypatch.setattr(evaluate_module, "load_student", lambda w, n: ("student", None, run))
+    monkeypatch.setattr(evaluate_module, "read_split", lambda d, name, bcg=True: splits[name])
+
+    def scored(split="test"):
+        asked.clear()
+        where = (tmp_path, [tmp_path], {"student": tmp_path}, tmp_path)
+        return evaluate(*where, EVALUATION, split), asked
+
+    return scored, splits, sharpness
+
+
+def test_results_hold_sleep_measures_and_calibration_fitted_on_validation(said, tmp_path):
+    scored, splits, _ = said
+    results, asked = scored()
+    assert asked == [("teacher", 6), ("teacher", 3), ("student", 6), ("student", 3)]
+    systems = {"teacher", "student", "time_of_night", "majority"}
+    calibration = results["calibration"]
+    assert set(calibration["systems"]) == set(results["sleep_measures"]["systems"]) == systems
+    assert calibration["validation"] == {
+        "recordings": 3,
+        "windows": int((splits["validation"].label >= 0).sum()),
+    }
+    hot, plain = (calibration["systems"][name]["temperature"] for name in ("student", "teacher"))
+    assert hot == pytest.approx(3 * plain, rel=1e-4)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    page = (tmp_path / "report.html").read_text()
+    assert "Sleep measures" in page
+    assert "Calibration" in page
+
+
+def test_test_labels_have_no_say_in_a_temperature(said):
+    scored, splits, _ = said
+    before = scored()[0]["calibration"]["systems"]
+    splits["test"].label[:] = np.roll(splits["test"].label, 7)
+    after = scored()[0]["calibration"]["systems"]
+    for name in before:
+        assert before[name]["temperature"] == after[name]["temperature"]
+    assert before["student"]["after"] != after["student"]["after"]
+
+
+def test_validation_itself_is_judged_without_a_temperature(said):
+    scored, _, _ = said
+    results, _ = scored("validation")
+    assert results["calibration"]["validation"] is None
+    assert results["calibration"]["systems"]["student"]["after"] is None
+
+
+def test_a_network_gone_wrong_is_named_with_its_night(said, tmp_path):
+    scored, _, sharpness = said
+    sharpness["student"] = np.nan
+    with pytest.raises(TrainingError, match="160 of this network's logits for synthetic-0 are not"):
+        scored()
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_one_subject_a_dark_night_and_a_network_of_one_class_make_a_page(
+    said, monkeypatch, tmp_path
+):
+    scored, splits, _ = said
+    test = splits["test"]
+    splits["test"] = dataclasses.replace(test, subject_ids=("s",) * len(test))
+    test.label[:40] = -1
+    test.label[test.label == 3] = 2  # Deep never occurs
+    splits["validation"].label[:] = -1
+    constant = np.float32([0, 0, 5, 0])
+    monkeypatch.setattr(
+        evaluate_module,
+        "predict",
+        lambda m, p, n, c: [np.tile(constant, (w, 1)) for w in n.windows],
+    )
+    results, _ = scored()
+    json.dumps(results, allow_nan=False)
+    assert results["unscored_recordings"] == ["synthetic-0"]
+    assert results["systems"]["teacher"]["pooled"]["precision"]["Deep"]["value"] is None
+    student = results["calibration"]["systems"]["student"]
+    assert student["temperature"] is None
+    assert "No window of the validation nights is scored" in student["note"]
+    sleep = results["sleep_measures"]["systems"]["student"]
+    assert (sleep["tst_min"]["nights"], sleep["rem_latency_min"]["nights"]) == (5, 0)
+    assert sleep["tst_min"]["lower"]["value"] is None
+    assert "No window of the validation nights is scored" in (tmp_path / "report.html").read_text()

@@ -11,6 +11,8 @@ import pytest
 
 from kd_sleep.config import EvaluationConfig
 from kd_sleep.evaluation import report, scores
+from kd_sleep.evaluation.calibration import calibration
+from kd_sleep.evaluation.sleep_measures import agreement
 
 HOSTILE = "<script>alert('&\"')</script>$x^$"
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -69,7 +71,11 @@ def _study(subjects=6, stages=4):
     systems = {name: [p / p.sum(-1, keepdims=True) for p in s] for name, s in systems.items()}
     systems["time_of_night"] = scores.time_of_night_probs(labels, nights)
     systems["majority"] = scores.majority_probs(labels, nights)
-    results = scores.score(nights, systems, EvaluationConfig(bootstrap_draws=50))
+    config = EvaluationConfig(bootstrap_draws=50)
+    results = scores.score(nights, systems, config)
+    logits = {name: [np.log(p) for p in probs] for name, probs in systems.items()}
+    results["sleep_measures"] = agreement(nights, systems, config)
+    results["calibration"] = calibration(nights, logits, config, (nights, logits))
     results["data"] = {
         "split": "test",
         "subjects": subjects,
@@ -159,7 +165,7 @@ def test_published_figures_stand_apart_and_the_articles_are_claims(html):
 
 def test_every_picture_has_words_and_wears_the_pages_colours(html):
     pictures = [attrs for tag, attrs in _Page(html).tags if tag == "svg"]
-    assert len(pictures) == 5
+    assert len(pictures) == 7
     for attrs in pictures:
         assert attrs["role"] == "img"
         assert len(attrs["aria-label"]) > 40
@@ -187,10 +193,74 @@ def test_the_night_says_how_it_was_chosen(study, html):
     assert f"{night.recording_id}, median in accuracy of Student, distilled" in _Page(html).text
 
 
+def test_sleep_measures_show_bias_and_limits(study, html):
+    found = study[0]["sleep_measures"]["systems"]["time_of_night"]["tst_min"]
+    numbers = [f"{found[k]['value']:.1f}".replace("-", "−") for k in ("bias", "lower", "upper")]
+    block = html[html.index("<h2>Sleep measures") : html.index("<h2>Calibration")]
+    assert "{}<small>[{}, {}]</small>".format(*numbers) in block
+    for measure in study[0]["sleep_measures"]["definitions"].values():
+        assert f"{measure['label']}<small>{measure['unit']}</small></th><td>" in block
+        assert measure["definition"] in block
+    spoken = next(x for x in _Page(html).values("aria-label") if x.startswith("Agreement"))
+    assert "Total sleep time, min, Teacher (ECG): mean difference" in spoken
+    assert "limits of agreement" in spoken
+
+
+def test_calibration_shows_before_and_after(study, html):
+    systems = study[0]["calibration"]["systems"]
+    block = html[html.index("<h2>Calibration") :]
+    for name in ("teacher", "student_distilled", "student_hard_labels", "majority"):
+        assert f"{systems[name]['temperature']:.2f}" in block
+        for when in ("before", "after"):
+            assert f"{systems[name][when]['nll']['value']:.3f}" in block
+    spoken = next(x for x in _Page(html).values("aria-label") if x.startswith("Accuracy against"))
+    ece = 100 * systems["teacher"]["before"]["ece"]["value"]
+    assert f"Teacher (ECG): {ece:.1f} before and" in spoken
+
+
+def test_nights_without_a_measure_are_counted_in_the_table(study, tmp_path):
+    results, night, curves = copy.deepcopy(study)
+    found = results["sleep_measures"]["systems"]["teacher"]["rem_latency_min"]
+    found |= {"nights": 2, "undefined": 4}
+    none = {"value": None, "low": None, "high": None}
+    results["sleep_measures"]["systems"]["student_distilled"]["waso_min"] |= {
+        "bias": none, "lower": none, "upper": none, "nights": 0,
+    }  # fmt: skip
+    for row in results["sleep_measures"]["per_recording"]:
+        row["systems"]["student_distilled"]["waso_min"] = None
+    text = _write(tmp_path, results, night, curves)
+    assert "<small>2 of 6 nights</small>" in text
+    assert "–<small>–</small><small>0 of 6 nights</small>" in text
+    assert "no night has it" in text
+
+
+def test_without_a_temperature_there_is_no_after(study, tmp_path):
+    results, night, curves = copy.deepcopy(study)
+    for system in results["calibration"]["systems"].values():
+        system |= {"temperature": None, "after": None, "note": f"none for {HOSTILE}"}
+    results["calibration"] |= {"validation": None}
+    results["calibration"]["distillation"]["after"] = None
+    text = _write(tmp_path, results, night, curves)
+    page = _Page(text)
+    assert "No temperature was fitted." in page.text
+    assert "before the temperature: NLL" in page.text
+    assert "<script" not in text
+
+
+def test_results_of_scores_alone_make_a_page(study, tmp_path):
+    results, night, curves = copy.deepcopy(study)
+    del results["sleep_measures"], results["calibration"]
+    text = _Page(_write(tmp_path, results, night, curves)).text
+    assert "Sleep measures" not in text
+    assert "Calibration" not in text
+
+
 def test_hostile_names_are_text(study, tmp_path):
     results, night, curves = copy.deepcopy(study)
     results["systems"][HOSTILE] = results["systems"]["majority"]
     results["unscored_recordings"] = [HOSTILE]
+    for part in ("sleep_measures", "calibration"):
+        results[part]["systems"][HOSTILE] = results[part]["systems"]["majority"]
     results["data"] |= {"cohort": HOSTILE, "bcg_source": HOSTILE, "split": HOSTILE}
     results["provenance"][HOSTILE] = HOSTILE
     for system in results["systems"].values():

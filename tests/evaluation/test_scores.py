@@ -69,6 +69,69 @@ def test_pooled_values_are_scikit_learns_on_all_windows(study):
     assert [pooled["recall"][stage]["value"] for stage in STAGE_NAMES] == pytest.approx(recall)
 
 
+def test_precision_recall_and_f1_are_scikit_learns_pooled_and_in_every_recording(study):
+    nights, systems = study
+    found = scores.score(nights, systems, CONFIG)["systems"]["teacher"]
+    predictions = [night.argmax(-1) for night in systems["teacher"]]
+    pooled = {
+        name: {stage: interval["value"] for stage, interval in found["pooled"][name].items()}
+        for name in ("precision", "recall", "f1")
+    }
+    cases = [(np.concatenate(nights.labels), np.concatenate(predictions), pooled)]
+    cases += zip(nights.labels, predictions, found["per_recording"], strict=True)
+    for labels, guesses, ours in cases:
+        theirs = sklearn_metrics.precision_recall_fscore_support(labels, guesses, labels=range(4))
+        for name, expected in zip(("precision", "recall", "f1"), theirs, strict=False):
+            assert list(ours[name]) == list(STAGE_NAMES)
+            assert list(ours[name].values()) == pytest.approx(expected)
+    for row, labels, guesses in zip(
+        found["per_recording"], nights.labels, predictions, strict=True
+    ):
+        assert row["kappa"] == pytest.approx(sklearn_metrics.cohen_kappa_score(labels, guesses))
+        assert row["macro_f1"] == pytest.approx(
+            sklearn_metrics.f1_score(labels, guesses, average="macro")
+        )
+
+
+def test_every_draw_is_of_as_many_subjects_as_have_labels(study):
+    nights, _ = study
+    dark = scores.ScoredNights(
+        [*nights.recording_ids, "dark"],
+        [*nights.subject_ids, "x"],
+        [*nights.labels, np.full(9, -1)],
+    )
+    bootstrap = scores.Bootstrap.of(dark, CONFIG)
+    assert bootstrap.weights_DU.shape == (300, 12)
+    assert (bootstrap.weights_DU.sum(-1) == 12).all()
+    assert bootstrap.weights_DU.mean(0) == pytest.approx(np.ones(12), abs=0.2)
+    sums = bootstrap.by_subject(np.arange(16.0))
+    assert sums[:5].tolist() == [12.0, 1.0, 2.0, 3.0, 17.0]  # recordings 0 and 12, 1, 2, 3, ...
+
+
+def test_draws_are_those_of_resampled_subjects(study):
+    """A draw's weighted counts are a cohort's in which a subject drawn twice is there twice."""
+    nights, systems = study
+    config = EvaluationConfig(bootstrap_draws=40)
+    names = sorted(set(nights.subject_ids))
+    found = scores.score(nights, systems, config)["systems"]["teacher"]["pooled"]["kappa"]
+    kappas = []
+    for weights in scores.Bootstrap.of(nights, config).weights_DU.astype(int):
+        drawn = [
+            row
+            for name, weight in zip(names, weights, strict=True)
+            for row, subject in enumerate(nights.subject_ids)
+            if subject == name
+            for _ in range(weight)
+        ]
+        kappas.append(
+            sklearn_metrics.cohen_kappa_score(
+                np.concatenate([nights.labels[row] for row in drawn]),
+                np.concatenate([systems["teacher"][row] for row in drawn]).argmax(-1),
+            )
+        )
+    assert [found["low"], found["high"]] == pytest.approx(np.quantile(kappas, [0.025, 0.975]))
+
+
 def test_per_recording_counts_add_up_to_the_pooled_counts(study):
     results = scores.score(*study, CONFIG)
     for system in results["systems"].values():
@@ -287,6 +350,9 @@ def test_one_predicted_class_has_kappa_zero(study):
     assert pooled["kappa"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert pooled["recall"]["Light"]["value"] == 1.0
     assert pooled["recall"]["REM"]["value"] == 0.0
+    # What was never said cannot be right or wrong, but it was missed.
+    assert pooled["precision"]["REM"] == {"value": None, "low": None, "high": None}
+    assert pooled["f1"]["REM"]["value"] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kd_sleep import metrics
+from kd_sleep.pages import STAGE_COLOURS
 from kd_sleep.simulation import measures, validation, validation_report
 from kd_sleep.simulation.physiology import draw_subject, simulate_night
 from kd_sleep.simulation.validation import Statistic
@@ -80,6 +81,15 @@ def test_files_and_page_say_the_same(rows, tmp_path, monkeypatch):
         assert float(line["value"]) == pytest.approx(row.value, nan_ok=True)
         assert (line["inside"] == "True") == entry["inside"] == row.inside
     assert page.count("<svg") == page.count('role="img" aria-label="') == 4
+    verdicts = [row.inside for row in written]
+    assert page.count("<td>inside</td>") == sum(verdicts)
+    assert page.count("<td><strong>outside</strong></td>") == len(verdicts) - sum(verdicts) > 0
+    assert not re.search(r"mathdefault|\$", page)  # figures of log axes are plain
+    # Inks of a page's pictures follow its scheme; stages alone bring hues that serve in both.
+    hues = set(re.findall(r"#[0-9a-fA-F]{6}\b", "".join(re.findall(r"<svg.*?</svg>", page, re.S))))
+    assert {hue.lower() for hue in hues} <= {hue.lower() for hue in STAGE_COLOURS.values()}
+    assert (tmp_path / "ten_seconds.svg").stat().st_size < 150_000
+    assert (tmp_path / "night.svg").stat().st_size < 150_000
     assert "http" not in re.sub(r"<(a|small)[^>]*>.*?</\1>", "", page)  # nothing is fetched
     text = validation_report.text_table(written)
     assert f"{sum(row.inside for row in written)} of {len(written)} statistics" in text

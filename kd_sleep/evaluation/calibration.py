@@ -1,0 +1,252 @@
+"""Whether a system's probabilities mean what they say, before and after one temperature.
+
+With p the probabilities of W scored windows and y their stages,
+
+    NLL   = mean of -log p(y), in nats
+    Brier = mean of sum_k (p_k - [y = k])^2, from 0 to 2 (Brier 1950, several classes)
+    ECE   = sum over bins of |hits - sum of confidence| / W
+
+A window's confidence is its highest probability, a hit is that its most probable stage is right,
+and the bins are 15 of equal width on (0, 1], open on the left (Guo et al. 2017,
+https://arxiv.org/abs/1706.04599). With few windows ECE is too high, because chance alone parts hits
+from confidence, and a bootstrap's draws repeat that: its interval leans upward.
+
+The temperature divides a system's logits and is fitted on the validation nights by NLL, one for
+each system. It changes no prediction. Validation chose each network's best step, too, so the fit
+may be a little too sure of itself; the nights that are judged had no say in either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from kd_sleep.config import EvaluationConfig
+from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS, Bootstrap, ScoredNights
+from kd_sleep.stages import NUM_STAGES
+
+BINS = 15
+COLDEST, HOTTEST = 0.05, 20.0  # temperatures beyond say that the labels do not determine one
+_EDGES = np.linspace(0.0, 1.0, BINS + 1)
+_SCORES = ("nll", "brier", "ece")
+
+Logits = Sequence[NDArray[np.floating]]  # [N_r, K] of each night; log-probabilities will do
+Validation = tuple[ScoredNights, Mapping[str, Logits]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Windows:
+    """The scored windows of all nights end to end: S logits (K, S), stages and nights of each."""
+
+    logits_KS: NDArray[np.float64]
+    stage: NDArray[np.intp]
+    recording: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, system: str, nights: ScoredNights, logits: Logits) -> _Windows:
+        if len(logits) != len(nights.labels):
+            raise ValueError(f"{system}: {len(logits)} nights, expected {len(nights.labels)}")
+        for recording, labels, logits_NK in zip(
+            nights.recording_ids, nights.labels, logits, strict=True
+        ):
+            shape = (len(labels), NUM_STAGES)
+            if logits_NK.shape != shape:
+                raise ValueError(
+                    f"{system}, {recording}: expected logits {shape}, got {logits_NK.shape}"
+                )
+            if broken := np.count_nonzero(~np.isfinite(logits_NK)):
+                raise ValueError(f"{system}, {recording}: {broken} logits are not finite")
+        labels_W = np.concatenate(nights.labels)
+        recording_W = np.repeat(np.arange(len(nights.labels)), list(map(len, nights.labels)))
+        scored = labels_W >= 0
+        # Stages first: sums over four long rows are quicker than over many rows of four.
+        logits_KS = np.concatenate(logits)[scored].T.astype(np.float64, order="C")
+        return cls(logits_KS, labels_W[scored].astype(np.intp), recording_W[scored])
+
+
+def calibration(
+    nights: ScoredNights,
+    logits: Mapping[str, Logits],
+    config: EvaluationConfig,
+    validation: Validation | None,
+    *,
+    distilled: str = DISTILLED,
+    baseline: str = HARD_LABELS,
+) -> dict[str, Any]:
+    """Calibration of every system on the same nights, before and after its temperature.
+
+    Args:
+      nights: R nights with their labels, which judge and fit nothing.
+      logits: system -> logits, or log-probabilities, [N_r, K] for each of the R nights.
+      config: draws, coverage and seed of the bootstrap over subjects.
+      validation: nights and logits of the same systems to fit temperatures on; None fits none.
+      distilled, baseline: between which differences are taken, where both are there.
+
+    Returns:
+      Plain JSON, None where a number is not defined; an interval is {"value", "low", "high"}:
+        "bins": {"number", "of", "width"} in words
+        "validation": {"recordings", "windows"} that temperatures were fitted on, or None
+        "systems": name -> {"temperature", "note": why there is none or what is odd about it,
+          "before", "after": {"nll", "brier", "ece": intervals, "reliability": one row for each
+          bin, {"from", "to", "windows", "confidence", "accuracy": interval}}}; "after" is None
+          without a temperature
+        "distillation": None without both students, else {"before", "after"}: intervals of
+          distilled - baseline; below 0 is a gain
+
+    Raises:
+      ValueError: where logits do not fit the nights or are not finite; it names the system and the
+        recording.
+      DatasetError: if no window of any night is scored.
+    """
+    bootstrap = Bootstrap.of(nights, config)
+    systems: dict[str, Any] = {}
+    scored: dict[str, dict[str, tuple[NDArray, NDArray]]] = {"before": {}, "after": {}}
+    for name, system_logits in logits.items():
+        windows = _Windows.of(name, nights, system_logits)
+        temperature, note = _temperature(validation, name)
+        systems[name] = {"temperature": temperature, "note": note}
+        for when, at in (("before", 1.0), ("after", temperature)):
+            if at is None:
+                systems[name][when] = None
+                continue
+            sums_U = bootstrap.by_subject(_sums(windows, at, len(nights.labels)))
+            values, draws = _scores(sums_U.sum(0)), _scores(bootstrap.draw(sums_U))
+            scored[when][name] = values, draws
+            systems[name][when] = _as_json(bootstrap, sums_U.sum(0), values, draws)
+    return {
+        "bins": {"number": BINS, "of": "highest probability", "width": "equal"},
+        "validation": _fitted_on(validation),
+        "systems": systems,
+        "distillation": {
+            when: _difference(bootstrap, found[distilled], found[baseline])
+            if {distilled, baseline} <= set(found)
+            else None
+            for when, found in scored.items()
+        }
+        if {distilled, baseline} <= set(logits)
+        else None,
+    }
+
+
+def fit_temperature(nights: ScoredNights, logits: Logits, system: str = "system") -> float:
+    """The temperature of the least NLL of softmax(logits / T) on these nights' scored windows.
+
+    NLL is convex in 1 / T, so the zero of its slope is the least. Where the slope has none between
+    0.05 and 20, the better end is taken: the coldest where every window is right, the hottest where
+    confidence tells nothing. Logits that are all alike leave NLL as it is: 1.
+
+    Raises:
+      ValueError: without a scored window, or where logits do not fit or are not finite.
+    """
+    windows = _Windows.of(system, nights, logits)
+    if not windows.stage.size:
+        raise ValueError(f"{system}: no scored window to fit a temperature on")
+    centred = windows.logits_KS - windows.logits_KS.max(0)
+    if not centred.any():
+        return 1.0
+    of_truth = centred[windows.stage, np.arange(windows.stage.size)].mean()
+
+    def slope(log_coldness: float) -> float:
+        """Of NLL in 1 / T: the logits expected less the logits of the truth."""
+        weights = np.exp(np.exp(log_coldness) * centred)
+        return float(((weights * centred).sum(0) / weights.sum(0)).mean() - of_truth)
+
+    hottest, coldest = -np.log(HOTTEST), -np.log(COLDEST)
+    if slope(coldest) <= 0:
+        return COLDEST
+    if slope(hottest) >= 0:
+        return HOTTEST
+    return float(np.exp(-brentq(slope, hottest, coldest, xtol=1e-6)))
+
+
+def _fitted_on(validation: Validation | None) -> dict[str, int] | None:
+    if validation is None:
+        return None
+    labels = validation[0].labels
+    return {"recordings": len(labels), "windows": sum(int((n >= 0).sum()) for n in labels)}
+
+
+def _temperature(validation: Validation | None, system: str) -> tuple[float | None, str | None]:
+    """A system's temperature, and what there is to say about it."""
+    if validation is None:
+        return None, "No validation nights to fit a temperature on."
+    nights, logits = validation
+    if not any((labels >= 0).any() for labels in nights.labels):
+        return None, "No window of the validation nights is scored."
+    value = fit_temperature(nights, logits[system], system)
+    if value in (COLDEST, HOTTEST):
+        return value, f"At the end of what is tried, {COLDEST:g} to {HOTTEST:g}."
+    return value, None
+
+
+def _sums(windows: _Windows, temperature: float, recordings: int) -> NDArray[np.float64]:
+    """What adds up over windows, [R, 3 + 3 BINS].
+
+    Windows, NLL and Brier score; then windows, confidence and hits of each bin.
+    """
+    logits_KS = windows.logits_KS / temperature
+    logits_KS -= logits_KS.max(0)
+    probs_KS = np.exp(logits_KS)
+    total = probs_KS.sum(0)
+    probs_KS /= total
+    window = np.arange(windows.stage.size)
+    nll = np.log(total) - logits_KS[windows.stage, window]
+    # sum_k (p_k - [y = k])^2, multiplied out.
+    brier = (probs_KS * probs_KS).sum(0) - 2 * probs_KS[windows.stage, window] + 1
+    confidence, hit = probs_KS.max(0), probs_KS.argmax(0) == windows.stage
+    place = np.clip(np.searchsorted(_EDGES, confidence, side="left") - 1, 0, BINS - 1)
+
+    def per_recording(weights: NDArray | None = None) -> NDArray:
+        return np.bincount(windows.recording, weights, recordings)[:, np.newaxis]
+
+    def per_bin(weights: NDArray | None = None) -> NDArray:
+        cell = windows.recording * BINS + place
+        return np.bincount(cell, weights, recordings * BINS).reshape(recordings, BINS)
+
+    overall = [per_recording(), per_recording(nll), per_recording(brier)]
+    return np.hstack([*overall, per_bin(), per_bin(confidence), per_bin(hit)])
+
+
+def _scores(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """NLL, Brier, ECE, then the accuracy of each bin, [..., 3 + BINS]; NaN without windows."""
+    total = sums[..., :1]
+    count, confidence, hits = np.split(sums[..., 3:], 3, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is NaN here
+        ece = np.abs(hits - confidence).sum(-1, keepdims=True) / total
+        return np.concatenate([sums[..., 1:3] / total, ece, hits / count], -1)
+
+
+def _as_json(
+    bootstrap: Bootstrap, sums: NDArray, values_M: NDArray, draws_DM: NDArray
+) -> dict[str, Any]:
+    intervals = [bootstrap.interval(*pair) for pair in zip(values_M, draws_DM.T, strict=True)]
+    count, confidence, _ = np.split(sums[3:], 3)
+    return {
+        **dict(zip(_SCORES, intervals, strict=False)),
+        "reliability": [
+            {
+                "from": float(_EDGES[place]),
+                "to": float(_EDGES[place + 1]),
+                "windows": int(count[place]),
+                "confidence": float(confidence[place] / count[place]) if count[place] else None,
+                "accuracy": accuracy,
+            }
+            for place, accuracy in enumerate(intervals[len(_SCORES) :])
+        ],
+    }
+
+
+def _difference(
+    bootstrap: Bootstrap, distilled: tuple[NDArray, NDArray], baseline: tuple[NDArray, NDArray]
+) -> dict[str, Any]:
+    """NLL, Brier and ECE of one system less those of another, on the same draws."""
+    values, draws = (ours - theirs for ours, theirs in zip(distilled, baseline, strict=True))
+    return {
+        name: bootstrap.interval(values[place], draws[:, place])
+        for place, name in enumerate(_SCORES)
+    }

@@ -1,0 +1,380 @@
+"""Risk against coverage: definitions by brute force, closed forms, what dropping windows does."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from kd_sleep.config import EvaluationConfig
+from kd_sleep.errors import DatasetError
+from kd_sleep.evaluation import selective
+from kd_sleep.evaluation.selective import (
+    ORACLE,
+    RANDOM,
+    JudgedWindows,
+    augrc,
+    aurc,
+    judge,
+    kept_share,
+    rejection,
+    risk_coverage,
+)
+from kd_sleep.stages import STAGE_NAMES
+
+CONFIG = EvaluationConfig(bootstrap_draws=200)
+
+
+def areas_of_one_order(loss):
+    """AURC and AUGRC of windows in the order in which they are kept, by their definitions."""
+    count = len(loss)
+    risk = [np.mean(loss[:k]) for k in range(1, count + 1)]
+    generalised = [np.sum(loss[:k]) / count for k in range(count + 1)]
+    return np.mean(risk), np.trapezoid(generalised, np.arange(count + 1) / count)
+
+
+def areas_by_force(loss, confidence):
+    """Mean over all orders that do not contradict the confidence."""
+    orders = [
+        order
+        for order in itertools.permutations(range(len(loss)))
+        if (np.diff(confidence[list(order)]) <= 0).all()
+    ]
+    return np.mean([areas_of_one_order(loss[list(order)]) for order in orders], axis=0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("levels", [1, 2, 3, 50])
+def test_areas_and_curve_are_the_mean_over_all_orders_of_ties(seed, levels):
+    rng = np.random.default_rng([seed, levels])
+    loss = rng.normal(size=6) if seed % 2 else rng.integers(0, 2, 6).astype(float)
+    confidence = rng.integers(0, levels, 6).astype(float)
+    expected = areas_by_force(loss, confidence)
+    assert aurc(loss, confidence) == pytest.approx(expected[0])
+    assert augrc(loss, confidence) == pytest.approx(expected[1])
+    curve = risk_coverage(loss, confidence)
+    assert curve.risk.mean() == pytest.approx(expected[0])
+    area = np.trapezoid(np.append(0, curve.generalised_risk), np.append(0, curve.coverage))
+    assert area == pytest.approx(expected[1])
+    assert curve.risk[-1] == pytest.approx(loss.mean())
+
+
+@pytest.mark.parametrize("distinct", [2, 30, 10_000])
+def test_augrc_of_errors_is_the_closed_form_of_auroc(distinct):
+    rng = np.random.default_rng(distinct)
+    confidence = rng.integers(0, distinct, 500) / distinct
+    error = (rng.random(500) < 0.7 - 0.5 * confidence).astype(float)
+    accuracy = 1 - error.mean()
+    auroc = roc_auc_score(1 - error, confidence)
+    closed = (1 - auroc) * accuracy * (1 - accuracy) + 0.5 * (1 - accuracy) ** 2
+    assert augrc(error, confidence) == pytest.approx(closed)
+
+
+def test_confidence_that_knows_nothing_has_the_mean_loss():
+    rng = np.random.default_rng(0)
+    loss = rng.exponential(size=2000)
+    assert aurc(loss, np.full(2000, 3.0)) == pytest.approx(loss.mean())
+    assert augrc(loss, np.full(2000, 3.0)) == pytest.approx(loss.mean() / 2)
+    drawn = [aurc(loss, rng.random(2000)) for _ in range(300)]
+    assert np.mean(drawn) == pytest.approx(loss.mean(), abs=4 * np.std(drawn) / np.sqrt(300))
+
+
+def test_the_oracle_has_its_closed_form_and_none_is_better():
+    count, errors = 1000, 230
+    error = np.repeat([0.0, 1.0], [count - errors, errors])
+    k = np.arange(count - errors + 1, count + 1)
+    assert aurc(error, -error) == pytest.approx(((k - (count - errors)) / k).sum() / count)
+    share = errors / count  # Geifman & El-Yaniv's limit for many windows
+    assert aurc(error, -error) == pytest.approx(share + (1 - share) * np.log(1 - share), abs=1e-3)
+    assert augrc(error, -error) == pytest.approx(0.5 * share**2)
+    rng = np.random.default_rng(1)
+    loss = rng.normal(size=200)
+    for _ in range(50):
+        confidence = rng.random(200)
+        assert aurc(loss, -loss) <= aurc(loss, confidence) <= aurc(loss, loss)
+        assert augrc(loss, -loss) <= augrc(loss, confidence) <= augrc(loss, loss)
+
+
+@pytest.mark.parametrize("change", [np.exp, np.tanh, lambda x: 7 * x - 3, lambda x: x**3])
+def test_only_the_order_of_confidence_counts(change):
+    rng = np.random.default_rng(2)
+    confidence, loss = rng.normal(size=400).round(1), rng.exponential(size=400)
+    assert aurc(loss, change(confidence)) == pytest.approx(aurc(loss, confidence))
+    assert augrc(loss, change(confidence)) == pytest.approx(augrc(loss, confidence))
+    np.testing.assert_allclose(kept_share(change(confidence), 0.3), kept_share(confidence, 0.3))
+
+
+def test_neither_the_order_of_windows_nor_infinite_confidence_matters():
+    rng = np.random.default_rng(3)
+    confidence, loss = rng.integers(0, 9, 300).astype(float), rng.random(300)
+    order = rng.permutation(300)
+    assert aurc(loss[order], confidence[order]) == pytest.approx(aurc(loss, confidence))
+    ends = np.where(confidence == 8, np.inf, np.where(confidence == 0, -np.inf, confidence))
+    assert aurc(loss, ends) == pytest.approx(aurc(loss, confidence))
+
+
+def test_losses_shift_and_scale_the_areas():
+    rng = np.random.default_rng(4)
+    confidence, loss = rng.random(100), rng.random(100)
+    assert aurc(3 * loss + 2, confidence) == pytest.approx(3 * aurc(loss, confidence) + 2)
+    assert augrc(3 * loss + 2, confidence) == pytest.approx(3 * augrc(loss, confidence) + 1)
+
+
+def test_kept_share_is_the_chance_over_random_orders_of_ties():
+    confidence = np.array([5.0, 3.0, 3.0, 3.0, 1.0])
+    np.testing.assert_allclose(kept_share(confidence, 0.6), [1, 2 / 3, 2 / 3, 2 / 3, 0])
+    np.testing.assert_allclose(kept_share(confidence, 0.0), 0)
+    np.testing.assert_allclose(kept_share(confidence, 1.0), 1)
+    for coverage in (0.1, 0.37, 0.9):
+        assert kept_share(np.arange(77.0) // 5, coverage).sum() == pytest.approx(77 * coverage)
+
+
+@pytest.mark.parametrize(
+    ("loss", "confidence", "said"),
+    [
+        ([0.0, np.nan], [1.0, 2.0], "loss: 1 of 2"),
+        ([0.0, 1.0], [np.nan, 2.0], "confidence: 1 of 2 scored windows are NaN"),
+        ([0.0, np.inf], [1.0, 2.0], "not finite"),
+        ([0.0], [1.0, 2.0], "as many"),
+        ([], [], "N > 0"),
+    ],
+)
+def test_bad_numbers_are_refused(loss, confidence, said):
+    with pytest.raises(ValueError, match=said):
+        aurc(loss, confidence)
+
+
+@pytest.fixture
+def study():
+    """20 subjects of 60 windows; errors are rarer where confidence is high, and in Deep."""
+    rng = np.random.default_rng(5)
+    count = 1200
+    subject = np.repeat(np.arange(20), 60)
+    stage = rng.choice(4, count, p=[0.2, 0.2, 0.45, 0.15])
+    quality = rng.normal(size=count) + 0.5 * rng.normal(size=20)[subject]
+    loss = (rng.random(count) < 1 / (1 + np.exp(1 + quality - 0.5 * (stage == 0)))).astype(float)
+    scores = {
+        "good": quality,
+        "poor": quality + 3 * rng.normal(size=count),
+        "backwards": -quality,
+    }
+    return JudgedWindows(loss, subject, stage), scores
+
+
+def test_draws_are_the_areas_of_the_windows_drawn(study):
+    """Against copies of the subjects' windows, score by score."""
+    windows, scores = study
+    confidence = scores["poor"].round(1)  # ties, and fewer groups than bins
+    names, subject, bootstrap = selective.subject_bootstrap(windows.subject, CONFIG)
+    assert len(names) == 20
+    drawn = selective._drawn_areas(bootstrap, windows.loss, confidence, subject)
+    for draw in range(5):
+        times = bootstrap.weights_DU[draw].astype(int)[subject]
+        loss, repeated = np.repeat(windows.loss, times), np.repeat(confidence, times)
+        assert drawn[0][draw] == pytest.approx(aurc(loss, repeated))
+        assert drawn[1][draw] == pytest.approx(augrc(loss, repeated))
+
+
+def test_the_intervals_are_those_of_windows_drawn(study):
+    """Way to the oracle, and difference, draw by draw from copies of the subjects' windows."""
+    windows, scores = study
+    good, poor = scores["good"].round(1), scores["poor"].round(1)
+    _, subject, bootstrap = selective.subject_bootstrap(windows.subject, CONFIG)
+    drawn = []
+    for weights in bootstrap.weights_DU.astype(int):
+        times = weights[subject]
+        loss = np.repeat(windows.loss, times)
+        mine, base = (aurc(loss, np.repeat(each, times)) for each in (good, poor))
+        drawn.append([mine - base, (base - mine) / (base - aurc(loss, -loss))])
+    results = judge(windows, {"good": good, "poor": poor}, CONFIG, baseline="poor")
+    found = results["pooled"]["scores"]["good"]["aurc"]
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    for place, name in enumerate(("against_baseline", "way_to_oracle")):
+        assert found[name]["low"] == pytest.approx(low[place])
+        assert found[name]["high"] == pytest.approx(high[place])
+
+
+def test_bins_change_a_draw_by_next_to_nothing():
+    rng = np.random.default_rng(6)
+    confidence, subject = rng.random(60_000), np.repeat(np.arange(60), 1000)
+    for loss in (
+        (rng.random(60_000) > confidence).astype(float),
+        rng.exponential(1.1 - confidence),
+    ):
+        _, index, bootstrap = selective.subject_bootstrap(subject, CONFIG)
+        drawn = selective._drawn_areas(bootstrap, loss, confidence, index)
+        times = bootstrap.weights_DU[0].astype(int)[index]
+        exact = aurc(np.repeat(loss, times), np.repeat(confidence, times))
+        assert drawn[0][0] == pytest.approx(exact, rel=2e-3)
+        oracle = selective._drawn_areas(bootstrap, loss, -loss, index)
+        exact = aurc(np.repeat(loss, times), np.repeat(-loss, times))
+        assert oracle[0][0] == pytest.approx(exact, rel=2e-3)
+
+
+def test_judge_gives_areas_with_intervals_and_the_way_to_the_oracle(study):
+    windows, scores = study
+    results = judge(windows, scores, CONFIG, baseline="poor")
+    assert json.loads(json.dumps(results)) == results
+    found = results["pooled"]["scores"]
+    assert set(found) == {"good", "poor", "backwards", RANDOM, ORACLE}
+    for name, measure in (("aurc", aurc), ("augrc", augrc)):
+        values = {key: measure(windows.loss, confidence) for key, confidence in scores.items()}
+        best = measure(windows.loss, -windows.loss)
+        for key, value in values.items():
+            assert found[key][name]["area"]["value"] == pytest.approx(value)
+            assert found[key][name]["excess"]["value"] == pytest.approx(value - best)
+        assert (
+            found["good"][name]["area"]["low"]
+            < values["good"]
+            < found["good"][name]["area"]["high"]
+        )
+        way = (values["poor"] - values["good"]) / (values["poor"] - best)
+        assert found["good"][name]["way_to_oracle"]["value"] == pytest.approx(way)
+        assert found["good"][name]["way_to_oracle"]["low"] > 0
+        assert found["good"][name]["against_baseline"]["high"] < 0
+        assert found["backwards"][name]["way_to_oracle"]["high"] < 0
+        assert found["poor"][name]["against_baseline"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+        assert found[ORACLE][name]["excess"]["value"] == 0
+        assert found[ORACLE][name]["way_to_oracle"]["value"] == pytest.approx(1)
+    assert found[RANDOM]["aurc"]["area"]["value"] == pytest.approx(windows.loss.mean())
+
+
+def test_stages_are_judged_among_themselves(study):
+    windows, scores = study
+    by_stage = judge(windows, scores, CONFIG)["by_stage"]
+    for number, name in enumerate(STAGE_NAMES):
+        here = windows.stage == number
+        expected = aurc(windows.loss[here], scores["good"][here])
+        assert by_stage[name]["scores"]["good"]["aurc"]["area"]["value"] == pytest.approx(expected)
+        assert by_stage[name]["windows"] == here.sum()
+
+
+def test_differences_are_paired(study):
+    """The interval of a difference is much narrower than those of the two areas."""
+    windows, scores = study
+    scores["twin"] = scores["good"] + 0.05 * np.random.default_rng(0).normal(size=1200)
+    found = judge(windows, scores, CONFIG, baseline="good")["pooled"]["scores"]["twin"]["aurc"]
+
+    def width(interval):
+        return interval["high"] - interval["low"]
+
+    assert width(found["against_baseline"]) < 0.2 * width(found["area"])
+
+
+def test_unscored_windows_are_counted_and_enter_nothing(study):
+    windows, scores = study
+    plain = judge(windows, scores, CONFIG)
+    longer = JudgedWindows(
+        np.append(windows.loss, [np.nan] * 3),
+        np.append(windows.subject, [0, 0, 99]),
+        np.append(windows.stage, [-1] * 3),
+    )
+    more = {name: np.append(values, [np.nan] * 3) for name, values in scores.items()}
+    found = judge(longer, more, CONFIG)
+    assert found["unscored"] == 3
+    assert found["pooled"] == plain["pooled"]
+    dropped = rejection(longer, more["good"], 0.8, CONFIG)
+    assert dropped["unscored"] == 3
+    assert dropped["risk"] == rejection(windows, scores["good"], 0.8, CONFIG)["risk"]
+
+
+def test_one_subject_has_no_interval_and_a_stage_that_never_occurs_no_score():
+    rng = np.random.default_rng(7)
+    windows = JudgedWindows(rng.random(50), np.full(50, "a"), np.full(50, 2))
+    found = judge(windows, {"x": rng.random(50)}, CONFIG)
+    area = found["pooled"]["scores"]["x"]["aurc"]["area"]
+    assert area["value"] is not None
+    assert area["low"] is None
+    assert found["by_stage"]["REM"] == {"windows": 0, "mean_loss": None, "scores": {}}
+    dropped = rejection(windows, rng.random(50), 0.5, CONFIG)
+    assert dropped["flagged_by_stage"]["REM"]["value"] is None
+    assert dropped["flagged_by_stage"]["Light"]["value"] == pytest.approx(0.5)
+
+
+def test_no_way_to_go_has_no_share():
+    windows = JudgedWindows(np.full(40, 0.3), np.repeat(np.arange(4), 10))
+    found = judge(windows, {"x": np.arange(40.0)}, CONFIG)["pooled"]["scores"]["x"]
+    assert found["aurc"]["way_to_oracle"]["value"] is None
+    assert found["aurc"]["excess"]["value"] == pytest.approx(0, abs=1e-12)
+
+
+def test_bad_input_is_named(study):
+    windows, scores = study
+    with pytest.raises(ValueError, match="good: 2 of 1200 scored windows are NaN"):
+        judge(windows, {"good": np.append(scores["good"][2:], [np.nan] * 2)}, CONFIG)
+    with pytest.raises(ValueError, match="good: expected"):
+        judge(windows, {"good": scores["good"][1:]}, CONFIG)
+    with pytest.raises(ValueError, match="made here"):
+        judge(windows, {ORACLE: scores["good"]}, CONFIG)
+    with pytest.raises(ValueError, match="baseline"):
+        judge(windows, scores, CONFIG, baseline="entropy")
+    with pytest.raises(DatasetError, match="scored"):
+        JudgedWindows(np.zeros(3), np.arange(3), np.full(3, -1))
+    with pytest.raises(ValueError, match="loss: 1 of 3"):
+        JudgedWindows(np.array([0.0, np.nan, 1.0]), np.arange(3))
+    with pytest.raises(ValueError, match="stage"):
+        JudgedWindows(np.zeros(3), np.arange(3), np.array([0, 1, 4]))
+    with pytest.raises(ValueError, match="subject: expected"):
+        JudgedWindows(np.zeros(3), np.arange(2))
+    with pytest.raises(ValueError, match="stage"):
+        rejection(JudgedWindows(np.zeros(3), np.arange(3)), np.zeros(3), 0.5, CONFIG)
+    both = JudgedWindows(np.zeros(4), np.arange(4), np.full(4, 2), np.zeros(4, int))
+    with pytest.raises(ValueError, match="two subjects"):
+        rejection(both, np.zeros(4), 0.5, CONFIG)
+    with pytest.raises(ValueError, match="coverage"):
+        rejection(windows, scores["good"], 1.5, CONFIG)
+
+
+def test_flags_at_random_lose_every_stage_alike(study):
+    windows, _ = study
+    found = rejection(windows, np.zeros(1200), 0.75, CONFIG)
+    for name in STAGE_NAMES:
+        assert found["flagged_by_stage"][name]["value"] == pytest.approx(0.25)
+        assert found["stage_share"][name]["change"]["value"] == pytest.approx(0)
+    assert found["risk"]["change"]["value"] == pytest.approx(0)
+    tst = found["tst_min"]
+    assert tst["left_out"]["value"] == pytest.approx(-0.25 * tst["all"]["value"])
+    assert tst["scaled_up"]["value"] == pytest.approx(0)
+
+
+def test_flags_on_wake_make_the_night_look_slept_through():
+    """Two nights of one subject and one of another, each 100 windows, by hand."""
+    stage = np.concatenate([np.repeat([0, 1, 2, 3], count) for count in
+                            ((20, 20, 40, 20), (40, 10, 40, 10), (0, 25, 50, 25))])  # fmt: skip
+    night = np.repeat(["a1", "a2", "b1"], 100)
+    windows = JudgedWindows(
+        (stage == 0).astype(float), np.repeat(["a", "a", "b"], 100), stage, night
+    )
+    confidence = np.where(stage == 0, 0.0, 1.0)
+    found = rejection(windows, confidence, 0.9, CONFIG)  # 30 of 60 Wake windows are dropped
+    assert found["flagged_by_stage"]["Wake"]["value"] == pytest.approx(0.5)
+    assert found["flagged_by_stage"]["REM"]["value"] == pytest.approx(0.0)
+    assert found["stage_share"]["Wake"]["all"]["value"] == pytest.approx(60 / 300)
+    assert found["stage_share"]["Wake"]["kept"]["value"] == pytest.approx(30 / 270)
+    assert found["risk"]["kept"]["value"] == pytest.approx(30 / 270)
+    assert found["tst_min"]["all"]["value"] == pytest.approx((40 + 30 + 50) / 3)
+    assert found["tst_min"]["left_out"]["value"] == pytest.approx(0)
+    scaled = (50 * 80 / 90 - 40) + (50 * 60 / 80 - 30)
+    assert found["tst_min"]["scaled_up"]["value"] == pytest.approx(scaled / 3)
+    assert (found["nights"], found["nights_without_kept"]) == (3, 0)
+
+
+def test_a_night_of_which_nothing_is_kept_is_counted():
+    windows = JudgedWindows(np.zeros(20), np.repeat([0, 1], 10), np.full(20, 2))
+    found = rejection(windows, np.repeat([1.0, 0.0], 10), 0.5, CONFIG)
+    assert found["nights_without_kept"] == 1
+    assert found["tst_min"]["scaled_up"]["value"] == pytest.approx(0)
+    assert found["tst_min"]["left_out"]["value"] == pytest.approx(-2.5)
+
+
+def test_a_stages_interval_is_that_of_copies(study):
+    windows, scores = study
+    found = rejection(windows, scores["good"], 0.8, CONFIG)
+    kept = kept_share(scores["good"], 0.8)
+    _, subject, bootstrap = selective.subject_bootstrap(windows.subject, CONFIG)
+    weights = bootstrap.weights_DU[:, subject] * (windows.stage == 0)
+    flagged = 1 - (weights @ kept) / weights.sum(1)
+    low, high = np.quantile(flagged, [0.025, 0.975])
+    assert found["flagged_by_stage"]["Wake"]["low"] == pytest.approx(low)
+    assert found["flagged_by_stage"]["Wake"]["high"] == pytest.approx(high)
