@@ -49,9 +49,9 @@ SOFTEN = 0.1  # of a log-likelihood: noise is not white, and beats differ in siz
 # signal. A lower one would take the heart's freedom in atrial fibrillation.
 MOST_WEIGHT = 12.0
 # By the mean correlation of a block's beats: the share that lay at a true beat, on simulated nights
-# at 6, 0 and -2 dB. Chance alone gives a third.
-CONFIDENCE_AT = (0.475, 0.525, 0.575, 0.625, 0.675, 0.725, 0.8)
-CONFIDENCE = (0.27, 0.45, 0.56, 0.75, 0.90, 0.955, 0.99)
+# at 10, 3 and 0 dB. Chance alone gives a third.
+CONFIDENCE_AT = (0.475, 0.525, 0.575, 0.625, 0.675, 0.725, 0.775, 0.85)
+CONFIDENCE = (0.33, 0.41, 0.54, 0.75, 0.90, 0.95, 0.97, 0.99)
 CLOSEST_S = 0.3  # no two beats are nearer
 RJ_WINDOW_S = (0.1, 0.4)
 
@@ -131,7 +131,7 @@ def j_peaks(bcg: NDArray, rate_hz: float) -> Beats:
     if view.similar < MIN_SIMILAR:
         return _NO_BEATS
     heart, blind, envelope = view.heart, view.blind, view.envelope
-    frame_s, interval_s = _local_interval(view.similar_FL)
+    frame_s, interval_s = _local_interval(view.similar_FL, view.usual)
     heart_BN, envelope_BN = np.ascontiguousarray(_blocks(heart)), _blocks(envelope)
     blind_BN = _blocks(blind, True)
     starts_B = np.arange(len(heart_BN)) * BLOCK_S - MARGIN_S
@@ -196,13 +196,15 @@ class _View:
       blind: [n] where no beat can be seen.
       envelope: [n] of `heart`, less its moving mean.
       similar_FL: autocorrelation of the envelope around each frame.
-      similar: the night's mean of it at the likeliest beat interval; 0 where it has no peak.
+      usual: lag of the night's beat interval.
+      similar: highest peak of the night's mean of `similar_FL`; 0 where it has none.
     """
 
     heart: NDArray[np.float32]
     blind: NDArray[np.bool_]
     envelope: NDArray[np.float32]
     similar_FL: NDArray[np.float32]
+    usual: int
     similar: float
 
 
@@ -213,7 +215,7 @@ def _view(values: NDArray, gap: NDArray, low_hz: float, high_hz: float) -> _View
     envelope -= ndimage.uniform_filter1d(envelope, int(2 * RATE_HZ))
     envelope[blind] = 0.0
     similar_FL = _autocorrelation(envelope)
-    return _View(heart, blind, envelope, similar_FL, float(_peaks_of_night(similar_FL).max()))
+    return _View(heart, blind, envelope, similar_FL, *_usual_interval(similar_FL))
 
 
 def _heartbeat_band(
@@ -261,25 +263,26 @@ def _autocorrelation(envelope: NDArray) -> NDArray[np.float32]:
     return ndimage.uniform_filter1d(similar, 9, axis=0, mode="nearest")
 
 
-def _peaks_of_night(similar_FL: NDArray) -> NDArray[np.float32]:
-    """Height of the peaks of the night's mean, from SHORTEST_S to LONGEST_S; 0 beside them."""
-    night = similar_FL.mean(0)
-    shortest, longest = int(SHORTEST_S * FRAME_HZ), int(LONGEST_S * FRAME_HZ)
-    inner = night[shortest : longest + 1]
-    is_peak = (inner > night[shortest - 1 : longest]) & (inner >= night[shortest + 1 : longest + 2])
-    return np.where(is_peak, inner, 0.0)
+def _usual_interval(similar_FL: NDArray) -> tuple[int, float]:
+    """The night's beat interval as a lag, and the height of the highest peak; 0 without a peak.
 
-
-def _local_interval(similar_FL: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Beat interval every HOP_S: times and intervals.
-
-    The peak is looked for around that of the night's mean, so that two beats do not pass for one.
+    Two intervals of an even heart may be more alike than one. But half of one falls between two
+    beats, half of two on a beat: the peak that rises most above its half is the interval.
     """
-    height = _peaks_of_night(similar_FL)
+    night = similar_FL.mean(0)
+    lag = np.arange(int(SHORTEST_S * FRAME_HZ), int(LONGEST_S * FRAME_HZ) + 1)
+    height = night[lag]
+    is_peak = (height > night[lag - 1]) & (height >= night[lag + 1])
+    rise = height - np.interp(0.5 * lag, np.arange(len(night)), night)
+    usual = lag[np.argmax(np.where(is_peak, rise, -np.inf))]
+    return int(usual), float(np.max(height, where=is_peak, initial=0.0))
+
+
+def _local_interval(
+    similar_FL: NDArray, usual: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Beat interval every HOP_S, looked for around the night's: times and intervals."""
     shortest, longest = int(SHORTEST_S * FRAME_HZ), int(LONGEST_S * FRAME_HZ)
-    # Two intervals of an even heart are more alike than one, by a quarter where noise is strong:
-    # the shorter has it.
-    usual = shortest + int(np.argmax(height >= 0.6 * height.max()))
     first = max(shortest, int(0.7 * usual))
     last = min(longest + 2, int(np.ceil(1.4 * usual)))
     peak = first + np.argmax(similar_FL[:, first : last + 1], axis=1)

