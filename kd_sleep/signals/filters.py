@@ -60,8 +60,17 @@ def bridged(values: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         return values, missing
     if missing.all():
         return np.zeros(len(values)), missing
-    clock = np.arange(len(values))
-    return np.interp(clock, clock[~missing], values[~missing]), missing
+    edges = np.flatnonzero(np.diff(missing, prepend=False, append=False))
+    start, stop = edges[::2], edges[1::2]
+    # At the ends there is a sample on one side alone.
+    left = values[np.where(start > 0, start - 1, stop.clip(max=len(values) - 1))]
+    right = values[np.where(stop < len(values), stop, start - 1)]
+    length = stop - start
+    step = np.flatnonzero(missing) - np.repeat(start - 1, length)
+    share = step / np.repeat(length + 1, length)
+    values = values.copy()
+    values[missing] = np.repeat(left, length) + share * np.repeat(right - left, length)
+    return values, missing
 
 
 def moving_sd(values: NDArray, rate_hz: float, seconds: float) -> NDArray[np.float64]:

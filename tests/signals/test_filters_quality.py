@@ -260,3 +260,12 @@ def test_gaps_are_bridged_by_straight_lines():
     np.testing.assert_array_equal(values, [1.0, 1.0, 2.0, 3.0, 4.0, 4.0])
     np.testing.assert_array_equal(missing, [True, False, True, True, False, True])
     assert not bridged(np.full(3, np.nan))[0].any()
+
+
+def test_bridges_are_those_of_interpolation():
+    rng = np.random.default_rng(0)
+    for share in (0.01, 0.5, 0.99):
+        values = np.where(rng.random(1000) < share, np.nan, rng.normal(size=1000))
+        known = np.flatnonzero(np.isfinite(values))
+        expected = np.interp(np.arange(1000), known, values[known])
+        np.testing.assert_allclose(bridged(values)[0], expected, atol=1e-12)
