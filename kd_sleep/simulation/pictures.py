@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from kd_sleep.pages import INK, MUTED, WIDE, drawing, drawing_file
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.signals.filters import bandpass
-from kd_sleep.simulation import measures, sensors
+from kd_sleep.simulation import beds, measures, sensors
 from kd_sleep.simulation.physiology import DRIVE_HZ, Physiology
 from kd_sleep.stages import STAGE_NAMES, Stage
 
@@ -28,12 +28,12 @@ SPAN_S = 10.0
 HEART_HZ = (1.0, 12.0)  # what of a BCG is drawn: heartbeats without breathing, as a detector has it
 # The clear ends of the film's own ranges, and breathing not much larger than heartbeats.
 CLEAR_FILM = dataclasses.replace(
-    sensors.FILM,
-    snr_db=sensors.Range(11.0, 11.0),
-    noise_slope=sensors.Range(1.5, 1.5),
-    vibration_db=sensors.Range(-30.0, -30.0),
-    breathing_gain=sensors.Range(1.5, 1.5),
-    breathing_noise=sensors.Range(0.3, 0.3),
+    beds.FILM,
+    snr_db=beds.Range(11.0, 11.0),
+    noise_slope=beds.Range(1.5, 1.5),
+    vibration_db=beds.Range(-30.0, -30.0),
+    breathing_gain=beds.Range(1.5, 1.5),
+    breathing_noise=beds.Range(0.3, 0.3),
 )
 _UPWARDS = (Stage.DEEP, Stage.LIGHT, Stage.REM, Stage.WAKE)
 

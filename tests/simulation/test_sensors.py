@@ -15,8 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from kd_sleep.simulation import sensors, validate_sensors
+from kd_sleep.simulation.beds import SENSORS, Range
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive, draw_subject, simulate_night
-from kd_sleep.simulation.sensors import SENSORS, Clock, NumpySource, Range
+from kd_sleep.simulation.sensors import Clock, NumpySource
 from kd_sleep.stages import Stage
 
 
