@@ -218,3 +218,19 @@ def test_a_night_without_any_bcg_in_it_says_what_to_do(files):
 def test_an_exclusion_can_be_written_whatever_a_file_is_called():
     left_out = Exclusion("", os.fsdecode(b"shhs1-\xff.edf"), "its name is none.", "Rename it.")
     assert left_out.path.encode() == b"shhs1-\\udcff.edf"
+
+
+def test_a_lead_that_fell_off_leaves_the_teacher_nothing(files):
+    """Windows of noise without a heart: no quality, no RR, and so no weight in any loss."""
+
+    def fallen(ecg):
+        noise = 0.2 * np.random.default_rng(0).normal(size=40 * 30 * 125)
+        return np.concatenate([ecg[: 40 * 30 * 125], noise, ecg[80 * 30 * 125 :]])
+
+    rewrite_edf(files, "ECG", fallen)
+    record = process_night(dataclasses.replace(files, rpoints_csv=None), SIMULATED)
+    off, on = slice(41, 79), np.r_[5:38, 82:120]
+    assert record["ecg_quality"][off].max() == 0.0
+    assert record["rr_missing"][off].min() == 1.0
+    assert record["ecg_quality"][on].mean() > 0.9
+    assert record["rr_missing"][on].mean() < 0.1

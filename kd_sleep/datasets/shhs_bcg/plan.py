@@ -7,6 +7,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from tqdm import tqdm
+
 from kd_sleep.config import DatasetConfig
 from kd_sleep.datasets.shhs_bcg import finished
 from kd_sleep.datasets.shhs_bcg.finished import Night
@@ -66,7 +68,7 @@ def plan(
     ]
     given = read_splits(splits_file) if splits_file else None
     nights = []
-    for night in listing.nights:
+    for night in tqdm(listing.nights, desc="Looking at files", unit="night", leave=False):
         split = split_of(night.subject_id) if given is None else given.get(night.subject_id)
         if split is None:
             reason = f"subject {night.subject_id} is not in {splits_file}."
