@@ -47,14 +47,14 @@ _UNIT = re.compile(r"(.*?)\s*[\[(](.*?)[\])]\s*")
 _TIME_UNIT = re.compile(r"(.*?)_(s|sec|seconds|ms|us|ns)")
 _UNIFORM_CLOCK = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:?\d\d)?")
 _CLOCK_WIDTH = 40
-_EPOCH = datetime.datetime(1970, 1, 1)
+_UNIX_ZERO = datetime.datetime(1970, 1, 1)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _MOST_DAYS = 10
 _COARSE_SHARE = 0.1  # of the stamps repeat: they are coarse; fewer is damage
 _STRAY = 0.55  # of the usual step; half of it, and stamps of whole ms round
 _STRAY_SHARE = 0.1  # of the steps may lie off the usual one by more
 _COARSEST_S = 1.5
-_EARLIEST_EPOCH = 1e8  # a stamp below counts from the recording's start, not from 1970
+_EARLIEST_UNIX = 1e8  # a stamp below counts from the recording's start, not from 1970
 _STRAY_S = 0.5  # a stamp may lie this far off a clock of one rate
 
 
@@ -404,7 +404,7 @@ def _uniform_clock(cells: NDArray[np.bytes_]) -> NDArray[np.int64] | None:
         if day is None:
             return None
         midnight = day[0].replace(hour=0, minute=0, second=0, microsecond=0)
-        of_day[start:end] += (midnight - _EPOCH) // _MICROSECOND - away
+        of_day[start:end] += (midnight - _UNIX_ZERO) // _MICROSECOND - away
     return of_day
 
 
@@ -434,7 +434,7 @@ def _clock_seconds(layout: _Layout, column: int) -> NDArray[np.float64]:
                 _refuse_cell(layout, lines[k], column, cell, "a time such as 2023-11-03 22:39:15")
             else:
                 away_s = clock[1].total_seconds() if clock[1] is not None else 0.0
-                values[k] = (clock[0] - _EPOCH) // _MICROSECOND - round(away_s * 1e6)
+                values[k] = (clock[0] - _UNIX_ZERO) // _MICROSECOND - round(away_s * 1e6)
         parts.append(np.repeat(values, counts))
     stamps = _joined(layout, parts)
     return (stamps - stamps[0]) / 1e6
@@ -454,7 +454,7 @@ def _number_seconds(layout: _Layout, column: int, stamps: NDArray) -> NDArray[np
     if not per_s and len(stamps) > 1:
         steps = np.diff(stamps)
         step = np.median(steps) or steps.mean()  # coarse stamps repeat
-        if stamps[0] < _EARLIEST_EPOCH and np.all(steps == 1.0):
+        if stamps[0] < _EARLIEST_UNIX and np.all(steps == 1.0):
             raise RecordingError(
                 layout.path,
                 f"column {layout.names[column]!r} counts by ones: rows, or milliseconds?",

@@ -67,7 +67,7 @@ _CLOCK_TEXT = re.compile(
     r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:T| +)"
     r"(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:[.,](\d{1,9}))?)?\s*(Z|[+-]\d{2}:?\d{2})?"
 )
-_EPOCH_UNIT = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))  # from 1973 on
+_UNIX_UNIT = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))  # from 1973 on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,7 @@ def start_of(stamp: Any) -> datetime.datetime | None:
             return None
         wall, zone = clock
         return wall if zone is None or zone else wall.replace(tzinfo=datetime.UTC)
-    for smallest, per_s in _EPOCH_UNIT:
+    for smallest, per_s in _UNIX_UNIT:
         if smallest <= number < 1e20:
             try:
                 return datetime.datetime.fromtimestamp(number / per_s, datetime.UTC)
