@@ -25,7 +25,8 @@ class Student(nn.Module):
     parameters and logits are float32.
 
     With `hint`, training also sows `tachogram` [B, L, T] into the collection "sown": the ECG's
-    resampled tachogram as the encoder of a window regresses it.
+    resampled tachogram as the encoder of a window regresses it. At use `embedding` [B, L, C] is
+    sown there, what the logits are read from, for the SQI (`models.quality`).
     """
 
     config: StudentConfig
@@ -43,5 +44,7 @@ class Student(nn.Module):
             regressed = nn.Dense(TACHOGRAM_SAMPLES, name="hint")(hidden.astype(jnp.float32))
             self.sow("sown", "tachogram", regressed)
         x = nn.Dropout(self.config.dropout, deterministic=not train)(x)
-        x = Context(width, self.config.context_windows, self.dtype)(x, valid_BL)
-        return nn.Dense(NUM_STAGES)(x.astype(jnp.float32))
+        x = Context(width, self.config.context_windows, self.dtype)(x, valid_BL).astype(jnp.float32)
+        if not train:
+            self.sow("sown", "embedding", x)
+        return nn.Dense(NUM_STAGES)(x)
