@@ -184,6 +184,9 @@ class StudentConfig(Config):
         choices=_CONTEXTS,
     )
     dropout: float = setting(0.1, "Dropout rate on a window's embedding.", low=0.0, high=0.9)
+    causal: bool = setting(
+        False, "See windows of the past alone: such a student stages a night while it is recorded."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,6 +326,21 @@ class EvaluationConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True)
+class StudyConfig(Config):
+    """How much a study trains."""
+
+    study_seeds: int = setting(
+        5, "Seeds that every student is trained from, 0 and up.", low=1, high=1000
+    )
+    handful: int = setting(
+        6, "Labelled nights of the students that the report looks at most closely.", low=1
+    )
+    ladder_seeds: int = setting(
+        1, "Seeds of every rung of the information ladder; 0 leaves the ladder out.", low=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Preset:
     """One size of the whole mission. `student_train` serves every student alike."""
 
@@ -336,6 +354,7 @@ class Preset:
     distill: DistillConfig = DistillConfig()
     augment: AugmentConfig = AugmentConfig()
     execution: ExecutionConfig = ExecutionConfig()
+    study: StudyConfig = StudyConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
@@ -349,6 +368,7 @@ PRESETS: dict[str, Preset] = {
         student=StudentConfig(width=8, context_windows=3),
         student_train=TrainConfig(steps=20, batch_size=4, sequence_windows=16, evaluate_every=10),
         distill=DistillConfig(labelled_nights=2),
+        study=StudyConfig(study_seeds=2, handful=2),
         evaluation=EvaluationConfig(bootstrap_draws=100),
     ),
     # For the quickstart: minutes on two cores.

@@ -13,7 +13,7 @@ from kd_sleep import schema
 from kd_sleep.config import DatasetConfig
 from kd_sleep.errors import RecordingError
 from kd_sleep.features import rr
-from kd_sleep.features.windows import to_windows
+from kd_sleep.features.bcg import NoHeartbeatBand, flat, prepared
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.recordings.recording import Recording
 from kd_sleep.recordings.shhs import SIMULATOR, NightFiles, bcg_file, read_recording
@@ -26,9 +26,6 @@ from kd_sleep.simulation.physiology import DRIVE_HZ, SIMULATOR_VERSION, Drive
 MIN_BEATS_PER_MIN = 20.0  # fewer over the whole night, and there is no heart to be seen
 MIN_ECG_HZ = 50.0  # slower, and a QRS complex is two samples
 MAX_RPOINT_GAP = 0.2  # share of the night that R points may leave uncovered at its ends
-FLAT_S = 1.0  # a BCG that does not change for this long has dropped out
-HIGHPASS_HZ = 0.05  # keeps breathing, drops the mattress's creep
-LARGEST = 500.0  # in heartbeat amplitudes; larger movements saturate, and say as much
 BCG_SAMPLING_HZ = 100.0  # of the forward model
 LEAVE_OUT = "Look at the BCG; the night is left out."
 
@@ -198,7 +195,7 @@ def aligned_bcg(
     """
     path = bcg_file(files)
     bcg = read_bcg(path, config.bcg_channel, config.bcg_rate_hz)
-    values = np.where(_flat(bcg.signal.values, bcg.signal.rate_hz), np.nan, bcg.signal.values)
+    values = np.where(flat(bcg.signal.values, bcg.signal.rate_hz), np.nan, bcg.signal.values)
     bcg = dataclasses.replace(bcg, signal=dataclasses.replace(bcg.signal, values=values))
     try:
         clock = alignment.align(
@@ -226,12 +223,6 @@ def _header_offset_s(recording: Recording, bcg: BcgRecording) -> float:
     if bcg.start.tzinfo is not None:
         return (seconds + hour / 2) % hour - hour / 2
     return seconds if abs(seconds) < day else (seconds + day / 2) % day - day / 2
-
-
-def _flat(values: NDArray, rate_hz: float) -> NDArray[np.bool_]:
-    """Samples in a run of FLAT_S or more without any change: a dropout, or a saturated sensor."""
-    _, lengths = quality.runs_of_equals(values)
-    return np.repeat(lengths >= max(2, round(FLAT_S * rate_hz)), lengths)
 
 
 def _bcg_fields(
@@ -286,33 +277,22 @@ def _by_window(times_s: NDArray, values: NDArray, windows: int) -> NDArray[np.fl
 
 
 def _sampled(files: NightFiles, bcg: NDArray, windows: int) -> dict[str, Any]:
-    """The BCG's samples, scale and quality from a BCG at 50 Hz on the ECG's clock, NaN if missing.
-
-    One heartbeat amplitude is the night's median, over windows, of the RMS in the heartbeat band.
-    """
-    filled, missing = bridged(to_windows(bcg, schema.BCG_HZ, windows).ravel())
-    if missing.all():
-        raise RecordingError(files.bcg or files.edf, "no BCG lies within the night.", LEAVE_OUT)
-    filled = bandpass(filled, schema.BCG_HZ, HIGHPASS_HZ, None)
-    heart = bandpass(filled, schema.BCG_HZ, 2.0, 10.0).reshape(windows, -1)
-    usable = missing.reshape(windows, -1).mean(1) < 0.5
-    unit = float(np.median(np.sqrt(np.mean(heart[usable] ** 2, axis=1)))) if usable.any() else 0.0
-    if unit <= 0:
-        raise RecordingError(
-            files.bcg or files.edf, "the BCG shows no heartbeat band at all.", LEAVE_OUT
-        )
-    values = np.where(missing, 0.0, np.clip(filled / unit, -LARGEST, LARGEST))
-    scale = max(float(np.abs(values).max()), 1.0) / 32767.0
-    values_NS = values.reshape(windows, -1)
+    """The BCG's samples, scale and quality, from a BCG at 50 Hz on the ECG's clock."""
+    try:
+        ready = prepared(bcg, windows)
+    except NoHeartbeatBand as error:
+        raise RecordingError(files.bcg or files.edf, str(error), LEAVE_OUT) from error
+    values_NS = ready.values_NS
+    scale = max(float(np.abs(values_NS).max()), 1.0) / 32767.0
     counts = np.rint(values_NS / scale).astype(np.int16)
     return {
         "bcg": counts,
         "bcg_scale": np.float32(scale),
         "bcg_digest": _digest(counts, scale),
-        "bcg_missing": missing.reshape(windows, -1).mean(1).astype(np.float32),
-        "bcg_snr_db": np.where(usable, quality.snr_db(values_NS, schema.BCG_HZ), np.nan).astype(
-            np.float32
-        ),
+        "bcg_missing": ready.missing_N.astype(np.float32),
+        "bcg_snr_db": np.where(
+            ready.usable_N, quality.snr_db(values_NS, schema.BCG_HZ), np.nan
+        ).astype(np.float32),
     }
 
 

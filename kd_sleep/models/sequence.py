@@ -18,19 +18,21 @@ class Context(nn.Module):
     """Residual shifts by 1, 2, 4, … windows, reaching `context_windows` a side.
 
     Padding is put to 0 before each shift, so that a night's logits do not depend on how far its
-    batch was padded. With `context_windows` = 0 each window stands alone.
+    batch was padded. With `context_windows` = 0 each window stands alone; `causal`
+    reaches into the past alone.
     """
 
     width: int
     context_windows: int
     dtype: Any = jnp.float32
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x_BLC: jax.Array, valid_BL: jax.Array) -> jax.Array:
         mask = valid_BL[..., None].astype(x_BLC.dtype)
         for layer in range((self.context_windows + 1).bit_length() - 1):
             y = Norm(dtype=self.dtype)(x_BLC) * mask
-            y = nn.relu(Shift(self.width, 2**layer, self.dtype)(y))
+            y = nn.relu(Shift(self.width, 2**layer, self.dtype, self.causal)(y))
             zeros = nn.initializers.zeros_init()
             x_BLC = x_BLC + nn.Dense(self.width, dtype=self.dtype, kernel_init=zeros)(y)
         return Norm(dtype=self.dtype)(x_BLC)
@@ -38,6 +40,8 @@ class Context(nn.Module):
 
 class Shift(nn.Module):
     """[N, F, C] -> [N, F, width]: each place sees itself and the places `reach` before and after.
+
+    A `causal` one sees itself and the place before.
 
     A third of the channels is moved each way, then one matrix product mixes them (temporal shift,
     Lin et al. ICCV 2019, https://arxiv.org/abs/1811.08383): a third of the arithmetic of a
@@ -48,15 +52,19 @@ class Shift(nn.Module):
     width: int
     reach: int = 1
     dtype: Any = jnp.float32
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x_NFC: jax.Array) -> jax.Array:
         places, third = x_NFC.shape[1], x_NFC.shape[2] // 3
         padded = jnp.pad(x_NFC, ((0, 0), (self.reach, self.reach), (0, 0)))
         before = padded[:, :places, :third]
-        here = x_NFC[..., third : 2 * third]
-        after = padded[:, 2 * self.reach :, 2 * third :]
-        x_NFC = jnp.concatenate([before, here, after], axis=-1)
+        if self.causal:
+            x_NFC = jnp.concatenate([before, x_NFC[..., third:]], axis=-1)
+        else:
+            here = x_NFC[..., third : 2 * third]
+            after = padded[:, 2 * self.reach :, 2 * third :]
+            x_NFC = jnp.concatenate([before, here, after], axis=-1)
         return nn.Dense(self.width, dtype=self.dtype)(x_NFC)
 
 

@@ -21,8 +21,8 @@ COLUMNS = ("bcg", "bcg_scale")  # of a batch, that the student is shown
 class Student(nn.Module):
     """bcg_BLS -> logits_BLK, int16 counts with a scale per window.
 
-    With `context_windows` = 0 a window's logits depend on its own 30 s alone. Computes in `dtype`;
-    parameters and logits are float32.
+    With `context_windows` = 0 a window's logits depend on its own 30 s alone, and with `causal` on
+    nothing that comes after it. Computes in `dtype`; parameters and logits are float32.
 
     With `hint`, training also sows `tachogram` [B, L, T] into the collection "sown": the ECG's
     resampled tachogram as the encoder of a window regresses it. At use `embedding` [B, L, C] is
@@ -44,7 +44,8 @@ class Student(nn.Module):
             regressed = nn.Dense(TACHOGRAM_SAMPLES, name="hint")(hidden.astype(jnp.float32))
             self.sow("sown", "tachogram", regressed)
         x = nn.Dropout(self.config.dropout, deterministic=not train)(x)
-        x = Context(width, self.config.context_windows, self.dtype)(x, valid_BL).astype(jnp.float32)
+        context = Context(width, self.config.context_windows, self.dtype, self.config.causal)
+        x = context(x, valid_BL).astype(jnp.float32)
         if not train:
             self.sow("sown", "embedding", x)
         return nn.Dense(NUM_STAGES)(x)

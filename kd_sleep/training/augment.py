@@ -26,7 +26,7 @@ from jax.scipy.special import ndtri
 from kd_sleep.config import AugmentConfig
 from kd_sleep.schema import BCG_HZ
 
-LARGEST = 500.0  # where the dataset's BCG saturates: `features.night.LARGEST`, tested to be equal
+LARGEST = 500.0  # where the dataset's BCG saturates: `features.bcg.LARGEST`, tested to be equal
 DROPOUT_S = (5.0, 15.0)  # uniform: 10 s in the mean
 CELL_S = 0.2  # grid of dropouts: a running sum over samples would cost as much as all the rest
 MOVEMENT_S = (3.0, 15.0)  # log-normal around 6 s, log SD 0.45, clipped

@@ -12,6 +12,7 @@ from kd_sleep import schema
 from kd_sleep.config import DatasetConfig
 from kd_sleep.errors import RecordingError
 from kd_sleep.features import night
+from kd_sleep.features.bcg import flat
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.recordings import edf, nsrr, shhs
 
@@ -199,14 +200,14 @@ def test_a_dropout_is_missing_and_not_silence():
     values = np.random.default_rng(0).normal(size=10_000)
     values[2000:2500] = 7.0
     values[5000:5020] = 0.0  # too short to be one
-    flat = night._flat(values, 100.0)
-    assert flat[2000:2500].all()
-    assert flat.sum() == 500
+    dropped = flat(values, 100.0)
+    assert dropped[2000:2500].all()
+    assert dropped.sum() == 500
 
 
 def test_a_sensors_values_may_be_as_far_apart_as_float32_goes():
     largest = np.finfo(np.float32).max
-    assert not night._flat(np.array([-largest, largest] * 100, np.float32), 100.0).any()
+    assert not flat(np.array([-largest, largest] * 100, np.float32), 100.0).any()
 
 
 def test_a_night_without_any_bcg_in_it_says_what_to_do(files):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kd_sleep.config import AugmentConfig
-from kd_sleep.features import night
+from kd_sleep.features.bcg import LARGEST
 from kd_sleep.schema import BCG_HZ
 from kd_sleep.training import augment as module
 from kd_sleep.training.augment import augment
@@ -220,7 +220,7 @@ def test_movements_come_at_the_given_rate_and_last_3_to_15_s():
 
 def test_movements_have_the_simulators_spectrum_and_saturate():
     out = bursts_of(15.0)
-    assert np.abs(out).max() == module.LARGEST == night.LARGEST
+    assert np.abs(out).max() == module.LARGEST == LARGEST
     loud = [row for row in out if 0 < np.abs(row).max() < module.LARGEST]
     power = np.mean([np.abs(np.fft.rfft(row)) ** 2 for row in loud], axis=0)
     frequency = np.fft.rfftfreq(out.shape[1], 1 / BCG_HZ)
