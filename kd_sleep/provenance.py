@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,33 @@ _PACKAGES = (
     "tensorflow-datasets", "array_record",
 )  # fmt: skip
 
+HIDDEN = "(hidden)"
+_SECRET_FLAG = r"--?[\w-]*(?:token|password|secret|key|credential)[\w-]*"
+_SECRET = re.compile(
+    rf"""(^{_SECRET_FLAG}=).*                                  # an argument of its own
+      | ({_SECRET_FLAG}(?:=|\s+))(?:"[^"]*"|'[^']*'|\S+)       # inside another flag's value""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+
 
 def provenance() -> dict[str, Any]:
     """Versions of Python and packages, the git revision if there is one, the command line."""
-    return {"versions": versions(), "git_revision": git_revision(), "command": sys.argv}
+    return {"versions": versions(), "git_revision": git_revision(), "command": shown(sys.argv)}
+
+
+def shown(command: Sequence[str]) -> list[str]:
+    """A command line that may be written down: flags named like secrets lose their values.
+
+    NSRR's token, a cluster's password: also inside a flag that carries other flags, as
+    --beam_options does. The value may follow `=` or be the next argument.
+    """
+    told: list[str] = []
+    for argument in command:
+        if told and re.fullmatch(_SECRET_FLAG, told[-1], re.IGNORECASE):
+            told.append(HIDDEN)
+        else:
+            told.append(_SECRET.sub(lambda m: (m[1] or m[2]) + HIDDEN, argument))
+    return told
 
 
 def versions() -> dict[str, str]:
