@@ -46,6 +46,13 @@ class RecordingError(KdSleepError):
         self.problem = problem
 
 
+class ExportError(KdSleepError):
+    """An exported student's file that cannot be written, or used as it is; it names the file."""
+
+    def __init__(self, path: str | os.PathLike, problem: str, remedy: str = ""):
+        super().__init__(f"{os.fspath(path)}: {problem}", remedy)
+
+
 class DatasetError(KdSleepError):
     """A dataset that is absent, incomplete, of another version, or leaks a subject."""
 

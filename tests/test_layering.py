@@ -20,6 +20,7 @@ LAYERS = (
     {"models"},
     {"training"},
     {"evaluation"},
+    {"inference"},
     {"benchmark"},
 )
 # A machine with an accelerator need not have the libraries that read files.

@@ -217,6 +217,15 @@ def stack(records: list[dict]) -> Nights:
     )
 
 
+def blank() -> Nights:
+    """One night of one window with nothing in it: for the shapes of columns, without a dataset."""
+    record = {
+        name: np.ones((1, *field.shape[1:]), field.dtype) if field.shape else field.dtype()
+        for name, field in schema.NIGHT_FIELDS.items()
+    }
+    return stack([record])
+
+
 def _one(values: set[str]) -> str:
     return " and ".join(sorted(values))
 

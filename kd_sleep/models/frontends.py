@@ -87,7 +87,7 @@ def autocorrelation(bcg_NS: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def slow_wave(bcg_NS: jax.Array) -> jax.Array:
     """Breath and movement: means over 0.2 s, as shape (RMS 1) and as size, [N, samples, 2]."""
-    wave = bcg_NS.reshape(len(bcg_NS), -1, round(BCG_HZ / SLOW_HZ)).mean(-1)
+    wave = bcg_NS.reshape(bcg_NS.shape[0], -1, round(BCG_HZ / SLOW_HZ)).mean(-1)
     wave = wave - wave.mean(-1, keepdims=True)
     rms = jnp.sqrt((wave**2).mean(-1, keepdims=True) + 1e-3)
     return jnp.stack([wave / rms, jnp.arcsinh(wave) / 3.0], axis=-1)
