@@ -1,0 +1,187 @@
+"""A staged night on one page: hypnogram, hypnodensity, SQI, BCG, heart and breathing rate."""
+
+from __future__ import annotations
+
+import datetime
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MultipleLocator, NullFormatter
+from numpy.typing import NDArray
+
+from kd_sleep.inference.staging import Staging
+from kd_sleep.pages import STAGE_COLOURS
+from kd_sleep.schema import WINDOW_S
+from kd_sleep.stages import STAGE_NAMES, UNSCORED, Stage
+
+# Dark on white, to be printed.
+INK, MUTED, ALARM, GAP = "#1b2026", "#5c6670", "#D55E00", "#e3e6e9"
+SIZE = (11.0, 9.2)  # inches: a sheet on its side, a little taller
+DPI = 110
+LINE = 0.17  # inches of a title's line
+_UPWARDS = (Stage.DEEP, Stage.LIGHT, Stage.REM, Stage.WAKE)
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.parse_math": False,  # a name with a dollar sign is a name
+    "svg.fonttype": "none",
+    "svg.hashsalt": "night",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.0,
+}
+
+
+def write_picture(path: Path, staging: Staging, name: str, start: datetime.datetime | None) -> None:
+    """Writes a PNG or an SVG, by the path's suffix.
+
+    Args:
+      path: where.
+      staging: the night.
+      name: of the night, for the title.
+      start: at the first sample, for the clock below; None counts from 0.
+    """
+    metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
+    with matplotlib.rc_context(_STYLE):
+        _night(staging, name, start).savefig(path, dpi=DPI, metadata=metadata)
+
+
+def _night(staging: Staging, name: str, start: datetime.datetime | None) -> Figure:
+    figure = Figure(figsize=SIZE)
+    panels = figure.subplots(6, 1, sharex=True, height_ratios=[1.7, 1.5, 1.0, 1.0, 1.0, 1.0])
+    hypnogram, density, sqi, bcg, heart, breath = panels
+    edges = np.arange(len(staging) + 1) * WINDOW_S / 3600.0
+    _hypnogram(hypnogram, staging, edges)
+    _density(density, staging, edges)
+    _sqi(sqi, staging, edges)
+    bcg.stairs(staging.amplitude, edges, baseline=None, color=INK)
+    bcg.set_yscale("log")
+    bcg.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    bcg.yaxis.set_minor_formatter(NullFormatter())
+    bcg.set_ylabel("BCG, heartbeats")
+    heart.stairs(staging.heart_bpm, edges, baseline=None, color=INK)
+    heart.set_ylabel("heart,\nbeats/min")
+    breath.stairs(staging.breaths_per_min, edges, baseline=None, color=INK)
+    breath.set_ylabel("breathing,\nbreaths/min")
+    for axes in panels:
+        _shade(axes, ~staging.staged, edges, GAP)
+    breath.set_xlim(edges[0], edges[-1])
+    _clock(breath, start, edges[-1])
+    figure.align_ylabels(panels)
+    title = _title(staging, name)
+    figure.text(0.01, 0.99, title, ha="left", va="top", fontsize=10)
+    # By hand: Matplotlib's own layouts draw everything twice.
+    top = 0.95 - LINE * (title.count("\n") + 1) / SIZE[1]
+    figure.subplots_adjust(left=0.085, right=0.985, bottom=0.055, top=top, hspace=0.3)
+    return figure
+
+
+def _title(staging: Staging, name: str) -> str:
+    """The night's name, what was read off it, and how far it can be relied on."""
+    found = staging.summary()
+    parts = [f"{name}   {len(staging) * WINDOW_S / 3600:.1f} h"]
+    for label, key, unit in (
+        ("asleep", "tst_min", "min"),
+        ("efficiency", "se_percent", "%"),
+        ("to fall asleep", "sol_min", "min"),
+        ("awake after", "waso_min", "min"),
+        ("heart", "heart_bpm", "/min"),
+        ("breath", "breaths_per_min", "/min"),
+    ):
+        if found[key] is not None:
+            parts.append(f"{label} {found[key]:.0f} {unit}".replace(" %", "%").replace(" /", "/"))
+    lines = [", ".join(parts), _wrapped(staging.said())]
+    lines += [_wrapped(f"WARNING: {warned.text}.") for warned in staging.warnings]
+    if (staging.card.get("data") or {}).get("simulated"):
+        lines.append("The student was trained on simulated nights. This is no medical device.")
+    else:
+        lines.append("This is no medical device.")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 150))
+
+
+def _hypnogram(axes: Axes, staging: Staging, edges: NDArray) -> None:
+    level = np.array([_UPWARDS.index(Stage(k)) for k in range(len(Stage))], float)
+    there = staging.stages != UNSCORED
+    height = np.where(there, level[staging.stages], np.nan)
+    axes.stairs(height, edges, baseline=None, color=INK)
+    rem = np.where(staging.stages == Stage.REM, height, np.nan)
+    axes.stairs(rem, edges, baseline=None, color=STAGE_COLOURS["REM"], lw=3)
+    _shade(axes, staging.flagged, edges, ALARM, top=0.05)
+    axes.set_yticks(range(len(_UPWARDS)), [STAGE_NAMES[k] for k in _UPWARDS])
+    axes.set_ylim(-0.5, len(_UPWARDS) - 0.7)
+    axes.set_ylabel("stage")
+    axes.text(
+        1.0, 1.02, "orange below: doubtful; grey: missing", transform=axes.transAxes, ha="right",
+        fontsize=8, color=MUTED,
+    )  # fmt: skip
+
+
+def _density(axes: Axes, staging: Staging, edges: NDArray) -> None:
+    below = np.zeros(len(staging))
+    for stage in _UPWARDS:
+        top = below + staging.probs[:, stage]
+        axes.stairs(
+            top, edges, baseline=below, fill=True, color=STAGE_COLOURS[STAGE_NAMES[stage]],
+            label=STAGE_NAMES[stage], lw=0,
+        )  # fmt: skip
+        below = top
+    axes.set(ylabel="probability", ylim=(0, 1))
+    axes.legend(
+        ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0, reverse=True
+    )
+
+
+def _sqi(axes: Axes, staging: Staging, edges: NDArray) -> None:
+    known = np.isfinite(staging.sqi).any()
+    axes.stairs(
+        staging.signal_sqi, edges, baseline=None, color=MUTED if known else INK, label="of the BCG",
+        lw=0.7 if known else 1.0,
+    )  # fmt: skip
+    if known:
+        axes.stairs(staging.sqi, edges, baseline=None, color=INK, label="the student's own")
+        axes.axhline(staging.card["flag_below"], color=ALARM, lw=0.8, ls="--", label="flag below")
+    axes.set(ylabel="SQI", ylim=(0, 1))
+    axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
+
+
+def _shade(
+    axes: Axes, which: NDArray[np.bool_], edges: NDArray, colour: str, top: float = 1.0
+) -> None:
+    """Spans of windows, up to a share of the panel's height."""
+    bounds = np.flatnonzero(np.diff(which, prepend=False, append=False))
+    for first, last in zip(bounds[::2], bounds[1::2], strict=True):
+        axes.axvspan(edges[first], edges[last], 0, top, color=colour, lw=0, zorder=0)
+
+
+def _clock(axes: Axes, start: datetime.datetime | None, hours: float) -> None:
+    """Ticks at round times of the clock, where it is known."""
+    step = next(step for step in (1 / 6, 0.5, 1.0, 2.0, 3.0) if hours / step <= 14 or step == 3.0)
+    if start is None:
+        axes.xaxis.set_major_locator(MultipleLocator(step))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+        axes.set_xlabel("hours since the recording began")
+        return
+    midnight = start.replace(hour=0, minute=0, second=0, microsecond=0)
+    began = (start - midnight).total_seconds() / 3600.0
+    ticks = np.arange(np.ceil(began / step) * step, began + hours, step)
+    told = [(midnight + datetime.timedelta(hours=float(tick))).strftime("%H:%M") for tick in ticks]
+    axes.set_xticks(ticks - began, told)
+    axes.set_xlabel("time" if start.tzinfo is None else "time, UTC")
