@@ -13,6 +13,7 @@ COMMANDS = {
     "train_sqi": "a student's own quality index, told from BCG alone",
     "evaluate": "scores on held-out subjects -> results.json, report.html",
     "study": "the article's claims against this dataset, with and without a teacher -> report.html",
+    "export_student": "a trained student -> one file that runs with jax alone, or ONNX",
     "stage_night": "a bed sensor's recording -> hypnogram, EDF+, summary, picture",
     "benchmark": "speed and memory as ratios to named peers",
 }

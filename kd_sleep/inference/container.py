@@ -36,7 +36,7 @@ FORMAT = 1
 LARGEST = 64 * 2**20  # bytes of a file, and of its program; the presets' students stay below 3 MB
 _HEAD = struct.Struct("<8sIIQ")
 _DIGEST = hashlib.sha256().digest_size
-_DTYPES = {"float32": np.dtype("<f4"), "int8": np.dtype("i1")}
+_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int8": np.dtype("i1")}
 _MOST_AXES = 8
 _AGAIN = "Copy it again, or export the student again with `python -m launch.export_student`."
 

@@ -133,10 +133,11 @@ def of_content(content: container.Content, path: str | os.PathLike) -> Program:
     card = content.card
     here, there = preprocessing(), card.get("preprocessing")
     if there != here:
+        said = there if isinstance(there, dict) else {}
         differing = [
-            f"{name} {there.get(name)} there, {here.get(name)} here"
-            for name in (sorted({*there, *here}) if isinstance(there, dict) else ())
-            if there.get(name) != here.get(name)
+            f"{name} {said.get(name)} there, {here.get(name)} here"
+            for name in sorted({*said, *here})
+            if said.get(name) != here.get(name)
         ]
         raise ExportError(
             path,
@@ -267,7 +268,9 @@ def _card(
         "temperature": float(fitted["temperature"]),
         "flag_below": None if fitted["flag_below"] is None else float(fitted["flag_below"]),
         "preprocessing": preprocessing(),
-        "data": unknown | about.get("data", {}) | {"labelled_nights": settings["labelled"]},
+        "data": unknown
+        | settings.get("trained_on", {})
+        | {"labelled_nights": settings["labelled"]},
         "distill": settings["distill"],
         "train": settings["train"],
         "augment": settings["augment"],

@@ -23,7 +23,8 @@ PARTS = {
     "sweep": ("student", "distill", "student_train", "augment", "execution"),
     "train_sqi": ("execution",),
     "evaluate": ("evaluation",),
-    "study": ("study", "student_train", "execution", "evaluation"),
+    "study": ("study", "student", "student_train", "execution", "evaluation"),
+    "export_student": (),
     "stage_night": (),
     "benchmark": ("student", "student_train"),
 }
