@@ -83,4 +83,4 @@ def test_command_line_and_environment_are_told_by_provenance_alone():
                 assert text not in ("sys.argv", "sys.orig_argv"), path
             assert not text.startswith(
                 ("dict(os.environ", "os.environ.items", "os.environ.copy")
-            ), path  # noqa: E501
+            ), path
