@@ -1,4 +1,4 @@
-"""Scores from mergeable confusion counts. NumPy only; no imports from the package.
+"""Scores from mergeable confusion counts, and a temperature. No imports from the package.
 
 A confusion matrix holds counts, rows the truth and columns the prediction. Counts of two sets add
 up to the counts of both, so everything here works on any number of leading axes: per recording
@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+
+COLDEST, HOTTEST = 0.05, 20.0  # temperatures beyond say that the labels do not determine one
 
 
 def confusion_counts(labels: ArrayLike, predictions: ArrayLike, classes: int) -> NDArray[np.int64]:
@@ -84,3 +87,35 @@ def macro_f1(counts: ArrayLike) -> NDArray[np.float64]:
     values = f1(counts)
     present = ~np.isnan(values)
     return _ratio(np.where(present, values, 0.0).sum(-1), present.sum(-1))
+
+
+def best_temperature(logits_KN: ArrayLike, labels_N: ArrayLike) -> float:
+    """The temperature of the least NLL of softmax(logits / T) at the labels.
+
+    NLL is convex in 1 / T, so the zero of its slope is the least. Where the slope has none between
+    0.05 and 20, the better end is taken: the coldest where every window is right, the hottest where
+    confidence tells nothing. Logits that are all alike leave NLL as it is: 1.
+
+    Reference: Guo et al. 2017, https://arxiv.org/abs/1706.04599.
+
+    Args:
+      logits_KN: [K, N] finite, classes first: sums over long rows are quicker.
+      labels_N: [N] classes, N > 0.
+    """
+    logits_KN, labels = np.asarray(logits_KN, np.float64), np.asarray(labels_N)
+    centred = logits_KN - logits_KN.max(0)
+    if not centred.any():
+        return 1.0
+    of_truth = centred[labels, np.arange(labels.size)].mean()
+
+    def slope(log_coldness: float) -> float:
+        """Of NLL in 1 / T: the logits expected less the logits of the truth."""
+        weights = np.exp(np.exp(log_coldness) * centred)
+        return float(((weights * centred).sum(0) / weights.sum(0)).mean() - of_truth)
+
+    hottest, coldest = -np.log(HOTTEST), -np.log(COLDEST)
+    if slope(coldest) <= 0:
+        return COLDEST
+    if slope(hottest) >= 0:
+        return HOTTEST
+    return float(np.exp(-brentq(slope, hottest, coldest, xtol=1e-6)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from kd_sleep.errors import ConfigError, KdSleepError, Stopped
 flags.disclaim_key_flags()  # they belong to the launcher that asks for them: its --help shows them
 
 _PLATFORMS = ("cpu", "gpu", "tpu")
+_defined: set[str] = set()  # parts of a preset that this launcher has flags for
 _DEFINE: dict[type, Callable] = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
@@ -38,6 +38,7 @@ def define_config(*parts: str, leave_out: tuple[str, ...] = ()) -> None:
     flags.DEFINE_enum(
         "preset", "cpu", list(PRESETS), "Defaults of the flags: tiny for tests, cpu, accelerator."
     )
+    _defined.update(parts)
     for part in parts:
         for field in dataclasses.fields(getattr(PRESETS["cpu"], part)):
             if field.name in leave_out:
@@ -62,7 +63,8 @@ def preset() -> Preset:
     """The chosen preset with the flags that were set put into it."""
     chosen = PRESETS[flags.FLAGS.preset]
     changes = {}
-    for part in typing.get_type_hints(Preset):
+    # Of the parts that the launcher has flags for: --steps of a student is not the teacher's.
+    for part in _defined:
         config = getattr(chosen, part)
         named = {
             field.name: flags.FLAGS[field.name].value
@@ -78,9 +80,11 @@ def define_path(name: str, text: str, *, required: bool = True) -> flags.FlagHol
     return flags.DEFINE_string(name, None, text, required=required)
 
 
-def define_paths(name: str, text: str) -> flags.FlagHolder[list[str] | None]:
-    """A required flag that names one folder or several, separated by commas."""
-    return flags.DEFINE_list(name, None, text, required=True)
+def define_paths(
+    name: str, text: str, *, required: bool = True
+) -> flags.FlagHolder[list[str] | None]:
+    """A flag that names one folder or several, separated by commas."""
+    return flags.DEFINE_list(name, None, text, required=required)
 
 
 def paths(holder: flags.FlagHolder[list[str] | None]) -> list[Path]:

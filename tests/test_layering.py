@@ -20,6 +20,7 @@ LAYERS = (
     {"models"},
     {"training"},
     {"evaluation"},
+    {"study"},
     {"inference"},
     {"benchmark"},
 )

@@ -180,7 +180,7 @@ def read_split(data_dir: str | Path, split: str, *, bcg: bool = True) -> Nights:
 
 def stack(records: list[dict]) -> Nights:
     """Nights from records as `schema.NIGHT_FIELDS` describes them. Takes the arrays out of them."""
-    shown = [_teacher_inputs(record) for record in records]
+    shown = [teacher_inputs(record["tachogram"], record["hrv"]) for record in records]
     windows = np.array([len(record["label"]) for record in records])
 
     def joined(name: str) -> NDArray:
@@ -237,13 +237,19 @@ def _digest(*arrays: NDArray) -> str:
     return digest.hexdigest()
 
 
-def _teacher_inputs(record: dict) -> tuple[NDArray, NDArray, NDArray]:
-    """Tachogram, its validity, and HRV, scaled by the night itself: a slow heart is no stage."""
-    tachogram = np.asarray(record["tachogram"])
+def teacher_inputs(tachogram: NDArray, hrv: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Tachogram, its validity, and HRV, scaled by the night itself: a slow heart is no stage.
+
+    Args:
+      tachogram, hrv: of a night's record; see `schema.NIGHT_FIELDS`.
+
+    Returns:
+      The columns `tachogram`, `tachogram_valid` and `hrv` of `Nights`.
+    """
+    tachogram, hrv = np.asarray(tachogram), np.asarray(hrv)
     valid = np.isfinite(tachogram)
     median = float(np.median(tachogram[valid])) if valid.any() else 1.0
     relative = np.where(valid, (tachogram / median - 1.0) * 10.0, 0.0)
-    hrv = np.asarray(record["hrv"])
     there = np.isfinite(hrv)
     count = np.maximum(there.sum(0), 1)
     mean = np.where(there, hrv, 0.0).sum(0) / count

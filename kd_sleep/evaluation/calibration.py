@@ -24,14 +24,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from kd_sleep.config import EvaluationConfig
 from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS, Bootstrap, ScoredNights
+from kd_sleep.metrics import COLDEST, HOTTEST, best_temperature
 from kd_sleep.stages import NUM_STAGES
 
 BINS = 15
-COLDEST, HOTTEST = 0.05, 20.0  # temperatures beyond say that the labels do not determine one
 _EDGES = np.linspace(0.0, 1.0, BINS + 1)
 _SCORES = ("nll", "brier", "ece")
 
@@ -134,11 +133,7 @@ def calibration(
 
 
 def fit_temperature(nights: ScoredNights, logits: Logits, system: str = "system") -> float:
-    """The temperature of the least NLL of softmax(logits / T) on these nights' scored windows.
-
-    NLL is convex in 1 / T, so the zero of its slope is the least. Where the slope has none between
-    0.05 and 20, the better end is taken: the coldest where every window is right, the hottest where
-    confidence tells nothing. Logits that are all alike leave NLL as it is: 1.
+    """`metrics.best_temperature` on these nights' scored windows.
 
     Raises:
       ValueError: without a scored window, or where logits do not fit or are not finite.
@@ -146,22 +141,7 @@ def fit_temperature(nights: ScoredNights, logits: Logits, system: str = "system"
     windows = _Windows.of(system, nights, logits)
     if not windows.stage.size:
         raise ValueError(f"{system}: no scored window to fit a temperature on")
-    centred = windows.logits_KS - windows.logits_KS.max(0)
-    if not centred.any():
-        return 1.0
-    of_truth = centred[windows.stage, np.arange(windows.stage.size)].mean()
-
-    def slope(log_coldness: float) -> float:
-        """Of NLL in 1 / T: the logits expected less the logits of the truth."""
-        weights = np.exp(np.exp(log_coldness) * centred)
-        return float(((weights * centred).sum(0) / weights.sum(0)).mean() - of_truth)
-
-    hottest, coldest = -np.log(HOTTEST), -np.log(COLDEST)
-    if slope(coldest) <= 0:
-        return COLDEST
-    if slope(hottest) >= 0:
-        return HOTTEST
-    return float(np.exp(-brentq(slope, hottest, coldest, xtol=1e-6)))
+    return best_temperature(windows.logits_KS, windows.stage)
 
 
 def _fitted_on(validation: Validation | None) -> dict[str, int] | None:

@@ -20,8 +20,9 @@ from kd_sleep.datasets.nights import Nights, read_split
 from kd_sleep.errors import TrainingError
 from kd_sleep.evaluation import scores
 from kd_sleep.evaluation.calibration import calibration
-from kd_sleep.evaluation.report import ReportNight, write_report
+from kd_sleep.evaluation.report import report_nights, write_report
 from kd_sleep.evaluation.sleep_measures import agreement
+from kd_sleep.evaluation.sqi import judge_sqi
 from kd_sleep.provenance import provenance, write_json
 from kd_sleep.training.distill import (
     STUDENT_COLUMNS,
@@ -31,6 +32,8 @@ from kd_sleep.training.distill import (
 )
 from kd_sleep.training.loop import predict, settings_of
 from kd_sleep.training.metrics_log import read_metrics
+from kd_sleep.training.quality import load_quality, sqi_of
+from kd_sleep.training.soft_labels import fingerprint
 
 
 def evaluate(
@@ -40,8 +43,11 @@ def evaluate(
     out: Path,
     config: EvaluationConfig,
     split: str = "test",
+    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Scores teacher, students and floors on a split; writes results.json and report.html.
+
+    A student that has a learned SQI gets it judged; of several the distilled one.
 
     Args:
       data_dir: folder of the dataset.
@@ -50,11 +56,12 @@ def evaluate(
       out: folder of the two files.
       config: bootstrap.
       split: the held-out split; of "validation" itself there is no calibration by temperature.
+      extra: more results for both files, such as a study's.
 
     Returns:
       What results.json holds: all that `scores.score` returns, "sleep_measures" of
-      `sleep_measures.agreement`, "calibration" of `calibration.calibration`, "data" and
-      "provenance".
+      `sleep_measures.agreement`, "calibration" of `calibration.calibration`, "sqi" of
+      `sqi.judge_sqi` where there is one, "data", "provenance", and `extra`.
 
     Raises:
       TrainingError: a student of another teacher, a folder without a trained run, or a network
@@ -70,26 +77,14 @@ def evaluate(
     nights, train = read_split(data_dir, split), read_split(data_dir, "train", bcg=False)
     validation = read_split(data_dir, "validation")
     splits = {split: nights, "validation": validation}
-    names: list[str] = []
-    said: dict[str, list[list[NDArray]]] = {each: [] for each in splits}
-    for teacher in teachers:
-        module, params, name = load_teacher(teacher, nights)
-        names.append(name)
-        for each, asked in splits.items():
-            said[each].append(_log_probs(teacher, module, params, asked, TEACHER_COLUMNS))
-    # Several teachers are one: the mean of what they say, as the students heard them.
+    name = "+".join(load_teacher(teacher, nights)[2] for teacher in teachers)
     logits: dict[str, dict[str, list[NDArray]]] = {
-        each: {
-            scores.TEACHER: [
-                logsumexp(night, axis=0) - np.log(len(night))
-                for night in zip(*said[each], strict=True)
-            ]
-        }
-        for each in splits
+        each: {scores.TEACHER: teacher_log_probs(teachers, asked)} for each, asked in splits.items()
     }
+    qualities: dict[str, tuple[list[NDArray], dict[str, Any]]] = {}
     for student, workdir in students.items():
         network, weights, _ = load_student(workdir, nights)
-        if runs[student]["teacher"] != "+".join(names):
+        if runs[student]["teacher"] != name:
             raise TrainingError(
                 f"{workdir}: this student learned from another teacher than"
                 f" {', '.join(map(str, teachers))}.",
@@ -97,7 +92,9 @@ def evaluate(
             )
         for each, asked in splits.items():
             logits[each][student] = _log_probs(workdir, network, weights, asked, STUDENT_COLUMNS)
-    truth = {each: _scored(asked) for each, asked in splits.items()}
+        if quality := load_quality(workdir, fingerprint(weights)):
+            qualities[student] = sqi_of(network, weights, quality[0], nights), quality[1]
+    truth = {each: scores.ScoredNights.of(asked) for each, asked in splits.items()}
     for each, scored in truth.items():
         for floor, probs in (
             (scores.TIME_OF_NIGHT, scores.time_of_night_probs(train.labels(), scored)),
@@ -110,6 +107,19 @@ def evaluate(
     results["sleep_measures"] = agreement(truth[split], systems, config)
     fitted_on = None if split == "validation" else (truth["validation"], logits["validation"])
     results["calibration"] = calibration(truth[split], logits[split], config, fitted_on)
+    sqi, flag_below = None, None
+    if qualities:
+        judged = scores.DISTILLED if scores.DISTILLED in qualities else next(iter(qualities))
+        sqi, about = qualities[judged]
+        flag_below = about["flag_below"]
+        heats = {judged: about["temperature"], scores.TEACHER: about["teacher_temperature"]}
+        calm = {
+            name: [log_softmax(night / heat, axis=-1) for night in logits[split][name]]
+            for name, heat in heats.items()
+        }
+        results["sqi"] = judge_sqi(
+            nights, calm[judged], calm[scores.TEACHER], sqi, flag_below, config, judged
+        )
     results["data"] = {
         "split": split,
         "subjects": len(set(nights.subject_ids)),
@@ -130,18 +140,26 @@ def evaluate(
         "data_dir": str(data_dir),
         **provenance(),
     }
+    results |= extra or {}
     write_json(out / "results.json", results)
     folders = {scores.TEACHER: teachers[0], **students}
     curves = {system: read_metrics(folder) for system, folder in folders.items()}
-    write_report(out / "report.html", results, _median_night(results, nights, systems), curves)
+    drawn = report_nights(results, nights, systems, sqi, flag_below)
+    write_report(out / "report.html", results, drawn, curves)
     return results
 
 
 def _assert_comparable(runs: Mapping[str, Any]) -> None:
-    """The two compared students differ in the loss alone; the baseline had no teacher."""
+    """The two compared students differ in what tunes the loss alone; the baseline had no teacher.
+
+    Each may have a learning rate of its own: both ought to be tuned.
+    """
     if scores.DISTILLED not in runs or scores.HARD_LABELS not in runs:
         return
-    distilled, baseline = runs[scores.DISTILLED], runs[scores.HARD_LABELS]
+    distilled, baseline = (
+        run | {"train": run["train"] | {"learning_rate": "its own"}}
+        for run in (runs[scores.DISTILLED], runs[scores.HARD_LABELS])
+    )
     differing = [
         f"{name} ({distilled[name]} and {baseline[name]})"
         for name in ("model", "train", "data", "labelled")
@@ -159,8 +177,13 @@ def _assert_comparable(runs: Mapping[str, Any]) -> None:
         )
 
 
-def _scored(nights: Nights) -> scores.ScoredNights:
-    return scores.ScoredNights(nights.recording_ids, nights.subject_ids, nights.labels())
+def teacher_log_probs(teachers: Sequence[Path], nights: Nights) -> list[NDArray[np.float64]]:
+    """What the teacher says of each night, [N, K]; of several, the log of their mean."""
+    said = []
+    for teacher in teachers:
+        module, params, _ = load_teacher(teacher, nights)
+        said.append(_log_probs(teacher, module, params, nights, TEACHER_COLUMNS))
+    return [logsumexp(night, axis=0) - np.log(len(night)) for night in zip(*said, strict=True)]
 
 
 def _log_probs(
@@ -179,20 +202,3 @@ def _log_probs(
                 "Train it again, with a smaller --learning_rate if its loss grew.",
             )
     return [log_softmax(night.astype(np.float64), axis=-1) for night in logits]
-
-
-def _median_night(
-    results: Mapping[str, Any], nights: Nights, systems: Mapping[str, list[NDArray]]
-) -> ReportNight:
-    """The night of median accuracy: neither the best that we have nor the worst."""
-    shown = scores.DISTILLED if scores.DISTILLED in systems else scores.TEACHER
-    row = nights.recording_ids.index(scores.median_recording(results, shown))
-    first = nights.first[row]
-    night = slice(first, first + nights.windows[row])
-    return ReportNight(
-        recording_id=nights.recording_ids[row],
-        labels=nights.label[night],
-        probs={name: probs[row] for name, probs in systems.items()},
-        bcg_snr_db=nights.bcg_snr_db[night],
-        bcg_missing=nights.bcg_missing[night],
-    )

@@ -149,7 +149,8 @@ class Ladder:
       subjects: [N] whose window it is.
       log_prior: [K] natural logarithms of the stages' shares in training, the foot at 0 bits; or
         [N, K].
-      rungs: name -> [N, K] natural logarithms of held-out, calibrated probabilities, in order.
+      rungs: name -> [N, K] natural logarithms of held-out, calibrated probabilities, in order; of
+        predictors trained from M seeds [M, N, K], whose mean information counts.
       top: the rung with the best input; the first one where None.
     """
 
@@ -188,7 +189,13 @@ class Ladder:
         sums_RUS = [np.zeros(means.counts_US.shape)]
         for name, log_probs_NK in self.rungs.items():
             try:
-                bits = pointwise_information(log_probs_NK, self.labels, self.log_prior)
+                bits = np.mean(
+                    [
+                        pointwise_information(of_seed, self.labels, self.log_prior)
+                        for of_seed in np.reshape(log_probs_NK, (-1, *log_probs_NK.shape[-2:]))
+                    ],
+                    axis=0,
+                )
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
             sums_RUS.append(means.sums(name, bits))

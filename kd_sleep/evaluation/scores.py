@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from kd_sleep import metrics
 from kd_sleep.config import EvaluationConfig
+from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import DatasetError
 from kd_sleep.stages import NUM_STAGES, STAGE_NAMES, UNSCORED
 
@@ -34,6 +35,7 @@ FEW_SUBJECTS = 20  # below, percentile intervals are visibly too narrow
 _ANY_TIME = np.iinfo(np.int64).max  # one bin that takes the whole night
 
 Interval = dict[str, float | None]  # value, low, high; None is "not defined", JSON's null
+Drawn = tuple[NDArray[np.float64], NDArray[np.float64]]  # metrics [X], and in each draw [D, X]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,11 @@ class ScoredNights:
                 )
             if labels.min() < UNSCORED or labels.max() >= NUM_STAGES:
                 raise ValueError(f"{recording}: labels outside {UNSCORED}..{NUM_STAGES - 1}")
+
+    @classmethod
+    def of(cls, nights: Nights) -> ScoredNights:
+        """Those of a split."""
+        return cls(nights.recording_ids, nights.subject_ids, nights.labels())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +113,16 @@ class Bootstrap:
     def subjects(self) -> int:
         """How many there are to draw from."""
         return self.weights_DU.shape[1]
+
+    def told(self, config: EvaluationConfig) -> dict[str, Any]:
+        """What was drawn, for the results."""
+        return {
+            "subjects": self.subjects,
+            "draws": config.bootstrap_draws,
+            "confidence": config.confidence,
+            "seed": config.bootstrap_seed,
+            "note": _note(self.subjects),
+        }
 
     def by_subject(self, sums_R: NDArray) -> NDArray[np.float64]:
         """Sums over each subject's scored nights, [R, ...] -> [U, ...]."""
@@ -199,23 +216,16 @@ def score(
         and the recording.
       DatasetError: if no window of any night is scored.
     """
-    confusions = {name: _confusions(name, probs, nights) for name, probs in systems.items()}
+    counts = {name: confusions(name, probs, nights) for name, probs in systems.items()}
     bootstrap = Bootstrap.of(nights, config)
 
-    values, draws = {}, {}
-    for name, counts_RKK in confusions.items():
+    drawn: dict[str, Drawn] = {}
+    for name, counts_RKK in counts.items():
         counts_UKK = bootstrap.by_subject(counts_RKK)
-        values[name] = all_metrics(counts_UKK.sum(0))
-        draws[name] = all_metrics(bootstrap.draw(counts_UKK))
+        drawn[name] = all_metrics(counts_UKK.sum(0)), all_metrics(bootstrap.draw(counts_UKK))
 
     return {
-        "bootstrap": {
-            "subjects": bootstrap.subjects,
-            "draws": config.bootstrap_draws,
-            "confidence": config.confidence,
-            "seed": config.bootstrap_seed,
-            "note": _note(bootstrap.subjects),
-        },
+        "bootstrap": bootstrap.told(config),
         "unscored_recordings": [
             recording
             for recording, scored in zip(nights.recording_ids, bootstrap.scored, strict=True)
@@ -223,13 +233,20 @@ def score(
         ],
         "systems": {
             name: {
-                "pooled": _intervals(bootstrap, values[name], draws[name]),
+                "pooled": named_intervals(bootstrap, drawn[name]),
                 "confusion": counts_RKK.sum(0).tolist(),
                 "per_recording": _per_recording(nights, counts_RKK),
             }
-            for name, counts_RKK in confusions.items()
+            for name, counts_RKK in counts.items()
         },
-        "distillation": _distillation(bootstrap, values, draws, teacher, distilled, baseline),
+        "distillation": {
+            "teacher": teacher if teacher in drawn else None,
+            "distilled": distilled,
+            "baseline": baseline,
+            **gain(bootstrap, drawn[distilled], drawn[baseline], drawn.get(teacher)),
+        }
+        if {distilled, baseline} <= set(drawn)
+        else None,
     }
 
 
@@ -287,7 +304,7 @@ def predicted_stages(
     return stages
 
 
-def _confusions(
+def confusions(
     system: str, probs: Sequence[NDArray[np.floating]], nights: ScoredNights
 ) -> NDArray[np.int64]:
     """Confusion counts of every night, [R, K, K]."""
@@ -307,13 +324,13 @@ def _note(subjects: int) -> str | None:
 
 
 def all_metrics(counts: NDArray) -> NDArray[np.float64]:
-    """Scores of counts [..., K, K] on one axis [..., 3 + 3 K], in the order of `_by_name`."""
+    """Scores of counts [..., K, K] on one axis [..., 3 + 3 K], in the order of `by_name`."""
     overall = [metrics.accuracy(counts), metrics.kappa(counts), metrics.macro_f1(counts)]
     by_stage = [metrics.recall(counts), metrics.precision(counts), metrics.f1(counts)]
     return np.concatenate([np.stack(overall, -1), *by_stage], -1)
 
 
-def _by_name(items: Sequence[Any]) -> dict[str, Any]:
+def by_name(items: Sequence[Any]) -> dict[str, Any]:
     """Names for the last axis of `all_metrics`."""
     named: dict[str, Any] = dict(zip(("accuracy", "kappa", "macro_f1"), items[:3], strict=True))
     for place, name in enumerate(("recall", "precision", "f1")):
@@ -327,9 +344,11 @@ def number(value: SupportsFloat) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _intervals(bootstrap: Bootstrap, values_M: NDArray, draws_DM: NDArray) -> dict[str, Any]:
-    pairs = zip(values_M, draws_DM.T, strict=True)
-    return _by_name([bootstrap.interval(value, draws_D) for value, draws_D in pairs])
+def named_intervals(bootstrap: Bootstrap, drawn: Drawn) -> dict[str, Any]:
+    """Intervals of all that `all_metrics` has, by name."""
+    values_X, draws_DX = drawn
+    pairs = zip(values_X, draws_DX.T, strict=True)
+    return by_name([bootstrap.interval(value, draws_D) for value, draws_D in pairs])
 
 
 def _per_recording(nights: ScoredNights, counts_RKK: NDArray[np.int64]) -> list[dict[str, Any]]:
@@ -340,32 +359,32 @@ def _per_recording(nights: ScoredNights, counts_RKK: NDArray[np.int64]) -> list[
             "recording_id": recording,
             "subject_id": subject,
             "windows": int(counts.sum()),
-            **_by_name([number(value) for value in values_M]),
+            **by_name([number(value) for value in values_M]),
             "confusion": counts.tolist(),
         }
         for recording, subject, counts, values_M in rows
     ]
 
 
-def _distillation(
-    bootstrap: Bootstrap,
-    values: Mapping[str, NDArray],
-    draws: Mapping[str, NDArray],
-    teacher: str,
-    distilled: str,
-    baseline: str,
-) -> dict[str, Any] | None:
-    """What distillation changed, and how much of the teacher's lead it recovered."""
-    if distilled not in values or baseline not in values:
-        return None
-    gain_M, gains_DM = values[distilled] - values[baseline], draws[distilled] - draws[baseline]
-    differences = _intervals(bootstrap, gain_M, gains_DM)
+def gain(
+    bootstrap: Bootstrap, distilled: Drawn, baseline: Drawn, teacher: Drawn | None
+) -> dict[str, Any]:
+    """What distillation changed, and how much of the teacher's lead it recovered.
 
+    Args:
+      bootstrap: that all were drawn with.
+      distilled, baseline, teacher: each all of `all_metrics`: values [X], and draws [D, X].
+
+    Returns:
+      "differences", "conclusion" and "teacher_lead_recovered" as `score` has them.
+    """
+    gain_X, gains_DX = distilled[0] - baseline[0], distilled[1] - baseline[1]
+    differences = named_intervals(bootstrap, (gain_X, gains_DX))
     recovered: dict[str, Any] = {"value": None, "low": None, "high": None, "reason": None}
-    if teacher not in values:
+    if teacher is None:
         recovered["reason"] = "The teacher was not scored."
     else:
-        lead, leads_D = (x[teacher][..., 0] - x[baseline][..., 0] for x in (values, draws))
+        lead, leads_D = teacher[0][0] - baseline[0][0], teacher[1][:, 0] - baseline[1][:, 0]
         interval = bootstrap.interval(lead, leads_D)
         if interval["low"] is None or interval["low"] <= 0:  # a share of nothing has no meaning
             recovered["reason"] = (
@@ -373,13 +392,10 @@ def _distillation(
             )
         else:
             shares_D = np.divide(
-                gains_DM[:, 0], leads_D, out=np.full_like(leads_D, np.nan), where=leads_D != 0
+                gains_DX[:, 0], leads_D, out=np.full_like(leads_D, np.nan), where=leads_D != 0
             )
-            recovered |= bootstrap.interval(gain_M[0] / lead, shares_D)
+            recovered |= bootstrap.interval(gain_X[0] / lead, shares_D)
     return {
-        "teacher": teacher if teacher in values else None,
-        "distilled": distilled,
-        "baseline": baseline,
         "differences": differences,
         "conclusion": verdict(differences["accuracy"]),
         "teacher_lead_recovered": recovered,

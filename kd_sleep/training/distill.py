@@ -36,7 +36,7 @@ from kd_sleep.models.teacher import Teacher
 from kd_sleep.stages import NUM_STAGES, UNSCORED
 from kd_sleep.training import soft_labels
 from kd_sleep.training.checkpoints import Progress
-from kd_sleep.training.loop import Run, fit, load_best, predict, settings_of
+from kd_sleep.training.loop import TRAINED_ON, Run, fit, load_best, predict, settings_of
 from kd_sleep.training.steps import (
     distillation_objective,
     hard_label_objective,
@@ -141,45 +141,110 @@ class Lesson:
     settings: dict[str, Any]
     stream: Any
 
+    def select(self, rows: NDArray[np.int64]) -> Lesson:
+        """The same of these training nights alone; not of a lesson that streams its BCG."""
+        columns = {name: self.nights.split(column) for name, column in self.columns.items()}
+        return dataclasses.replace(
+            self,
+            nights=self.nights.select(rows),
+            columns={
+                name: np.concatenate([of_night[row] for row in rows])
+                for name, of_night in columns.items()
+            },
+        )
+
     def teach(self, run: Run, workdir: Path, execution: ExecutionConfig) -> Progress:
         """`fit` on all this."""
         return fit(run, self.nights, self.validation, workdir, execution, self.columns, self.stream)
 
 
-def prepare(
-    data_dir: Path, teachers: Sequence[Path], distill: DistillConfig, execution: ExecutionConfig
-) -> Lesson:
-    """Reads nights and soft labels, and hides the labels that the student may not see.
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What lessons are made of: nights as they were read, and what the teachers say of them.
 
-    With alpha = 1 all batches come from labelled nights: the baseline gets as many labelled windows
-    into its steps as the loss can use.
+    Attributes:
+      nights, validation: training and validation nights, with all their labels.
+      teacher: fingerprints of the M teachers.
+      teacher_logits: [W, M, K].
+      data: digests of both splits.
+      data_dir: that they were read from.
+      bcg_on_disk: whether the training nights' BCG was left there.
     """
+
+    nights: Nights
+    validation: Nights
+    teacher: str
+    teacher_logits: NDArray[np.float32]
+    data: tuple[str, str]
+    data_dir: Path
+    bcg_on_disk: bool
+
+    def select(self, rows: NDArray[np.int64]) -> Material:
+        """These training nights alone."""
+        logits = self.nights.split(self.teacher_logits)
+        return dataclasses.replace(
+            self,
+            nights=self.nights.select(rows),
+            teacher_logits=np.concatenate([logits[row] for row in rows]),
+        )
+
+    def lesson(self, distill: DistillConfig) -> Lesson:
+        """Hides the labels that the student may not see.
+
+        With alpha = 1 all batches come from labelled nights: the baseline gets as many labelled
+        windows into its steps as the loss can use.
+        """
+        rows = labelled_rows(self.nights, distill)
+        labels = self.nights.labels()
+        for row in np.setdiff1d(np.arange(len(self.nights)), rows):
+            labels[row] = np.full_like(labels[row], UNSCORED)
+        shown = dataclasses.replace(
+            self, nights=dataclasses.replace(self.nights, label=np.concatenate(labels))
+        )
+        if distill.alpha == 1.0 and len(rows) < len(self.nights):
+            shown = shown.select(rows)
+        nights = shown.nights
+        columns = {"teacher_logits": shown.teacher_logits}
+        if distill.hint_weight:
+            columns |= nights.columns(HINT_COLUMNS)
+        return Lesson(
+            nights,
+            self.validation,
+            columns,
+            _stage_weights(nights.label, distill.balance),
+            {
+                "teacher": self.teacher,
+                "data": list(self.data),
+                "labelled": len(rows),
+                TRAINED_ON: {
+                    **nights.origin(),
+                    "nights": len(nights),
+                    "subjects": len(set(nights.subject_ids)),
+                    "validation_nights": len(self.validation),
+                },
+            },
+            functools.partial(_stream, self.data_dir, nights) if self.bcg_on_disk else None,
+        )
+
+
+def read_material(data_dir: Path, teachers: Sequence[Path], execution: ExecutionConfig) -> Material:
+    """Reads training and validation nights, and the teachers' soft labels of the former."""
     on_disk = execution.dataset_in == "disk"
     nights = read_split(data_dir, "train", bcg=not on_disk)
     validation = read_split(data_dir, "validation")
-    data = [nights.digest(), validation.digest()]
-    rows = labelled_rows(nights, distill)
-    labels = nights.labels()
-    for row in np.setdiff1d(np.arange(len(nights)), rows):
-        labels[row] = np.full_like(labels[row], UNSCORED)
-    nights = dataclasses.replace(nights, label=np.concatenate(labels))
-    if distill.alpha == 1.0 and len(rows) < len(nights):
-        nights = nights.select(rows)
     names, logits = [], []
     for teacher in teachers:
         _, _, name = load_teacher(teacher, nights)
         names.append(name)
         logits.append(soft_labels.load(teacher / "soft_labels", "train", name, nights))
-    columns = {"teacher_logits": np.stack(logits, axis=1)}
-    if distill.hint_weight:
-        columns |= nights.columns(HINT_COLUMNS)
-    return Lesson(
+    return Material(
         nights,
         validation,
-        columns,
-        _stage_weights(nights.label, distill.balance),
-        {"teacher": "+".join(names), "data": data, "labelled": len(rows)},
-        functools.partial(_stream, data_dir, nights) if on_disk else None,
+        "+".join(names),
+        np.stack(logits, axis=1),
+        (nights.digest(), validation.digest()),
+        data_dir,
+        on_disk,
     )
 
 
@@ -213,7 +278,7 @@ def train_student(
     With alpha = 1 the teachers have no say. Several teachers are mixed, each with the same weight.
     """
     execution = execution or ExecutionConfig()
-    lesson = prepare(data_dir, teachers, distill, execution)
+    lesson = read_material(data_dir, teachers, execution).lesson(distill)
     settings = student_settings(
         lesson.settings, model, distill, train, augmentation or AugmentConfig()
     )
@@ -262,8 +327,9 @@ def load_teacher(workdir: Path, nights: Nights) -> tuple[nn.Module, Any, str]:
     return run.module, params, soft_labels.fingerprint(params)
 
 
-def load_student(workdir: Path, nights: Nights) -> tuple[nn.Module, Any, dict[str, Any]]:
+def load_student(workdir: Path, nights: Nights) -> tuple[Student, Any, dict[str, Any]]:
     """A trained student, its best parameters and the settings it was trained with."""
     settings = settings_of(workdir, "student")
     run = student_run(settings)
+    assert isinstance(run.module, Student)
     return run.module, load_best(run, nights, workdir), settings

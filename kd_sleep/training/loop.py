@@ -44,6 +44,7 @@ from kd_sleep.training.steps import (
 )
 
 KAPPA = "validation_kappa"
+TRAINED_ON = "trained_on"  # of settings: the data in words; that it is the same, digests tell
 PROFILED_STEPS = 10
 _LAUNCHERS = {"teacher": "train_teacher", "student": "distill_student", "sweep": "sweep"}
 
@@ -91,16 +92,21 @@ class Run:
 
 
 def predict(
-    module: nn.Module, params: Any, nights: Nights, columns: tuple[str, ...]
-) -> list[NDArray[np.float32]]:
-    """Logits [N, K] float32 of each night."""
+    module: nn.Module, params: Any, nights: Nights, columns: tuple[str, ...], members: int = 0
+) -> list[Any]:
+    """Logits [N, K] float32 of each night; of stacked `members`, such a list for each."""
     mesh = data_mesh(jax.local_devices()[:1])
-    predictor = make_predict(module, mesh)
+    predictor = make_predict(module, mesh, members=members)
     logits = [
-        np.asarray(predictor(params, put(batch, mesh))) for batch in whole_nights(nights, columns)
+        np.asarray(predictor(params, put(batch, mesh, members)))
+        for batch in whole_nights(nights, columns)
     ]
-    stacked = np.concatenate(logits)[: len(nights)]
-    return [stacked[row, :count] for row, count in enumerate(nights.windows)]
+    stacked = np.concatenate(logits, axis=-3)[..., : len(nights), :, :]
+    of_each = [
+        [member[row, :count] for row, count in enumerate(nights.windows)]
+        for member in stacked.reshape(-1, *stacked.shape[-3:])
+    ]
+    return of_each if members else of_each[0]
 
 
 def fit(
@@ -357,10 +363,11 @@ def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings by the names of their flags."""
+    """Nested settings by the names of their flags, but for what only describes the data."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= value if isinstance(value, dict) else {name: value}
+        if name != TRAINED_ON:
+            flat |= value if isinstance(value, dict) else {name: value}
     return flat
 
 

@@ -333,8 +333,8 @@ def distillation_objective(
 ) -> Objective:
     """The student's. Windows without BCG teach nothing, nor does a teacher without beats.
 
-    `alpha` and `temperature` are read from the state's settings (`loss_settings`), so that members
-    of a sweep may have their own.
+    `alpha`, `temperature` and `label_smoothing` are read from the state's settings
+    (`loss_settings`), so that members of a sweep may have their own.
 
     Args:
       config: the loss.
@@ -365,7 +365,7 @@ def distillation_objective(
             label_total=batch["label_weights_total"],
             kl_total=batch["kl_weights_total"],
             direction=cast(Direction, config.direction),
-            label_smoothing=config.label_smoothing,
+            label_smoothing=settings.get("label_smoothing", 0.0),
             standardise=config.standardise,
             decoupled=(1.0, config.non_target_weight) if config.non_target_weight else None,
             teacher_weights=jnp.ones(len(teachers)),
@@ -399,4 +399,7 @@ def hint_loss(prediction_BLT: jax.Array, batch: Batch) -> jax.Array:
 
 def loss_settings(config: DistillConfig) -> Scalars:
     """The settings that `distillation_objective` reads from the state."""
-    return {"alpha": jnp.float32(config.alpha), "temperature": jnp.float32(config.temperature)}
+    settings = {"alpha": config.alpha, "temperature": config.temperature}
+    if config.label_smoothing:  # left out where it would only cost arithmetic
+        settings["label_smoothing"] = config.label_smoothing
+    return {name: jnp.float32(value) for name, value in settings.items()}

@@ -31,11 +31,13 @@ from kd_sleep.config import (
 from kd_sleep.errors import ConfigError
 from kd_sleep.provenance import write_json
 from kd_sleep.training.checkpoints import Checkpoints, Progress
-from kd_sleep.training.distill import Lesson, prepare, student_run, student_settings
+from kd_sleep.training.distill import Lesson, read_material, student_run, student_settings
 from kd_sleep.training.loop import KAPPA, claim
 from kd_sleep.training.metrics_log import MetricsLog, read_metrics
+from kd_sleep.training.steps import Objective
 
 CHOSEN = "chosen"  # folder of the member to use, an ordinary student's
+LOSS_SETTINGS = ("alpha", "temperature", "label_smoothing")  # that members may differ in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,36 +108,19 @@ def train_sweep(
     members: list[dict[str, Any]] = []
     places: list[tuple[dict[str, Any], Progress, int, Path]] = []  # of each member
     for name, lesson, losses in _groups(cells, data_dir, teachers, execution):
-        pairs = list(itertools.product(losses, grid.seeds))
-        described = [
-            {"alpha": cell.alpha, "temperature": cell.temperature, "seed": seed}
-            for cell, seed in pairs
-        ]
         settings = student_settings(lesson.settings, model, losses[0], train, augmentation)
-        one = student_run(settings, lesson.stage_weights)
-        run = dataclasses.replace(
-            one,
-            kind="sweep",
-            settings=settings | {"members": described},
-            seeds=np.array([seed for _, seed in pairs]),
-            loss_settings={
-                name: jnp.array([member[name] for member in described], jnp.float32)
-                for name in one.loss_settings
-            },
+        described, progress = train_members(
+            lesson, workdir / name, settings, losses, grid.seeds, execution
         )
-        progress = lesson.teach(run, workdir / name, execution)
-        for number, member in enumerate(described):
-            kappa, step = float(progress.best_kappa[number]), int(progress.best_step[number])
-            members.append(member | {KAPPA: kappa, "step": step})
-            places.append((lesson.settings, progress, number, workdir / name))
+        members += described
+        places += [(lesson.settings, progress, n, workdir / name) for n in range(len(described))]
         origin = lesson.nights.origin()
-        del lesson  # its nights, before the next group reads its own
 
     chosen = choose(members)
     about, progress, number, folder = places[members.index(chosen)]
     loss = dataclasses.replace(distill, alpha=chosen["alpha"], temperature=chosen["temperature"])
     settings = student_settings(about, model, loss, alone[chosen["seed"]], augmentation)
-    _write_student(workdir / CHOSEN, settings, progress, number, read_metrics(folder))
+    write_student(workdir / CHOSEN, settings, progress, number, read_metrics(folder))
     results = {
         "members": members,
         "chosen": chosen,
@@ -145,6 +130,54 @@ def train_sweep(
     if jax.process_index() == 0:
         write_json(workdir / "sweep.json", results)
     return results
+
+
+def train_members(
+    lesson: Lesson,
+    workdir: Path,
+    settings: dict[str, Any],
+    losses: Sequence[DistillConfig],
+    seeds: Sequence[int],
+    execution: ExecutionConfig,
+    objective: Objective | None = None,
+) -> tuple[list[dict[str, Any]], Progress]:
+    """Trains losses x seeds on one lesson, in one program, or goes on with it.
+
+    Args:
+      lesson: the same for all members.
+      workdir: a run's folder of its own.
+      settings: of a student (`student_settings`); its loss is that of the members but for what
+        they differ in.
+      losses: they may differ in alpha, temperature and label smoothing.
+      seeds: of initial parameters and dropout.
+      execution: how to run.
+      objective: another loss than the settings', which then name it.
+
+    Returns:
+      For each member its loss, seed, highest `validation_kappa` and the `step` it came at; and the
+      progress, each leaf with a first axis of members.
+    """
+    pairs = list(itertools.product(losses, seeds))
+    varied = {name: [getattr(loss, name) for loss, _ in pairs] for name in LOSS_SETTINGS}
+    smoothed = any(varied["label_smoothing"])
+    if not smoothed:  # as in a student alone, where it would only cost arithmetic
+        del varied["label_smoothing"]
+    described = [
+        {name: values[number] for name, values in varied.items()} | {"seed": seed}
+        for number, (_, seed) in enumerate(pairs)
+    ]
+    one = student_run(settings, lesson.stage_weights)
+    run = dataclasses.replace(
+        one,
+        kind="sweep",
+        settings=settings | {"members": described},
+        seeds=np.array([seed for _, seed in pairs]),
+        objective=objective or one.objective,
+        loss_settings={name: jnp.array(values, jnp.float32) for name, values in varied.items()},
+    )
+    progress = lesson.teach(run, workdir, execution)
+    found = zip(described, progress.best_kappa, progress.best_step, strict=True)
+    return [m | {KAPPA: float(kappa), "step": int(step)} for m, kappa, step in found], progress
 
 
 def choose(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -162,24 +195,33 @@ def _groups(
     """Name, lesson and losses of each set of cells that see the same batches."""
     soft = [cell for cell in cells if cell.alpha < 1.0]
     hard = [cell for cell in cells if cell.alpha == 1.0]
+    material = read_material(data_dir, teachers, execution)
     if soft:
-        lesson = prepare(data_dir, teachers, soft[0], execution)
+        lesson = material.lesson(soft[0])
         if lesson.settings["labelled"] == len(lesson.nights):
             yield "members", lesson, soft + hard
             return
         yield "distilled", lesson, soft
-        del lesson
     if hard:
-        yield "hard_labels", prepare(data_dir, teachers, hard[0], execution), hard
+        yield "hard_labels", material.lesson(hard[0]), hard
 
 
-def _write_student(
+def write_student(
     workdir: Path,
     settings: dict[str, Any],
     progress: Progress,
     number: int,
     rows: list[dict[str, Any]],
 ) -> None:
+    """Leaves member `number` in `workdir`, a student's folder like any other.
+
+    Args:
+      workdir: the folder.
+      settings: that train this member alone.
+      progress: of all members.
+      number: which it is.
+      rows: the members' metrics.
+    """
     claim(workdir, "student", settings)
     mine = jax.tree.map(lambda leaf: np.asarray(leaf[number]), progress)
     checkpoints = Checkpoints(workdir / "checkpoints")

@@ -1,0 +1,218 @@
+"""Does an SQI earn its name? The learned one against the signal's and the student's own confidence.
+
+What a window costs is told in two ways, on nights that nothing was fitted on:
+
+  gap     KL(teacher || student) in bits, both calibrated: what of the teacher's answer the sensor
+          lost. Needs no label, and is what the learned SQI was taught to foretell.
+  error   1 where the student's stage is not the scorer's.
+
+An SQI is better the sooner it drops windows that cost much: areas under the risk-coverage curves
+(`selective`), and how far it comes on the way from the student's entropy, which costs nothing, to
+an oracle that knows every window's cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from kd_sleep.config import EvaluationConfig
+from kd_sleep.datasets.nights import Nights
+from kd_sleep.evaluation import selective
+from kd_sleep.evaluation.scores import Bootstrap, Interval
+from kd_sleep.features.bcg import MOST_MISSING
+from kd_sleep.schema import BCG_HZ
+from kd_sleep.signals.sqi import signal_sqi
+from kd_sleep.stages import STAGE_NAMES
+from kd_sleep.training.quality import gap_bits
+
+LEARNED, SIGNAL, MAX_PROBABILITY, ENTROPY = "learned", "signal", "max_probability", "entropy"
+COVERAGE = 0.8
+POINTS = 100  # of a curve
+BINS = 10  # of the SQI's reliability
+
+
+def judge_sqi(
+    nights: Nights,
+    log_probs: Sequence[NDArray[np.floating]],
+    teacher_log_probs: Sequence[NDArray[np.floating]],
+    learned: Sequence[NDArray[np.floating]],
+    flag_below: float,
+    config: EvaluationConfig,
+    student: str,
+) -> dict[str, Any]:
+    """Judges the learned SQI on nights that neither it nor the student has seen.
+
+    Windows count that somebody scored, of which half and more of the BCG is there, and in which the
+    teacher had a heartbeat.
+
+    Args:
+      nights: R nights with their BCG.
+      log_probs: [N, K] of each night, by the student, calibrated.
+      teacher_log_probs: likewise by the teacher.
+      learned: [N] SQI of each night.
+      flag_below: windows below are flagged at use.
+      config: draws, coverage and seed of the bootstrap over subjects.
+      student: its name.
+
+    Returns:
+      Plain JSON: "student", "flag_below", "coverage", "windows"; "judged": for "gap" and "error",
+      what `selective.judge` returns; "curves": for both, score -> {"coverage", "risk"}, at most
+      `POINTS` each; "rejection": score -> what `selective.rejection` returns at `COVERAGE`;
+      "reliability": rows {"from", "to", "windows", "sqi", "kept": interval}; "flagged": interval of
+      the flagged share; "conclusions", sentences.
+
+    Raises:
+      DatasetError: no window counts.
+    """
+    assert nights.bcg is not None
+    probs = np.exp(np.concatenate(log_probs))
+    seen = (nights.bcg_missing < MOST_MISSING) & (nights.rr_missing < 1.0)
+    stage = np.where(seen, nights.label, -1).astype(np.int8)
+    subject = np.repeat(np.array(nights.subject_ids), nights.windows)
+    night = np.repeat(np.array(nights.recording_ids), nights.windows)
+    gap = gap_bits(np.concatenate(teacher_log_probs), np.concatenate(log_probs))
+    losses = {"gap": gap, "error": (probs.argmax(-1) != nights.label).astype(np.float64)}
+    sqi = np.concatenate(learned)
+    entropy = -(probs * np.log(np.maximum(probs, 1e-300))).sum(-1)
+    confidence = {
+        LEARNED: sqi,
+        SIGNAL: _signal_sqi(nights),
+        MAX_PROBABILITY: probs.max(-1),
+        ENTROPY: -entropy,
+    }
+    windows = {
+        kind: selective.JudgedWindows(loss, subject, stage, night) for kind, loss in losses.items()
+    }
+    judged = {
+        kind: selective.judge(each, confidence, config, baseline=ENTROPY)
+        for kind, each in windows.items()
+    }
+    here = stage >= 0
+    names, of_subject, bootstrap = selective.subject_bootstrap(subject[here], config)
+    flagged = _shares(bootstrap, of_subject, len(names), (sqi < flag_below)[here])
+    found = {
+        "student": student,
+        "flag_below": flag_below,
+        "coverage": COVERAGE,
+        "windows": int(here.sum()),
+        "judged": judged,
+        "curves": {
+            kind: {name: _curve(loss[here], each[here]) for name, each in confidence.items()}
+            | {
+                selective.RANDOM: _curve(loss[here], np.zeros(here.sum())),
+                selective.ORACLE: _curve(loss[here], -loss[here]),
+            }
+            for kind, loss in losses.items()
+        },
+        "rejection": {
+            name: selective.rejection(windows["error"], confidence[name], COVERAGE, config)
+            for name in (LEARNED, SIGNAL, ENTROPY)
+        },
+        "reliability": _reliability(
+            bootstrap, of_subject, len(names), sqi[here], np.exp2(-gap[here])
+        ),
+        "flagged": flagged,
+    }
+    found["conclusions"] = _conclusions(found)
+    return found
+
+
+def _signal_sqi(nights: Nights) -> NDArray[np.float64]:
+    """[W] the signal SQI of every window, from the samples of its whole night."""
+    assert nights.bcg is not None
+    found = []
+    for bcg, missing in zip(
+        tqdm(nights.split(nights.bcg), desc="Signal SQI", unit="night"),
+        nights.split(nights.bcg_missing),
+        strict=True,
+    ):
+        values = bcg.astype(np.float32)
+        values[missing >= MOST_MISSING] = np.nan
+        found.append(signal_sqi(values.ravel(), BCG_HZ).by_window(len(bcg)).score)
+    return np.concatenate(found)
+
+
+def _curve(loss_N: NDArray, confidence_N: NDArray) -> dict[str, list[float]]:
+    curve = selective.risk_coverage(loss_N, confidence_N)
+    # The first few windows are chance.
+    first = min(len(loss_N) - 1, max(20, len(loss_N) // 100))
+    at = np.unique(np.linspace(first, len(loss_N) - 1, POINTS).round().astype(np.int64))
+    return {"coverage": curve.coverage[at].tolist(), "risk": curve.risk[at].tolist()}
+
+
+def _shares(bootstrap: Bootstrap, subject_N: NDArray, subjects: int, values_N: NDArray) -> Interval:
+    """The mean of a value over windows, with its interval."""
+    sums = np.bincount(subject_N, values_N, subjects)
+    counts = np.bincount(subject_N, minlength=subjects)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = bootstrap.draw(sums) / bootstrap.draw(counts)
+    return bootstrap.interval(sums.sum() / max(counts.sum(), 1), drawn)
+
+
+def _reliability(
+    bootstrap: Bootstrap, subject_N: NDArray, subjects: int, sqi_N: NDArray, kept_N: NDArray
+) -> list[dict[str, Any]]:
+    """Whether windows of one SQI keep that share of the teacher, in bins of as many windows."""
+    edges = np.unique(np.quantile(sqi_N, np.linspace(0.0, 1.0, BINS + 1)))
+    place = np.clip(np.searchsorted(edges, sqi_N, side="right") - 1, 0, max(len(edges) - 2, 0))
+    rows = []
+    for number in np.unique(place):
+        inside = place == number
+        rows.append(
+            {
+                "from": float(edges[number]),
+                "to": float(edges[min(number + 1, len(edges) - 1)]),
+                "windows": int(inside.sum()),
+                "sqi": float(sqi_N[inside].mean()),
+                "kept": _shares(bootstrap, subject_N[inside], subjects, kept_N[inside]),
+            }
+        )
+    return rows
+
+
+def _conclusions(found: Mapping[str, Any]) -> list[str]:
+    """Sentences by rule: a difference counts where its interval excludes 0."""
+    sentences = []
+    words = {"gap": "the bits lost against the teacher", "error": "wrong stages"}
+    for kind, text in words.items():
+        pooled = found["judged"][kind]["pooled"]["scores"]
+        area = pooled[LEARNED]["augrc"]
+        against = area["against_baseline"]
+        low, high = against["low"], against["high"]
+        if low is None or high is None or low <= 0 <= high:
+            verdict = "no better than the student's own entropy, as far as these nights show"
+        else:
+            verdict = f"{'better' if high < 0 else 'worse'} than the student's own entropy"
+        way = area["way_to_oracle"]
+        share = "" if way["value"] is None else (
+            f": it comes {_percent(way)} of the way from entropy to the oracle (AUGRC)"
+        )  # fmt: skip
+        sentences.append(f"In foretelling {text} the learned SQI is {verdict}{share}.")
+    rejected = found["rejection"][LEARNED]
+    shares = ", ".join(
+        f"{name} {_percent(rejected['flagged_by_stage'][name])}" for name in STAGE_NAMES
+    )
+    sentences.append(
+        f"Dropping the {100 * (1 - found['coverage']):.0f} % of windows that it trusts least drops"
+        f" {shares} of the stages' own windows."
+    )
+    left = rejected["tst_min"]["left_out"]
+    if left["value"] is not None:
+        sentences.append(
+            "A night's total sleep time loses"
+            f" {-left['value']:.0f} min by that, so windows are flagged, not dropped."
+        )
+    return sentences
+
+
+def _percent(interval: Interval) -> str:
+    value, low, high = (interval[key] for key in ("value", "low", "high"))
+    if value is None:
+        return "–"
+    between = "" if low is None or high is None else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{100 * value:.0f}{between} %".replace("-", "−")
