@@ -25,11 +25,12 @@ from numpy.typing import ArrayLike, NDArray
 from kd_sleep.errors import KdSleepError
 from kd_sleep.evaluation.sleep_measures import sleep_measures
 from kd_sleep.features import bcg as bcg_features
-from kd_sleep.features.bcg import NoHeartbeatBand, PreparedBcg, RunningBcg
+from kd_sleep.features.bcg import MOST_MISSING, NoHeartbeatBand, PreparedBcg, RunningBcg
+from kd_sleep.features.windows import to_windows
 from kd_sleep.inference.program import Program, load_program
 from kd_sleep.recordings.paired_bcg import LONGEST_S, SHORTEST_S
 from kd_sleep.schema import BCG_HZ, BCG_SAMPLES, WINDOW_S
-from kd_sleep.signals.j_peaks import j_peaks
+from kd_sleep.signals.j_peaks import Beats, j_peaks
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.sqi import MIN_RATE_HZ, signal_sqi
 from kd_sleep.stages import STAGE_NAMES, UNSCORED
@@ -239,12 +240,8 @@ class StagingStudent:
         )
         usable = ready.usable_N
         if not usable.any():
-            raise StagingError(
-                "gaps",
-                "No window of the BCG is more than half there.",
-                "Look at the recording; there is nothing to stage.",
-            )
-        beats = j_peaks(uniform, BCG_HZ)
+            raise _no_window()
+        beats = _beats(uniform, usable)
         if not len(beats.times_s):
             raise _no_heartbeat("no beat comes after another as a heart's do")
         signal = signal_sqi(uniform, BCG_HZ, beats).by_window(windows)
@@ -372,10 +369,21 @@ def _no_heartbeat(why: str) -> StagingError:
     )
 
 
+def _no_window() -> StagingError:
+    return StagingError(
+        "gaps",
+        "No window of the BCG is more than half there.",
+        "Look at the recording; there is nothing to stage.",
+    )
+
+
 def _prepared(uniform: NDArray, windows: int) -> PreparedBcg:
     try:
         return bcg_features.prepared(uniform, windows)
     except NoHeartbeatBand as error:
+        there_NS = np.isfinite(to_windows(uniform, BCG_HZ, windows))
+        if not (there_NS.mean(1) > 1 - MOST_MISSING).any():
+            raise _no_window() from error
         raise _no_heartbeat(str(error).rstrip(".")) from error
 
 
@@ -390,6 +398,17 @@ def _prepared_running(samples: NDArray, rate_hz: float, windows: int) -> Prepare
         ),
         unit=min(part.unit for part in parts),
     )
+
+
+def _beats(uniform: NDArray, usable: NDArray[np.bool_]) -> Beats:
+    """The heartbeats in usable windows: `j_peaks` looks at a recording's mean, gaps and all."""
+    if usable.all():
+        return j_peaks(uniform, BCG_HZ)
+    there_NS = to_windows(uniform, BCG_HZ, len(usable))[usable]
+    beats = j_peaks(there_NS.ravel(), BCG_HZ)
+    window = np.minimum((beats.times_s // WINDOW_S).astype(np.int64), len(there_NS) - 1)
+    moved_s = WINDOW_S * (np.flatnonzero(usable)[window] - window)
+    return dataclasses.replace(beats, times_s=beats.times_s + moved_s)
 
 
 def heart_rate(times_s: NDArray, windows: int) -> NDArray[np.float64]:

@@ -18,15 +18,15 @@ from kd_sleep.models.student import Student
 from kd_sleep.recordings.paired_bcg import read_bcg
 from kd_sleep.recordings.recording import Signal
 from kd_sleep.schema import BCG_SAMPLES
-from kd_sleep.stages import STAGE_NAMES, NUM_STAGES
+from kd_sleep.stages import NUM_STAGES, STAGE_NAMES
 
 WIDTH = 8
 
 
 @pytest.fixture(scope="session")
 def bcg_path(cohort: Path) -> Path:
-    """A simulated night's BCG, some 1.5 h of EDF at 100 Hz."""
-    return sorted((cohort / "bcg").glob("*.edf"))[0]
+    """A simulated night's BCG of a clear sensor, some 1.3 h of EDF at 100 Hz."""
+    return cohort / "bcg" / "shhs1-200004.edf"
 
 
 @pytest.fixture(scope="session")

