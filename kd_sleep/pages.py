@@ -11,6 +11,7 @@ import functools
 import html
 import io
 import re
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec
 
@@ -79,10 +80,7 @@ def drawing_file(draw: Callable[P, tuple[Figure, str]]) -> Callable[P, str]:
 def _drawn(
     draw: Callable[P, tuple[Figure, str]], transparent: bool, *args: P.args, **kwargs: P.kwargs
 ) -> tuple[str, str]:
-    """The drawing as an <svg> element, still in stand-in inks, and its text alternative.
-
-    Its ids begin with the function's name, so no two pictures share one.
-    """
+    """The drawing as an <svg> element, still in stand-in inks, and its text alternative."""
     name = draw.__name__
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure, text = draw(*args, **kwargs)
@@ -91,7 +89,9 @@ def _drawn(
         figure.savefig(buffer, format="svg", transparent=transparent, metadata=no_metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'((?:\bid|href)="#?|url\(#)', rf"\g<1>{name}-", svg)
+    # Ids begin with the function's name and the picture's own number: no two pictures share one.
+    mark = f"{name}-{zlib.crc32((svg + text).encode()):08x}"
+    svg = re.sub(r'((?:\bid|href)="#?|url\(#)', rf"\g<1>{mark}-", svg)
     # In attributes, not in text: a hundredth of a point is finer than any screen.
     return re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg), text
 
@@ -108,9 +108,26 @@ def _named(svg: str, text: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(text)}"', 1)
 
 
-def section(title: str, *parts: str) -> str:
+def section(title: str, *parts: str, tag: str = "") -> str:
     """A section of a page. All strings here are HTML: who makes them escapes what is not theirs."""
-    return f"<section><h2>{title}</h2>{''.join(parts)}</section>"
+    mark = f' <span class="tag">{tag}</span>' if tag else ""
+    return f'<section id="{anchor(title)}"><h2>{title}{mark}</h2>{"".join(parts)}</section>'
+
+
+def contents(titles: Iterable[str]) -> str:
+    """Links to sections of this page, by their titles."""
+    links = "".join(f'<li><a href="#{anchor(title)}">{title}</a></li>' for title in titles)
+    return f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
+
+
+def anchor(title: str) -> str:
+    """A section's id."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def details(summary: str, *parts: str) -> str:
+    """What only some readers want: folded on a screen, open in print."""
+    return f"<details><summary>{summary}</summary>{''.join(parts)}</details>"
 
 
 def figure_of(svg: str, caption: str, kind: str = "narrow") -> str:
@@ -172,7 +189,17 @@ body { margin: 0; background: var(--paper); color: var(--ink); overflow-wrap: br
 main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 1rem; }
 h2 { font-size: 1.2rem; margin: 0 0 .7rem; }
+h3 { font-size: 1rem; margin: 1.6rem 0 .6rem; }
 section { margin-top: 2.5rem; }
+a { color: inherit; }
+.lead p { font-size: 1.1rem; line-height: 1.45; max-width: 52rem; margin-bottom: .7rem; }
+.tag { font-size: .75rem; font-weight: 600; letter-spacing: .02em; vertical-align: .15em;
+  padding: .1rem .45rem; border-radius: 1rem; background: var(--ink); color: var(--paper); }
+nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .35rem 1.1rem; padding: .7rem 0;
+  margin: 1.5rem 0 0; border: solid var(--line); border-width: 1px 0; font-size: .875rem; }
+.findings { max-width: 46rem; padding-left: 1.2rem; margin: 0 0 1rem; }
+.findings li { margin-bottom: .3rem; }
+details { margin-bottom: .6rem; }
 p { max-width: 46rem; margin: 0 0 1rem; }
 .note, figcaption, caption { color: var(--muted); font-size: .875rem; }
 .badge { background: var(--ink); color: var(--paper); border-radius: .4rem; padding: .6rem .9rem; }
@@ -186,7 +213,12 @@ th:first-child { text-align: left; }
 thead th { white-space: normal; }
 tbody th { font-weight: 600; }
 .scores { width: 100%; background: var(--card); }
-.scores th:first-child { position: sticky; left: 0; background: var(--card); }
+.scores th:first-child { position: sticky; left: 0; background: var(--card);
+  box-shadow: inset 0 -1px var(--line); }
+.said td:last-child, .wordy th:first-child, .claims :is(th, td) { text-align: left;
+  white-space: normal; min-width: 9rem; }
+.wordy th:first-child small { max-width: 18rem; }
+.claims { background: var(--card); width: 100%; }
 .published :nth-child(-n+3) { text-align: left; }
 .statistics th:first-child { white-space: normal; min-width: 9rem; }
 .statistics td:nth-child(-n+4) { width: 1%; }
@@ -205,14 +237,17 @@ aside { margin-top: 2.5rem; padding: 1rem; border: 1px dashed var(--muted); bord
 .chip { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .3em; }
 figure { margin: 0 0 1rem; background: var(--card); border-radius: .4rem; padding: 1rem; }
 .narrow { display: flex; flex-wrap: wrap; gap: .6rem 2rem; }
-.narrow figcaption { flex: 1 1 16rem; }
+.narrow > .scroll { flex: 3 1 17rem; max-width: 34rem; }
+.narrow svg { width: 100%; }
+.narrow figcaption { flex: 2 1 16rem; }
 figure svg { display: block; height: auto; max-width: 100%; }
 figure svg text { font-family: inherit !important; }
 .wide svg { width: 100%; min-width: 40rem; }
 pre { white-space: pre-wrap; font-size: .8rem; }
 summary { cursor: pointer; }
 @media (max-width: 40rem) { .scores th:first-child, .published th:first-child {
-  white-space: normal; width: 6.5rem; min-width: 6.5rem; } th, td { padding: .35rem; } }
+  white-space: normal; width: 6.5rem; min-width: 6.5rem; } th, td { padding: .35rem; }
+  figure { padding: .7rem .5rem; } .lead p { font-size: 1rem; } }
 @media print { h2 { break-after: avoid; }
   body { background: #fff; font-size: 10pt; } .scroll { overflow: visible; }
   figure, table, aside { break-inside: avoid; }

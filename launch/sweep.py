@@ -11,7 +11,7 @@ that `launch.distill_student` trains with the same flags.
 from absl import flags as absl_flags
 
 from kd_sleep.config import STUDENTS, student_of
-from kd_sleep.evaluation.report import sweep_table, write_sweep_page
+from kd_sleep.evaluation.sweep_page import sweep_table, write_sweep_page
 from kd_sleep.training.sweep import CHOSEN, Grid, train_sweep
 from launch import flags
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from kd_sleep import schema
 from kd_sleep.config import DatasetConfig
 from kd_sleep.errors import DatasetError, RecordingError
-from kd_sleep.evaluation.plots import RELIABLE_SNR_DB, draw_hypnogram
+from kd_sleep.evaluation.report.hypnograms import RELIABLE_SNR_DB, draw_hypnogram
 from kd_sleep.features import night
 from kd_sleep.features.night import Exclusion
 from kd_sleep.pages import INK, MUTED, WIDE, drawing, figure_of, page, section

@@ -9,7 +9,7 @@ from scipy import integrate, special, stats
 from kd_sleep.config import EvaluationConfig
 from kd_sleep.errors import DatasetError
 from kd_sleep.evaluation.information import Ladder, pointwise_information, summarise
-from kd_sleep.evaluation.ladder_plots import waterfall
+from kd_sleep.evaluation.report.ladder import waterfall
 from kd_sleep.stages import STAGE_NAMES
 
 CONFIG = EvaluationConfig(bootstrap_draws=300)

@@ -10,7 +10,7 @@ import pytest
 from kd_sleep.config import PRESETS, DistillConfig
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import ConfigError, TrainingError
-from kd_sleep.evaluation.report import sweep_table, write_sweep_page
+from kd_sleep.evaluation.sweep_page import sweep_table, write_sweep_page
 from kd_sleep.training import distill
 from kd_sleep.training.checkpoints import Checkpoints
 from kd_sleep.training.metrics_log import read_metrics
