@@ -46,6 +46,7 @@ NO_STAGE = "Unscored"
 HEART_BPM = (40.0, 100.0)  # a sleeper's median; outside, the rate in Hz is more likely to be wrong
 FEW_HEARTBEATS = 0.25  # share of the windows with a heart rate
 MOST_GAPS = 0.5  # of a night
+PIECE_WINDOWS = 40  # 20 minutes: in noise of any colour, no piece of hours shows a heartbeat
 INTERVAL_S = (0.3, 2.0)  # between beats; longer, and one was missed
 FEWEST_INTERVALS = 8  # of a window, for a heart rate
 BREATH_HZ = (0.1, 0.5)
@@ -401,11 +402,28 @@ def _prepared_running(samples: NDArray, rate_hz: float, windows: int) -> Prepare
 
 
 def _beats(uniform: NDArray, usable: NDArray[np.bool_]) -> Beats:
-    """The heartbeats in usable windows: `j_peaks` looks at a recording's mean, gaps and all."""
-    if usable.all():
-        return j_peaks(uniform, BCG_HZ)
+    """The heartbeats in usable windows.
+
+    `j_peaks` finds none in a recording whose mean shows no heart, so it is not shown the gaps.
+    Where it finds none, a heart may still show for a while: it looks into pieces.
+    """
     there_NS = to_windows(uniform, BCG_HZ, len(usable))[usable]
     beats = j_peaks(there_NS.ravel(), BCG_HZ)
+    if not len(beats.times_s):
+        starts = np.arange(0, len(there_NS), PIECE_WINDOWS)
+        pieces = [
+            j_peaks(there_NS[start : start + PIECE_WINDOWS].ravel(), BCG_HZ) for start in starts
+        ]
+        beats = Beats(
+            np.concatenate(
+                [
+                    piece.times_s + WINDOW_S * start
+                    for piece, start in zip(pieces, starts, strict=True)
+                ]
+            ),
+            np.concatenate([piece.correlation for piece in pieces]),
+            np.concatenate([piece.confidence for piece in pieces]),
+        )
     window = np.minimum((beats.times_s // WINDOW_S).astype(np.int64), len(there_NS) - 1)
     moved_s = WINDOW_S * (np.flatnonzero(usable)[window] - window)
     return dataclasses.replace(beats, times_s=beats.times_s + moved_s)

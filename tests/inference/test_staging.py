@@ -125,6 +125,9 @@ def test_what_is_unlike_the_training_data_is_said(make_student, student, night, 
     unit = prepared(at_bcg_rate(bcg.values, bcg.rate_hz), len(night)).unit
     assert "coarse" in _warned(student.stage(np.round(bcg.values / (1.5 * unit)), bcg.rate_hz))
     assert "coarse" not in _warned(student.stage(np.round(bcg.values / (0.3 * unit)), bcg.rate_hz))
+    empty = 0.3 * unit * np.random.default_rng(0).normal(size=6000 * 100)
+    left = np.concatenate([bcg.values[: 1200 * 100], empty])  # got up, and did not come back
+    assert "few_heartbeats" in _warned(student.stage(left, bcg.rate_hz))
     holes = bcg.values.copy()
     holes[: round(0.6 * len(holes))] = np.nan
     assert "gaps" in _warned(student.stage(holes, bcg.rate_hz))

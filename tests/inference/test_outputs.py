@@ -1,0 +1,215 @@
+"""Files in, files out: what they hold, that other tools read them; one bad night is only one."""
+
+import csv
+import datetime
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import edfio
+import numpy as np
+import pytest
+
+from kd_sleep.config import PRESETS
+from kd_sleep.errors import ConfigError
+from kd_sleep.inference import outputs
+from kd_sleep.inference.outputs import EDF_TEXTS, found, names, stage_file, stage_files
+from kd_sleep.stages import STAGE_NAMES
+
+ROOT = Path(__file__).parents[2]
+START = datetime.datetime(2026, 1, 31, 22, 30)
+
+
+@pytest.fixture(scope="module")
+def student(make_student):
+    return make_student(sqi=True, card={"data": {"simulated": True, "snr_db": {"p01": 90.0, "p50": 95.0, "p99": 99.0}}})  # fmt: skip  # noqa: E501
+
+
+@pytest.fixture(scope="module")
+def staged(student, bcg, tmp_path_factory):
+    """Folder of the results, and the staging itself: of a night with an hour's gap at its end."""
+    folder = tmp_path_factory.mktemp("staged")
+    values = bcg.values.copy()
+    values[60 * 3000 : 70 * 3000] = np.nan
+    np.save(folder / "a night.npy", values)
+    night = stage_file(
+        student, folder / "a night.npy", "a_night", folder, rate_hz=bcg.rate_hz, start=START
+    )
+    return folder, night
+
+
+def test_the_csv_has_a_line_for_each_window(staged):
+    folder, night = staged
+    with open(folder / "a_night-hypnogram.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(night)
+    assert [row["stage"] for row in rows] == night.stage_names()
+    assert rows[2]["start"] == "2026-01-31T22:31:00"
+    assert rows[2]["start_s"] == "60"
+    for row, probs, sqi in zip(rows, night.probs, night.sqi, strict=True):
+        told = [row[f"p_{name.lower()}"] for name in STAGE_NAMES]
+        if row["flag"] == "missing":
+            assert told == [""] * 4
+            assert row["stage"] == "Unscored"
+            assert row["sqi"] == ""
+            continue
+        np.testing.assert_allclose([float(p) for p in told], probs, atol=1e-4)
+        assert (row["flag"] == "doubtful") == (sqi < 0.5)
+        assert row["warnings"] == "snr"
+    assert [row["flag"] for row in rows[60:70]] == ["missing"] * 10
+
+
+def test_the_edf_has_an_annotation_for_each_window(staged):
+    folder, night = staged
+    edf = edfio.read_edf(folder / "a_night-hypnogram.edf")
+    stages = [a for a in edf.annotations if a.text.startswith("Sleep stage")]
+    assert [a.onset for a in stages] == [30.0 * n for n in range(len(night))]
+    assert {a.duration for a in stages} == {30.0}
+    assert [a.text for a in stages] == [EDF_TEXTS[stage] for stage in night.stages.tolist()]
+    doubtful = np.zeros(len(night), bool)
+    for a in edf.annotations:
+        if a.text == "doubtful":
+            doubtful[round(a.onset / 30) : round((a.onset + a.duration) / 30)] = True
+    np.testing.assert_array_equal(doubtful, night.flagged)
+    assert any(a.text == "unlike the training data: snr" for a in edf.annotations)
+    assert datetime.datetime.combine(edf.startdate, edf.starttime) == START
+
+
+def test_the_summary_says_what_it_is_of(staged, student):
+    folder, night = staged
+    summary = json.loads((folder / "a_night-summary.json").read_text())
+    assert summary["recording"] == "a night.npy"
+    assert summary["windows"] == len(night)
+    assert summary["start"] == START.isoformat()
+    assert summary["flag"] == night.said()
+    assert summary["tst_min"] == night.summary()["tst_min"]
+    assert summary["warnings"][0]["reason"] == "snr"
+    assert summary["trained_on"]["simulated"] is True
+    assert "jax" in summary["versions"]
+    assert any("missing" in note for note in summary["notes"])
+
+
+def test_the_picture_is_one_and_says_the_warning(staged, student, tmp_path):
+    folder, night = staged
+    assert (folder / "a_night-night.png").read_bytes().startswith(b"\x89PNG")
+    from kd_sleep.inference.picture import write_picture
+
+    for name, start in (("once", START), ("again", START), ("hours", None)):
+        write_picture(tmp_path / f"{name}.svg", night, "a $night$ <x>", start)
+    once, again, hours = ((tmp_path / f"{n}.svg").read_text() for n in ("once", "again", "hours"))
+    assert once == again
+    for text in ("a $night$ &lt;x&gt;", "WARNING", "hypnogram", "no medical device", "23:00"):
+        assert text in once or text == "hypnogram"
+    assert "hours since the recording began" in hours
+
+
+def test_names_are_plain_and_no_two_alike(tmp_path):
+    paths = [
+        Path(f"x/{name}") for name in ("a b.edf", "a_b.csv", "A_b.npy", "...edf", "né/$(x).h5")
+    ]
+    assert [name for _, name in names(paths)] == ["a_b", "a_b-2", "A_b-3", "night", "x"]
+    long = Path("x" * 240 + ".edf")
+    assert names([long])[0][1] == "x" * 100
+
+
+def test_what_is_meant_by_folders(tmp_path):
+    for name in ("b.edf", "a.csv", "a-hypnogram.csv", "b-hypnogram.edf", "notes.md", "c.NPY"):
+        (tmp_path / name).write_text("")
+    assert [path.name for path in found([tmp_path])] == ["a.csv", "b.edf", "c.NPY"]
+    assert found([tmp_path / "b.edf", tmp_path / "b.edf"]) == [tmp_path / "b.edf"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ConfigError, match="no BCG in it"):
+        found([tmp_path / "none"])
+    with pytest.raises(ConfigError, match="no such file"):
+        found([tmp_path / "nowhere"])
+
+
+def test_one_bad_file_does_not_stop_the_others(student, bcg_path, tmp_path, monkeypatch):
+    outputs._student.cache_clear()
+    monkeypatch.setattr(outputs, "load_student", lambda path: student)
+    nights, out = tmp_path / "nights", tmp_path / "out"
+    nights.mkdir()
+    shutil.copy(bcg_path, nights / "2 good.edf")
+    (nights / "1 bad.edf").write_text("no EDF")
+    np.save(nights / "3 noise.npy", np.random.default_rng(0).normal(size=400 * 100))
+    np.save(nights / "4 slow.npy", np.ones(400))
+    with pytest.raises(ConfigError, match="one start for 4"):
+        list(stage_files(tmp_path, [nights], out, start=START, workers=1))
+    done = list(stage_files(tmp_path, [nights], out, rate_hz=100.0, picture="none", workers=1))
+    outputs._student.cache_clear()
+    assert [Path(outcome.path).name for outcome in done] == [
+        "1 bad.edf", "2 good.edf", "3 noise.npy", "4 slow.npy",
+    ]  # fmt: skip
+    assert [bool(outcome.problem) for outcome in done] == [True, False, True, True]
+    assert "flagged as doubtful" in done[1].said
+    assert "Warning: its median SNR" in done[1].said
+    assert "no heartbeat" in done[2].problem
+    assert sorted(path.name for path in out.iterdir()) == [
+        "2_good-hypnogram.csv", "2_good-hypnogram.edf", "2_good-summary.json",
+    ]  # fmt: skip
+
+
+def test_the_command_stages_with_a_trained_student(
+    data_dir, teacher_dir, bcg_path, tmp_path, monkeypatch
+):
+    from kd_sleep.training.distill import train_student
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    preset, workdir = PRESETS["tiny"], tmp_path / "student"
+    train_student(
+        data_dir, [teacher_dir], workdir, preset.student, preset.distill, preset.student_train
+    )
+    (tmp_path / "bad.csv").write_text("bcg\n1\n2\n")
+    command = [sys.executable, "-m", "launch.stage_night", f"--student={workdir}"]
+    command += [f"--bcg={bcg_path},{tmp_path / 'bad.csv'}", f"--out={tmp_path / 'out'}"]
+    result = subprocess.run(
+        [*command, "--workers=1", "--picture=svg"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 2, result.stderr
+    assert "flagged as doubtful" in result.stdout
+    assert f"not staged: {tmp_path / 'bad.csv'}: " in result.stderr
+    assert "Traceback" not in result.stderr
+    kinds = {path.name.removeprefix(bcg_path.stem) for path in (tmp_path / "out").iterdir()}
+    assert kinds == {"-hypnogram.csv", "-hypnogram.edf", "-summary.json", "-night.svg"}
+    summary = json.loads((tmp_path / "out" / f"{bcg_path.stem}-summary.json").read_text())
+    assert summary["student"]["model"]["width"] == preset.student.width
+
+
+def test_mne_reads_the_hypnogram(staged):
+    mne = pytest.importorskip("mne")
+    folder, night = staged
+    read = mne.read_annotations(folder / "a_night-hypnogram.edf")
+    stages = [text for text in read.description if text.startswith("Sleep stage")]
+    assert stages == [EDF_TEXTS[stage] for stage in night.stages.tolist()]
+
+
+def test_yasa_reads_the_hypnogram(staged):
+    yasa, pandas = pytest.importorskip("yasa"), pytest.importorskip("pandas")
+    folder, night = staged
+    stages = pandas.read_csv(folder / "a_night-hypnogram.csv")["stage"]
+    names = {"Wake": "WAKE", "REM": "REM", "Light": "LIGHT", "Deep": "DEEP", "Unscored": "UNS"}
+    hypnogram = yasa.Hypnogram(stages.map(names), n_stages=4, freq="30s", start=START)
+    assert len(hypnogram.hypno) == len(night)
+    statistics = hypnogram.sleep_statistics()
+    assert statistics["TST"] == night.summary()["tst_min"]
+
+
+def test_sleepecg_takes_the_hypnogram(staged):
+    sleepecg = pytest.importorskip("sleepecg")
+    folder, night = staged
+    with open(folder / "a_night-hypnogram.csv", newline="", encoding="utf-8") as file:
+        stages = [row["stage"] for row in csv.DictReader(file)]
+    theirs = {
+        "Wake": sleepecg.SleepStage.WAKE,
+        "REM": sleepecg.SleepStage.REM,
+        "Light": sleepecg.SleepStage.N2,
+        "Deep": sleepecg.SleepStage.N3,
+        "Unscored": sleepecg.SleepStage.UNDEFINED,
+    }
+    record = sleepecg.SleepRecord(
+        sleep_stages=np.array([theirs[stage] for stage in stages]), sleep_stage_duration=30
+    )
+    assert len(record.sleep_stages) == len(night)
+    assert (record.sleep_stages == sleepecg.SleepStage.UNDEFINED).sum() == (~night.staged).sum()
