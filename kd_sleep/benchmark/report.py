@@ -18,6 +18,7 @@ from kd_sleep.benchmark import (
     scale,
     scoring,
     simulation,
+    staging,
     step,
     sweep,
 )
@@ -30,6 +31,7 @@ from kd_sleep.provenance import write_json
 
 PARTS = (
     "step", "loss", "sweep", "input", "memory", "scale", "recordings", "simulation", "scoring",
+    "staging",
 )  # fmt: skip
 
 
@@ -67,6 +69,7 @@ def benchmark(
         "recordings": lambda: recordings.measure(repeats),
         "simulation": lambda: simulation.measure(repeats),
         "scoring": lambda: scoring.measure(repeats),
+        "staging": lambda: staging.measure(preset, repeats),
     }
     before = machine()
     rows = _warning(before["load_average"], before["cores"])

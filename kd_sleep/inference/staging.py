@@ -36,7 +36,7 @@ from kd_sleep.signals.sqi import MIN_RATE_HZ, signal_sqi
 from kd_sleep.stages import STAGE_NAMES, UNSCORED
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # type: ignore[import-untyped]
 
     from kd_sleep.inference.streaming import Stream
 
@@ -392,13 +392,11 @@ def _prepared_running(samples: NDArray, rate_hz: float, windows: int) -> Prepare
     running = RunningBcg(rate_hz)
     # A second of nothing: what a change of rate looks ahead, and where the rate is no round number.
     parts = (running.push(samples), running.push(np.full(round(rate_hz), np.nan)))
-    return PreparedBcg(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])[:windows]
-            for name in ("values_NS", "missing_N", "heart_N")
-        ),
-        unit=min(part.unit for part in parts),
+    values_NS, missing_N, heart_N = (
+        np.concatenate([getattr(part, name) for part in parts])[:windows]
+        for name in ("values_NS", "missing_N", "heart_N")
     )
+    return PreparedBcg(values_NS, missing_N, heart_N, min(part.unit for part in parts))
 
 
 def _beats(uniform: NDArray, usable: NDArray[np.bool_]) -> Beats:
