@@ -85,7 +85,7 @@ def _night(staging: Staging, name: str, start: datetime.datetime | None) -> Figu
     title = _title(staging, name)
     figure.text(0.01, 0.99, title, ha="left", va="top", fontsize=10)
     # By hand: Matplotlib's own layouts draw everything twice.
-    top = 0.95 - LINE * (title.count("\n") + 1) / SIZE[1]
+    top = 0.97 - LINE * (title.count("\n") + 1) / SIZE[1]
     figure.subplots_adjust(left=0.085, right=0.985, bottom=0.055, top=top, hspace=0.3)
     return figure
 
@@ -98,7 +98,7 @@ def _title(staging: Staging, name: str) -> str:
         ("asleep", "tst_min", "min"),
         ("efficiency", "se_percent", "%"),
         ("to fall asleep", "sol_min", "min"),
-        ("awake after", "waso_min", "min"),
+        ("awake after that", "waso_min", "min"),
         ("heart", "heart_bpm", "/min"),
         ("breath", "breaths_per_min", "/min"),
     ):
@@ -151,8 +151,9 @@ def _density(axes: Axes, staging: Staging, edges: NDArray) -> None:
 
 def _sqi(axes: Axes, staging: Staging, edges: NDArray) -> None:
     known = np.isfinite(staging.sqi).any()
+    of_signal = np.where(staging.staged, staging.signal_sqi, np.nan)
     axes.stairs(
-        staging.signal_sqi, edges, baseline=None, color=MUTED if known else INK, label="of the BCG",
+        of_signal, edges, baseline=None, color=MUTED if known else INK, label="of the BCG",
         lw=0.7 if known else 1.0,
     )  # fmt: skip
     if known:
