@@ -121,7 +121,9 @@ class _Graph:
     """Nodes and constants, as they are added; values go by their names."""
 
     def __init__(self, weights: Weights):
-        self.weights, self.nodes, self.constants = weights, [], []
+        self.weights = weights
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
 
     def op(self, kind: str, *inputs: Any, **attributes: Any) -> str:
         """The value of an operator; inputs that are no names are constants."""

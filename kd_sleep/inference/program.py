@@ -1,17 +1,18 @@
 """A student ready to run: from the work folder it was trained in, or from an exported file.
 
-An exported file needs jax and NumPy alone; flax, optax, Orbax and TFDS are imported only where a
-work folder is read.
+An exported file needs jax, NumPy and SciPy alone; flax, optax, Orbax and TFDS are imported only
+where a work folder is read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,11 @@ from kd_sleep import schema
 from kd_sleep.errors import ExportError
 from kd_sleep.features import bcg
 from kd_sleep.inference import container
-from kd_sleep.stages import STAGE_NAMES
+from kd_sleep.stages import NUM_STAGES, STAGE_NAMES
+
+if TYPE_CHECKING:  # flax is for work folders alone
+    from kd_sleep.models.quality import Quality
+    from kd_sleep.models.student import Student
 
 Weights = Mapping[str, Any]  # float32 arrays by name
 Function = Callable[[tuple, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -149,10 +154,10 @@ def of_content(content: container.Content, path: str | os.PathLike) -> Program:
         weights = dequantised(content.arrays)
         return Program(card, bound(_deserialized(content.program, weights), weights))
     except Exception as error:  # whatever jax makes of bytes that are no program
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ExportError(
             path,
-            f"its program cannot be used by jax {jax.__version__}: {said}.",
+            f"its program cannot be used by jax {jax.__version__}: {reason}.",
             f"Export it again; it is of kd_sleep {_version(card)}.",
         ) from error
 
@@ -162,9 +167,9 @@ def _check(card: Mapping[str, Any]) -> None:
     if card.get("stages") != list(STAGE_NAMES):
         raise ValueError("its stages are others")
     temperature, flag_below = card.get("temperature"), card.get("flag_below", "absent")
-    if type(temperature) is not float or temperature <= 0.0:
+    if type(temperature) is not float or not 0.0 < temperature < math.inf:
         raise ValueError(f"its temperature is {temperature}")
-    if flag_below is not None and type(flag_below) is not float:
+    if flag_below is not None and not (type(flag_below) is float and math.isfinite(flag_below)):
         raise ValueError(f"its flag_below is {flag_below}")
     absent = [
         name
@@ -176,7 +181,9 @@ def _check(card: Mapping[str, Any]) -> None:
 
 
 def _version(card: Mapping[str, Any]) -> str:
-    return str((card.get("versions") or {}).get("kd_sleep", "unknown"))[:40]
+    versions = card.get("versions")
+    found = versions.get("kd_sleep") if isinstance(versions, dict) else None
+    return found[:40] if isinstance(found, str) else "unknown"
 
 
 def _deserialized(program: bytes, weights: Weights) -> Function:
@@ -186,11 +193,20 @@ def _deserialized(program: bytes, weights: Weights) -> Function:
     text = exported.mlir_module()
     if text.count("custom_call") != text.count(_ALLOWED_CALL):
         raise ValueError("it calls what no student calls")
-    shapes = [(tuple(array.shape), np.dtype(np.float32)) for array in weights.values()]
-    taken = [(tuple(aval.shape), np.dtype(aval.dtype)) for aval in exported.in_avals]
-    if taken[:-2] != shapes or len(exported.out_avals) != 2:
+    *taken, bcg_BLS, valid_BL = map(_described, exported.in_avals)
+    if taken != [f"float32{list(array.shape)}" for array in weights.values()]:
         raise ValueError("it takes other weights than these")
+    batch, length = exported.in_avals[-1].shape
+    shapes = ([batch, length, schema.BCG_SAMPLES], [batch, length, NUM_STAGES], [batch, length])
+    if [bcg_BLS, *map(_described, exported.out_avals), valid_BL] != [
+        f"float32{shape}" for shape in (*shapes, shapes[2])
+    ]:
+        raise ValueError("it takes or gives other arrays than a student does")
     return exported.call
+
+
+def _described(array: Any) -> str:
+    return f"{np.dtype(array.dtype)}{list(array.shape)}"
 
 
 def dequantised(arrays: Mapping[str, NDArray]) -> dict[str, NDArray[np.float32]]:
@@ -209,16 +225,23 @@ def trained(workdir: str | os.PathLike) -> Trained:
       TrainingError: no trained student in the folder.
     """
     from kd_sleep.datasets.nights import blank
-    from kd_sleep.models.quality import stage_with_quality
-    from kd_sleep.models.student import Student
     from kd_sleep.training.distill import load_student
     from kd_sleep.training.soft_labels import fingerprint
 
     workdir = Path(workdir)
     module, params, settings = load_student(workdir, blank())
     name = fingerprint(params)
-    found = _quality(workdir, name)
-    quality, fitted = found or (None, {"temperature": 1.0, "flag_below": None})
+    quality, fitted = _quality(workdir, name) or (None, {"temperature": 1.0, "flag_below": None})
+    function, weights = pure(module, params, quality)
+    about = json.loads((workdir / "settings.json").read_text())
+    return Trained(function, weights, _card(about, settings, name, fitted))
+
+
+def pure(module: Student, params: Any, quality: Quality | None) -> tuple[Function, Weights]:
+    """A student at use as `Trained.function` and `Trained.weights`."""
+    from kd_sleep.models.quality import stage_with_quality
+    from kd_sleep.models.student import Student
+
     student = Student(module.config, module.dtype)  # without what a hint adds in training
     example = _batch(jnp.zeros((1, 1, schema.BCG_SAMPLES)), jnp.ones((1, 1)))
     needed = jax.eval_shape(student.init, jax.random.PRNGKey(0), example)["params"]
@@ -232,14 +255,10 @@ def trained(workdir: str | os.PathLike) -> Trained:
         batch = _batch(bcg_BLS, valid_BL)
         return stage_with_quality(student, held["student"], held["sqi"], batch)
 
-    return Trained(
-        function=function,
-        weights={
-            jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, np.float32)
-            for path, leaf in leaves
-        },
-        card=_card(json.loads((workdir / "settings.json").read_text()), settings, name, fitted),
-    )
+    return function, {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, np.float32)
+        for path, leaf in leaves
+    }
 
 
 def _batch(bcg_BLS: jax.Array, valid_BL: jax.Array) -> dict[str, jax.Array]:
