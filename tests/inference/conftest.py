@@ -65,6 +65,12 @@ def make_student() -> Callable[..., StagingStudent]:
     return make
 
 
+@pytest.fixture(scope="session")
+def made_up_params() -> Callable[[Student], dict]:
+    """student -> parameters."""
+    return made_up
+
+
 def made_up(student: Student) -> dict:
     """Parameters of which none is 0, so that a window hangs on all that it can see."""
     batch = {

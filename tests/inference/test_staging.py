@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from kd_sleep.benchmark.staging import write_student
+from kd_sleep.config import PRESETS
 from kd_sleep.errors import KdSleepError
 from kd_sleep.evaluation.sleep_measures import sleep_measures
 from kd_sleep.features.bcg import RunningBcg, at_bcg_rate, prepared
@@ -222,17 +224,25 @@ def test_to_frame_without_pandas_says_so(night):
         night.to_frame()
 
 
-def test_staging_needs_no_training_libraries():
+def test_an_exported_student_stages_without_training_libraries(bcg, tmp_path):
+    exported = tmp_path / "student.kdsleep"
+    write_student(PRESETS["tiny"], exported)
+    np.save(tmp_path / "night.npy", bcg.values[: 600 * 100])
     code = (
         "import sys, kd_sleep\n"
         "assert 'scipy' not in sys.modules, 'the loss pays for staging'\n"
-        "import kd_sleep.inference.staging, kd_sleep.inference.outputs\n"
-        "import kd_sleep.inference.streaming\n"
+        "import numpy as np\n"
+        f"student = kd_sleep.load_student({str(exported)!r})\n"
+        f"night = student.stage(np.load({str(tmp_path / 'night.npy')!r}), 100.0)\n"
+        "import kd_sleep.inference.outputs, kd_sleep.inference.streaming\n"
+        "print(len(night))\n"
         "print(*sorted({m.split('.')[0] for m in sys.modules}))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    windows, modules = out.stdout.splitlines()
+    assert windows == "20"
     heavy = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "sleepecg", "matplotlib"}
-    assert not heavy & set(out.stdout.split())
+    assert not heavy & set(modules.split())
 
 
 def test_a_students_path_that_is_not_there_is_said(tmp_path):

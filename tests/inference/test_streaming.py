@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import made_up
 
 from kd_sleep.config import StudentConfig
 from kd_sleep.errors import KdSleepError
@@ -77,10 +76,10 @@ def test_what_comes_later_changes_no_stage_before(make_student, bcg):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_causal_students_gradient_is_in_the_past_alone(causal):
+def test_a_causal_students_gradient_is_in_the_past_alone(made_up_params, causal):
     windows, context = 12, 3
     student = Student(StudentConfig(width=8, context_windows=context, causal=causal))
-    params = made_up(student)
+    params = made_up_params(student)
     bcg = jax.random.normal(jax.random.PRNGKey(3), (1, windows, BCG_SAMPLES))
 
     def of_stage(bcg, window):
