@@ -213,9 +213,8 @@ th:first-child { text-align: left; }
 thead th { white-space: normal; }
 tbody th { font-weight: 600; }
 .scores { width: 100%; background: var(--card); }
-.scores th:first-child { position: sticky; left: 0; background: var(--card);
-  box-shadow: inset 0 -1px var(--line); }
-.said td:last-child, .wordy th:first-child, .claims :is(th, td) { text-align: left;
+.scores th:first-child { position: sticky; left: 0; background: var(--card); }
+.said :is(th, td):last-child, .wordy th:first-child, .claims :is(th, td) { text-align: left;
   white-space: normal; min-width: 9rem; }
 .wordy th:first-child small { max-width: 18rem; }
 .claims { background: var(--card); width: 100%; }
@@ -247,8 +246,10 @@ pre { white-space: pre-wrap; font-size: .8rem; }
 summary { cursor: pointer; }
 @media (max-width: 40rem) { .scores th:first-child, .published th:first-child {
   white-space: normal; width: 6.5rem; min-width: 6.5rem; } th, td { padding: .35rem; }
+  .scores th:first-child { box-shadow: inset 0 -1px var(--line); }  /* its border stays behind */
+  .claims :is(th, td) { min-width: 5.5rem; }
   figure { padding: .7rem .5rem; } .lead p { font-size: 1rem; } }
-@media print { h2 { break-after: avoid; }
+@media print { h2, h3, .findings { break-after: avoid; }
   body { background: #fff; font-size: 10pt; } .scroll { overflow: visible; }
   figure, table, aside { break-inside: avoid; }
   .wide svg { min-width: 0; }

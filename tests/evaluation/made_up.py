@@ -8,7 +8,6 @@ from kd_sleep.evaluation import report, scores, selective
 from kd_sleep.evaluation.calibration import calibration
 from kd_sleep.evaluation.information import Ladder
 from kd_sleep.evaluation.sleep_measures import agreement
-from kd_sleep.stages import STAGE_NAMES
 
 CONFIG = EvaluationConfig(bootstrap_draws=50)
 NONE = {"value": None, "low": None, "high": None}
@@ -82,16 +81,16 @@ def study_of(nights, results, seeds=(0, 1, 2), shapes=("context", "single_window
                 for name, skill in pair.items()
             }
             scored = scores.score(nights, systems, CONFIG)
-            for loss in ("distilled", "hard_labels")[: 2 if labelled_nights else 1]:
-                pooled = scored["systems"][f"student_{loss}"]["pooled"]
+            for loss in (scores.DISTILLED, scores.HARD_LABELS)[: 2 if labelled_nights else 1]:
+                pooled = scored["systems"][loss]["pooled"]
                 cells.append(
                     {
                         "student": shape,
                         "labelled": labelled,
                         "labelled_nights": labelled_nights,
                         "loss": loss,
-                        "alpha": 0.3 if loss == "distilled" else 1.0,
-                        "temperature": 4.0 if loss == "distilled" else None,
+                        "alpha": 0.3 if loss == scores.DISTILLED else 1.0,
+                        "temperature": 4.0,
                         "learning_rate": 0.003,
                         "label_smoothing": 0.1,
                         "tried": 12,
@@ -242,9 +241,8 @@ def sqi_of(nights, systems):
     teacher = np.concatenate(systems["teacher"])
     labels = np.concatenate(nights.labels)
     subjects = np.repeat(nights.subject_ids, [len(n) for n in nights.labels])
-    window = np.arange(len(labels))
-    gap = np.log2(teacher[window, labels] + 1e-3) - np.log2(student[window, labels] + 1e-3)
-    kept = 2.0 ** -np.sum(teacher * np.log2((teacher + 1e-9) / (student + 1e-9)), -1)
+    gap = np.sum(teacher * np.log2((teacher + 1e-9) / (student + 1e-9)), -1)
+    kept = 2.0**-gap
     learned = 1 / (1 + np.exp(-(2.5 * kept - 0.6 + rng.normal(0, 0.7, len(kept)))))
     quiet = rng.normal(0, 1, len(kept)) - (labels == 0)
     found = {
@@ -266,7 +264,7 @@ def sqi_of(nights, systems):
                 "coverage": curve.coverage[at].tolist(),
                 "risk": curve.risk[at].tolist(),
             }
-    windows = selective.JudgedWindows(gap, subjects, labels)
+    windows = selective.JudgedWindows(losses["error"], subjects, labels)
     edges = np.linspace(0, 1, 11)
     place = np.clip(np.digitize(learned, edges) - 1, 0, 9)
     sqi = {
@@ -351,6 +349,3 @@ def everything(subjects=6, stages=4, windows=60, seeds=(0, 1, 2)):
     flag_below = results["sqi"]["flag_below"]
     drawn = report.report_nights(results, dataset_of(nights), systems, sqi, flag_below)
     return results, drawn, curves()
-
-
-assert len(STAGE_NAMES) == 4

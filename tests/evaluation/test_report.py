@@ -6,16 +6,31 @@ import json
 import re
 from html.parser import HTMLParser
 
+import made_up
 import numpy as np
 import pytest
 
-from kd_sleep.config import EvaluationConfig
-from kd_sleep.evaluation import report, scores
-from kd_sleep.evaluation.calibration import calibration
-from kd_sleep.evaluation.sleep_measures import agreement
+from kd_sleep.evaluation import report
+from kd_sleep.evaluation.report.systems import SYSTEM_LABELS
 
 HOSTILE = "<script>alert('&\"')</script>$x^$"
 VOID = {"meta", "br", "hr", "img", "link", "input"}
+SECTIONS = [
+    "The article’s claims",
+    "How many nights need labels",
+    "What distillation changed",
+    "What each part of the loss is worth",
+    "What is lost from ECG to BCG",
+    "Which windows to trust",
+    "Nights",
+    "Calibration",
+    "From subject to subject",
+    "Each stage",
+    "What is taken for what",
+    "Sleep measures",
+    "Training",
+    "How it was made",
+]
 
 
 class _Page(HTMLParser):
@@ -23,7 +38,7 @@ class _Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.words = [], [], []
+        self.open, self.tags, self.words, self.titles = [], [], [], []
         self.feed(text)
         self.close()
         assert not self.open, f"never closed: {self.open}"
@@ -43,6 +58,8 @@ class _Page(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] not in {"style", "script"}:
             self.words.append(data)
+        if self.open[-2:] == ["section", "h2"]:
+            self.titles.append(data.strip())
 
     @property
     def text(self):
@@ -52,66 +69,15 @@ class _Page(HTMLParser):
         return [attrs[name] for _, attrs in self.tags for name in names if name in attrs]
 
 
-def _study(subjects=6, stages=4):
-    rng = np.random.default_rng(1)
-    labels = [rng.integers(0, stages, size=60) for _ in range(subjects)]
-    nights = scores.ScoredNights(
-        [f"n{n}" for n in range(subjects)], [f"s{n}" for n in range(subjects)], labels
-    )
-    systems = {
-        name: [
-            rng.dirichlet(np.ones(4), size=60) * 0.5 + np.eye(4)[n] * 0.5 * skill for n in labels
-        ]
-        for name, skill in [
-            ("teacher", 0.9),
-            ("student_distilled", 0.6),
-            ("student_hard_labels", 0.3),
-        ]
-    }
-    systems = {name: [p / p.sum(-1, keepdims=True) for p in s] for name, s in systems.items()}
-    systems["time_of_night"] = scores.time_of_night_probs(labels, nights)
-    systems["majority"] = scores.majority_probs(labels, nights)
-    config = EvaluationConfig(bootstrap_draws=50)
-    results = scores.score(nights, systems, config)
-    logits = {name: [np.log(p) for p in probs] for name, probs in systems.items()}
-    results["sleep_measures"] = agreement(nights, systems, config)
-    results["calibration"] = calibration(nights, logits, config, (nights, logits))
-    results["data"] = {
-        "split": "test",
-        "subjects": subjects,
-        "recordings": subjects,
-        "windows": 60 * subjects,
-        "cohort": "a cohort of numbers",
-        "bcg_source": "simulated",
-        "simulated": True,
-        "labelled_nights": 6,
-        "seeds": [0],
-        "validation_nights": 4,
-        "training_nights": 42,
-    }
-    results["provenance"] = {"versions": {"kd_sleep": "0.1"}, "seed": 5}
-    missing = np.zeros(60)
-    missing[10:13] = 1
-    snr = np.where(missing > 0, np.nan, rng.normal(8, 2, 60))
-    at = nights.recording_ids.index(scores.median_recording(results))
-    night = report.ReportNight(
-        f"n{at}", labels[at], {k: v[at] for k, v in systems.items()}, snr, missing
-    )
-    rows = [{"step": s, "loss": 2.0 / (s + 1), "validation_kappa": None} for s in range(5)] + [
-        {"step": 4, "validation_kappa": 0.4}
-    ]
-    return results, night, {"teacher": rows, "student_distilled": rows}
-
-
-def _write(tmp_path, results, night, curves):
+def _write(tmp_path, results, nights, curves):
     path = tmp_path / "report.html"
-    report.write_report(path, results, night, curves)
+    report.write_report(path, results, nights, curves)
     return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def study():
-    return _study()
+    return made_up.everything()
 
 
 @pytest.fixture(scope="module")
@@ -119,144 +85,132 @@ def html(study, tmp_path_factory):
     return _write(tmp_path_factory.mktemp("report"), *study)
 
 
-def test_the_page_is_whole_and_needs_no_other_file(html):
-    page = _Page(html)
+@pytest.fixture(scope="module")
+def evaluation(study):
+    """Without a study: what `evaluate` alone leaves."""
+    results, nights, curves = copy.deepcopy(study)
+    for key in ("study", "ladder", "sqi"):
+        del results[key]
+    nights = [dataclasses.replace(n, sqi=None, flag_below=None, snippets=()) for n in nights[1:2]]
+    return results, nights, curves
+
+
+@pytest.fixture(scope="module")
+def plain(evaluation, tmp_path_factory):
+    return _write(tmp_path_factory.mktemp("plain"), *evaluation)
+
+
+@pytest.fixture(params=["study", "evaluation"])
+def either(request, html, plain):
+    return {"study": html, "evaluation": plain}[request.param]
+
+
+def test_the_page_is_whole_and_needs_no_other_file(either):
+    page = _Page(either)
     assert {tag for tag, _ in page.tags} >= {"html", "title", "style", "main", "table", "svg"}
     assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object"}
     links = page.values("src", "href", "xlink:href")
     assert links
     assert all(link.startswith("#") for link in links)
-    assert "http" not in html
-    assert "@import" not in html
+    assert "http" not in either
+    assert "@import" not in either
 
 
-def test_ids_are_unique_and_every_reference_finds_its_own(html):
-    page = _Page(html)
+def test_ids_are_unique_and_every_reference_finds_its_own(either):
+    page = _Page(either)
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     references = [link[1:] for link in page.values("href", "xlink:href")]
-    references += re.findall(r"url\(#([^)]+)\)", html)
+    references += re.findall(r"url\(#([^)]+)\)", either)
     assert references
     assert set(references) <= set(ids)
 
 
-def test_the_first_screen_says_what_was_found_on_what(study, html):
-    results = study[0]
-    text = _Page(html).text
-    assert "Simulated data." in text
-    assert "<strong>simulated</strong>" in html
-    assert text.index("Simulated data.") < text.index("Kappa")
+def test_every_picture_has_words_and_wears_the_pages_colours(html, plain):
+    for text, count in ((html, 20), (plain, 7)):
+        pictures = [attrs for tag, attrs in _Page(text).tags if tag == "svg"]
+        assert len(pictures) == count
+        for attrs in pictures:
+            assert attrs["role"] == "img"
+            assert len(attrs["aria-label"]) > 40
+        assert "currentColor" in text
+        assert not re.search(r"#0[1-9]0[1-9]0[1-9]", text)  # a stand-in that was not replaced
+        assert "prefers-color-scheme: dark" in text
+
+
+def test_sections_come_in_order_and_each_says_that_it_is_simulated(html, plain):
+    titles = _Page(html).titles
+    assert titles == SECTIONS
+    assert html.count('<span class="tag">simulated</span>') == len(SECTIONS)
+    absent = {*SECTIONS[:2], *SECTIONS[3:6]}
+    assert _Page(plain).titles == [title for title in SECTIONS if title not in absent]
+    contents = html[html.index("<nav") : html.index("</nav>")]
+    assert re.findall(r">([^<]+)</a>", contents) == SECTIONS
+
+
+def test_the_first_screen_of_an_evaluation_says_what_was_found_on_what(evaluation, plain):
+    results = evaluation[0]
+    text = _Page(plain).text
+    assert "Simulated data: 6 nights of 6 subjects (test split), 360 scored" in text
+    assert text.index("Simulated data:") < text.index("Kappa")
     assert results["distillation"]["conclusion"] in text
-    assert "6 of 42 training nights" in text
-    for name in report.SYSTEM_LABELS.values():
+    assert "6 of 41 training nights" in text
+    for name in SYSTEM_LABELS.values():
         assert name in text
     value = results["systems"]["student_distilled"]["pooled"]["accuracy"]["value"]
     assert f"accuracy of {100 * value:.1f} %" in text
 
 
-def test_published_figures_stand_apart_and_the_articles_are_claims(html):
-    block = html[html.index("<aside>") : html.index("</aside>")]
+def test_the_first_screen_of_a_study_has_its_first_three_sentences(study, html):
+    said = study[0]["study"]["conclusions"]
+    lead = html[html.index('class="lead"') : html.index("<table")]
+    assert lead.count("<p>") == 3
+    text = _Page(html).text
+    places = [text.index(sentence) for sentence in said]
+    assert places == sorted(places)
+    assert places[2] < text.index("Macro F1") < places[3]
+
+
+def test_published_figures_stand_apart_and_the_articles_are_claims(either):
+    block = either[either.index("<aside>") : either.index("</aside>")]
     for figure in ("84.2", ">85<", ">71<", ">79<"):
         assert figure in block
     assert block.count("Claim of the article") == 3
     assert "Teacher (ECG)" not in block
-    assert "Claim of the article" not in html.replace(block, "")
+    assert "Claim of the article" not in either.replace(block, "")
 
 
-def test_every_picture_has_words_and_wears_the_pages_colours(html):
-    pictures = [attrs for tag, attrs in _Page(html).tags if tag == "svg"]
-    assert len(pictures) == 7
-    for attrs in pictures:
-        assert attrs["role"] == "img"
-        assert len(attrs["aria-label"]) > 40
-    assert "currentColor" in html
-    assert not re.search(r"#0[1-9]0[1-9]0[1-9]", html)  # a stand-in colour that was not replaced
-    assert "prefers-color-scheme: dark" in html
+def test_nights_are_drawn_with_their_reasons_and_windows(study, html):
+    nights = study[1]
+    assert len(nights) == 3
+    text = _Page(html).text
+    for night in nights:
+        assert night.why[0].upper() + night.why[1:] in text
+    spoken = [label for label in _Page(html).values("aria-label") if label.startswith("BCG of")]
+    assert len(spoken) == 3
+    for night, words in zip(nights, spoken, strict=True):
+        assert night.recording_id in words
+        for snippet in night.snippets:
+            assert f"{snippet.title}: SQI {snippet.sqi:.2f}, scored {snippet.scored}" in words
 
 
-def test_recorded_data_and_unclear_changes_get_no_big_words(study, tmp_path):
-    results, night, curves = copy.deepcopy(study)
+def test_recorded_data_and_unclear_changes_get_no_big_words(evaluation, tmp_path):
+    results, _, curves = copy.deepcopy(evaluation)
     results["data"] |= {"simulated": False, "bcg_source": "paired"}
     recall = results["distillation"]["differences"]["recall"]
     for stage in recall:
         recall[stage] = {"value": 0.1, "low": -0.1, "high": 0.3}
     recall["REM"] = {"value": -0.2, "low": -0.3, "high": -0.1}
-    night = dataclasses.replace(night, recording_id="favourite")
-    text = _Page(_write(tmp_path, results, night, curves)).text
+    page = _Page(_write(tmp_path, results, [], curves))
+    text = page.text
     assert "clear changes of recall: REM loss 20.0 [10.0, 30.0] points." in text
-    assert "favourite, chosen by hand" in text
-    assert "simulated" not in text[: text.index("How it was made")].lower()
-
-
-def test_the_night_says_how_it_was_chosen(study, html):
-    night = study[1]
-    assert f"{night.recording_id}, median in accuracy of Student, distilled" in _Page(html).text
-
-
-def test_sleep_measures_show_bias_and_limits(study, html):
-    found = study[0]["sleep_measures"]["systems"]["time_of_night"]["tst_min"]
-    numbers = [f"{found[k]['value']:.1f}".replace("-", "−") for k in ("bias", "lower", "upper")]
-    block = html[html.index("<h2>Sleep measures") : html.index("<h2>Calibration")]
-    assert "{}<small>[{}, {}]</small>".format(*numbers) in block
-    for measure in study[0]["sleep_measures"]["definitions"].values():
-        assert f"{measure['label']}<small>{measure['unit']}</small></th><td>" in block
-        assert measure["definition"] in block
-    spoken = next(x for x in _Page(html).values("aria-label") if x.startswith("Agreement"))
-    assert "Total sleep time, min, Teacher (ECG): mean difference" in spoken
-    assert "limits of agreement" in spoken
-
-
-def test_calibration_shows_before_and_after(study, html):
-    systems = study[0]["calibration"]["systems"]
-    block = html[html.index("<h2>Calibration") :]
-    for name in ("teacher", "student_distilled", "student_hard_labels", "majority"):
-        assert f"{systems[name]['temperature']:.2f}" in block
-        for when in ("before", "after"):
-            assert f"{systems[name][when]['nll']['value']:.3f}" in block
-    spoken = next(x for x in _Page(html).values("aria-label") if x.startswith("Accuracy against"))
-    ece = 100 * systems["teacher"]["before"]["ece"]["value"]
-    assert f"Teacher (ECG): {ece:.1f} before and" in spoken
-
-
-def test_nights_without_a_measure_are_counted_in_the_table(study, tmp_path):
-    results, night, curves = copy.deepcopy(study)
-    found = results["sleep_measures"]["systems"]["teacher"]["rem_latency_min"]
-    found |= {"nights": 2, "undefined": 4}
-    none = {"value": None, "low": None, "high": None}
-    results["sleep_measures"]["systems"]["student_distilled"]["waso_min"] |= {
-        "bias": none, "lower": none, "upper": none, "nights": 0,
-    }  # fmt: skip
-    for row in results["sleep_measures"]["per_recording"]:
-        row["systems"]["student_distilled"]["waso_min"] = None
-    text = _write(tmp_path, results, night, curves)
-    assert "<small>2 of 6 nights</small>" in text
-    assert "–<small>–</small><small>0 of 6 nights</small>" in text
-    assert "no night has it" in text
-
-
-def test_without_a_temperature_there_is_no_after(study, tmp_path):
-    results, night, curves = copy.deepcopy(study)
-    for system in results["calibration"]["systems"].values():
-        system |= {"temperature": None, "after": None, "note": f"none for {HOSTILE}"}
-    results["calibration"] |= {"validation": None}
-    results["calibration"]["distillation"]["after"] = None
-    text = _write(tmp_path, results, night, curves)
-    page = _Page(text)
-    assert "No temperature was fitted." in page.text
-    assert "before the temperature: NLL" in page.text
-    assert "<script" not in text
-
-
-def test_results_of_scores_alone_make_a_page(study, tmp_path):
-    results, night, curves = copy.deepcopy(study)
-    del results["sleep_measures"], results["calibration"]
-    text = _Page(_write(tmp_path, results, night, curves)).text
-    assert "Sleep measures" not in text
-    assert "Calibration" not in text
+    assert "Recorded data: 6 nights of 6 subjects" in text
+    assert "Nights" not in page.titles
+    assert "simulated" not in text[: text.rindex("How it was made")].lower()
 
 
 def test_hostile_names_are_text(study, tmp_path):
-    results, night, curves = copy.deepcopy(study)
+    results, nights, curves = copy.deepcopy(study)
     results["systems"][HOSTILE] = results["systems"]["majority"]
     results["unscored_recordings"] = [HOSTILE]
     for part in ("sleep_measures", "calibration"):
@@ -265,49 +219,76 @@ def test_hostile_names_are_text(study, tmp_path):
     results["provenance"][HOSTILE] = HOSTILE
     for system in results["systems"].values():
         system["per_recording"][0] |= {"recording_id": HOSTILE, "subject_id": HOSTILE}
-    night = dataclasses.replace(night, recording_id=HOSTILE)
-    html = _write(tmp_path, results, night, curves | {HOSTILE: curves["teacher"]})
+    found = results["study"]
+    found["conclusions"] = [HOSTILE] * 5
+    found["article"][0] = dict.fromkeys(found["article"][0], HOSTILE)
+    for row in [*found["cells"], *found["gains"], found["ablations"]]:
+        row |= {"student": HOSTILE, "labelled": HOSTILE}
+    for row in found["ablations"]["rows"]:
+        row |= {"name": HOSTILE, "text": HOSTILE, "conclusion": HOSTILE}
+    for row in found["gains"]:
+        row["conclusion"] = HOSTILE
+        row["teacher_lead_recovered"] |= made_up.NONE | {"reason": HOSTILE}
+    ladder, sqi = results["ladder"], results["sqi"]
+    ladder["about"] = [HOSTILE]
+    for row in ladder["losses"]:
+        row |= {"name": HOSTILE, "text": HOSTILE}
+    for row in ladder["rungs"]:
+        row["name"] = HOSTILE
+    for row in ladder["steps"]:
+        row |= {"to": HOSTILE, "note": HOSTILE}
+    ladder["gap"] |= {"from": HOSTILE, "to": HOSTILE}
+    sqi |= {"student": HOSTILE, "conclusions": [HOSTILE]}
+    words = dict.fromkeys(("title", "scored", "said"), HOSTILE)
+    snippets = [dataclasses.replace(s, **words) for s in nights[0].snippets]
+    night = dataclasses.replace(nights[0], recording_id=HOSTILE, why=HOSTILE, snippets=snippets)
+    html = _write(tmp_path, results, [night], curves | {HOSTILE: curves["teacher"]})
     page = _Page(html)
     assert "<script" not in html
-    assert page.text.count(HOSTILE) >= 10
-    assert any(HOSTILE.replace("_", " ") in label for label in page.values("aria-label"))
+    assert page.text.count(HOSTILE) >= 60
+    assert sum(HOSTILE.replace("_", " ") in label for label in page.values("aria-label")) >= 8
 
 
 def test_what_is_not_defined_is_a_dash(tmp_path):
-    results, night, curves = _study(subjects=1, stages=3)  # no interval, and Deep never occurs
-    page = _Page(_write(tmp_path, results, night, curves))
+    # One subject has no interval, Deep never occurs, one run has no spread.
+    results, nights, curves = made_up.everything(subjects=1, stages=3, windows=200, seeds=(0,))
+    results["study"] |= {"teacher": None}
+    assert [night.why[:21] for night in nights] == ["best, median and worst"[:21]]
+    page = _Page(_write(tmp_path, results, nights, curves))
     assert "None" not in page.text.replace("None of this was computed", "")
     assert "nan" not in page.text.lower().split()
     assert "One subject" in page.text
     assert "Deep not defined" in " ".join(page.values("aria-label")).replace(" recall", "")
+    assert "lead over the baseline is not clear" in page.text
     table = report.table(results)
     assert re.search(r"teacher +\d+\.\d – +\d\.\d\d – +\d\.\d\d –", table)
     assert re.search(r"– –\n", table)
     assert "None" not in table
 
 
-def test_no_students_no_curves_no_claim(study, tmp_path):
-    results, night, _ = copy.deepcopy(study)
+def test_no_students_no_curves_no_claim(evaluation, tmp_path):
+    results, nights, _ = copy.deepcopy(evaluation)
     results["systems"] = {"majority": results["systems"]["majority"]}
     results["distillation"] = None
-    majority = {"majority": night.probs["majority"]}
-    night = dataclasses.replace(night, labels=np.full(60, -1), probs=majority)
-    text = _Page(_write(tmp_path, results, night, {})).text
-    assert "there is no difference to show" in text
-    assert "Training" not in text
-    assert " gain" not in text
-    assert "no labels" in text
+    del results["sleep_measures"], results["calibration"]
+    majority = {"majority": nights[0].probs["majority"]}
+    night = dataclasses.replace(nights[0], labels=np.full(60, -1), probs=majority)
+    page = _Page(_write(tmp_path, results, [night], {}))
+    assert "there is no difference to show" in page.text
+    assert not {"Training", "Sleep measures", "Calibration"} & set(page.titles)
+    assert " gain" not in page.text
+    assert "no labels" in page.text
 
 
-def test_same_numbers_same_bytes_also_from_a_sorted_json_file(study, html, tmp_path):
-    results, night, curves = study
+def test_same_numbers_same_bytes_also_from_a_sorted_json_file(evaluation, plain, tmp_path):
+    results, nights, curves = evaluation
     stored = json.loads(json.dumps(results, sort_keys=True))
-    again = _write(tmp_path, stored, night, curves)
-    assert again[: again.index("<pre>")] == html[: html.index("<pre>")]
+    again = _write(tmp_path, stored, nights, curves)
+    assert again[: again.index("<pre>")] == plain[: plain.index("<pre>")]
 
 
 def test_the_terminal_table_says_simulated_and_which_seed(study):
-    results = study[0]
+    results = study[0] | {"data": study[0]["data"] | {"seeds": [0]}}
     assert report.table(results).startswith("Simulated data: ")
     assert "(seed 0)" in " ".join(report.table(results).split())
     recorded = results | {"data": results["data"] | {"simulated": False, "seeds": [0, 3]}}

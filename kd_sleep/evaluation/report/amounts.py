@@ -11,14 +11,15 @@ from matplotlib.figure import Figure
 
 from kd_sleep.evaluation.report.marks import label_ends, upright
 from kd_sleep.evaluation.report.systems import (
-    LOSS_COLOURS,
     LOSS_LABELS,
     SHAPE_LABELS,
+    colour_of,
     label,
     plain,
     shape_label,
 )
 from kd_sleep.evaluation.report.words import (
+    NOT_DEFINED,
     aloud,
     cells,
     real,
@@ -84,15 +85,17 @@ def amount_curves(study: Mapping[str, Any]) -> tuple[Figure, str]:
         ends: list[tuple[float, str, str]] = []
         for axes, shape in zip(row, shapes, strict=True):
             ends = _draw_levels(axes, study, metric)
-            for place, (loss, colour) in enumerate(LOSS_COLOURS.items()):
+            for place, loss in enumerate(LOSS_LABELS):
                 track = {
                     (cell["labelled_nights"], cell["labelled"]): cell
                     for cell in study["cells"]
                     if (cell["student"], cell["loss"]) == (shape, loss)
                 }
-                last = _draw_track(axes, track, amounts, metric, (place - 0.5) * _APART, colour)
+                last = _draw_track(
+                    axes, track, amounts, metric, (place - 0.5) * _APART, colour_of(loss)
+                )
                 if last is not None:
-                    ends.append((last, LOSS_LABELS[loss], colour))
+                    ends.append((last, LOSS_LABELS[loss], colour_of(loss)))
                 spoken += [
                     f"{shape_label(shape)}, {LOSS_LABELS[loss]}, {nights} nights:"
                     f" {aloud(cell['scores'][metric])}"
@@ -183,7 +186,7 @@ def _cells(study: Mapping[str, Any]) -> str:
     ]
     chosen = ["Student", "Labelled nights", "Loss", "alpha", "T", "Learning rate"]
     chosen += ["Label smoothing", "Settings tried", "Kappa on validation"]
-    runs = "Each run: accuracy, %<small>kappa; seed, step</small>"
+    runs = "Each run<small>accuracy, %; kappa; seed; step</small>"
     note = (
         "Settings were chosen by kappa on validation nights, for each cell by itself, among as many"
         " for hard labels as for distillation; no test night had a say. alpha: weight of the scored"
@@ -199,8 +202,8 @@ def _cells(study: Mapping[str, Any]) -> str:
 def _settings(cell: Mapping[str, Any]) -> list[str]:
     """What was chosen for a cell, and its runs."""
     runs = "".join(
-        f"{show({'value': run['accuracy'], 'low': None, 'high': None})[0]}"
-        f"<small>{real(run['kappa'], 2)}; {run['seed']}, {run['step']:,}</small>"
+        f"<small>{show(NOT_DEFINED | {'value': run['accuracy']})[0]}; {real(run['kappa'], 2)};"
+        f" {run['seed']}; {run['step']:,}</small>"
         for run in cell["by_seed"]
     )
     settings = [cell[key] for key in ("alpha", "temperature", "learning_rate", "label_smoothing")]

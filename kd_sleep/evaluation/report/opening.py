@@ -32,13 +32,17 @@ def opening(title: str, results: Mapping[str, Any]) -> str:
 
 
 def _badge(data: Mapping[str, Any]) -> str:
+    """What was measured on what."""
+    held_out = (
+        f"{data['recordings']:,} nights of {data['subjects']:,} subjects ({escape(data['split'])}"
+        f" split), {data['windows']:,} scored 30-s windows; cohort: {escape(data['cohort'])}; BCG:"
+        f" {escape(data['bcg_source'])}."
+    )
     if not data["simulated"]:
-        return ""
+        return f'<p class="note">Recorded data: {held_out}</p>'
     return (
-        '<p class="badge"><strong>Simulated data.</strong>'
-        f" Cohort: {escape(str(data['cohort']))}; BCG: {escape(str(data['bcg_source']))}."
-        " The numbers show how the method behaves on a model of sleepers, not how well it"
-        " stages a patient.</p>"
+        f'<p class="badge"><strong>Simulated data:</strong> {held_out} The numbers show how the'
+        " method behaves on a model of sleepers, not how well it stages a patient.</p>"
     )
 
 

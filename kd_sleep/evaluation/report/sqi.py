@@ -68,7 +68,9 @@ def sqi_section(sqi: Mapping[str, Any] | None) -> str:
     chosen = "no threshold was chosen" if flag is None else f"flagged: SQI below {real(flag, 2)}"
     caption = (
         "Windows are dropped in the order of a score, the least trusted first; a good score makes"
-        " what is left better at once. The lines meet at the left, where nothing is dropped."
+        " what is left better at once. Lost against the teacher: the bits between what the ECG's"
+        " teacher and the student say of a window (KL divergence). The lines meet at the left,"
+        " where nothing is dropped."
         f" <b>Learned SQI</b>: of {escape(label(sqi['student']))}, from BCG alone ({chosen})."
         " <b>Signal SQI</b>: signal-to-noise ratio, likeness of heartbeats, movement; nothing"
         " learned. <b>Entropy</b> and <b>top probability</b>: how unsure the student itself is."
@@ -161,7 +163,7 @@ def _rejection(sqi: Mapping[str, Any]) -> str:
     if not found:
         return ""
     heads = ["Dropped by", *(f"{stage_chip(s)}<small>flagged, %</small>" for s in STAGE_NAMES)]
-    heads += ["Loss<small>all → kept, bits</small>", "Errors<small>all → kept, %</small>"]
+    heads += ["Bits lost<small>all → kept</small>", "Errors<small>all → kept, %</small>"]
     heads += [
         "Sleep left out<small>min a night</small>",
         "Total sleep time<small>off by, min</small>",
@@ -174,7 +176,8 @@ def _rejection(sqi: Mapping[str, Any]) -> str:
             [
                 escape(score_label(name)),
                 *(two_lines(show(dropped["flagged_by_stage"][s])) for s in STAGE_NAMES),
-                *(_before_after(sqi, kind, name) for kind in LOSSES),
+                _bits_kept(sqi, name),
+                _errors_kept(dropped["risk"]),
                 two_lines(real_interval(tst["left_out"], 1, sign=True)),
                 two_lines(
                     real_interval(tst["scaled_up"], 1, sign=True), strong=is_clear(tst["scaled_up"])
@@ -201,14 +204,20 @@ def _rejection(sqi: Mapping[str, Any]) -> str:
     )
 
 
-def _before_after(sqi: Mapping[str, Any], kind: str, score: str) -> str:
-    """Mean loss of all windows and of those kept, read off the curve."""
-    curve = sqi["curves"].get(kind, {}).get(score)
+def _bits_kept(sqi: Mapping[str, Any], score: str) -> str:
+    """Bits lost in all windows and in those kept, read off the curve."""
+    curve = sqi["curves"].get("gap", {}).get(score)
     if curve is None:
         return "–"
-    _, _, scale, digits = LOSSES[kind]
     at = np.abs(np.asarray(curve["coverage"]) - sqi["coverage"]).argmin()
-    return f"{real(scale * curve['risk'][-1], digits)} → {real(scale * curve['risk'][at], digits)}"
+    return f"{real(curve['risk'][-1], 3)} → {real(curve['risk'][at], 3)}"
+
+
+def _errors_kept(risk: Mapping[str, Any]) -> str:
+    """Share of wrong stages in all windows and in those kept, and the difference."""
+    before, after = (show(risk[key])[0] for key in ("all", "kept"))
+    change = " ".join(real_interval(_times(risk["change"], 100), 1, sign=True))
+    return two_lines((f"{before} → {after}", change))
 
 
 def _calibration(bins: Sequence[Mapping[str, Any]]) -> str:
@@ -251,20 +260,11 @@ def risk_curves(curves: Mapping[str, Mapping[str, Any]], coverage: float) -> tup
         axes.set_title(title)
         axes.set_ylabel(unit.capitalize())
         axes.set_xlim(0, 100 * MOST_FLAGGED)
-        _leave_out_oracle(axes, ends)
         label_ends(axes, ends)
         spoken.append(f"{title}, {unit}: {', '.join(said)}")
     panels[-1].set_xlabel("Windows dropped, %")
     share = 100 * (1 - coverage)
     return figure, f"Loss when {share:.0f} % of the windows are dropped. {'; '.join(spoken)}."
-
-
-def _leave_out_oracle(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """A loss that can be negative takes the oracle so far down that nothing else could be seen."""
-    low, high = axes.get_ylim()
-    others = [value for value, name, _ in ends if name != score_label(ORACLE)]
-    if others and (least := min(others) - (high - min(others))) > low:
-        axes.set_ylim(least, high)
 
 
 def _draw_curve(
@@ -309,7 +309,7 @@ def flagged_shares(found: Mapping[str, Mapping[str, Any]], coverage: float) -> t
 def sqi_reliability(bins: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
     """Kept share against the SQI, with intervals."""
     drawn = [row for row in bins if _drawn(row)]
-    figure = Figure((0.75 * NARROW, 3.2), layout="constrained")
+    figure = Figure((NARROW, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1)
     for row in drawn:

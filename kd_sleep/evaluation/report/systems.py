@@ -17,10 +17,9 @@ SYSTEM_LABELS = {
 }
 METRIC_LABELS = {"accuracy": "Accuracy", "kappa": "Kappa", "macro_f1": "Macro F1"}
 SHAPE_LABELS = {"context": "With context", "single_window": "Single window"}
-LOSS_LABELS = {"distilled": "distilled", "hard_labels": "hard labels"}
+LOSS_LABELS = {HARD_LABELS: "hard labels", DISTILLED: "distilled"}  # as a student was trained
 
 _COLOURS = {TEACHER: INK, DISTILLED: "#009E73", HARD_LABELS: "#D55E00"}
-LOSS_COLOURS = {"distilled": _COLOURS[DISTILLED], "hard_labels": _COLOURS[HARD_LABELS]}
 
 
 def label(system: str) -> str:

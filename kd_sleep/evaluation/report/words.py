@@ -14,7 +14,7 @@ from kd_sleep.evaluation.report.systems import METRIC_LABELS
 from kd_sleep.stages import STAGE_NAMES
 
 Interval = Mapping[str, Any]
-NOT_DEFINED: Interval = {"value": None, "low": None, "high": None}
+NOT_DEFINED: dict[str, float | None] = {"value": None, "low": None, "high": None}
 
 
 def real(value: float | None, digits: int, *, sign: bool = False) -> str:
