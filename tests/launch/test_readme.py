@@ -27,6 +27,17 @@ def commands() -> list[list[str]]:
     ]
 
 
+# What makes a command tiny. The study's grid has one try, else it would train for minutes.
+TINY = {
+    "launch.stage_night": [],
+    "launch.export_student": [],
+    "launch.study": [
+        "--preset=tiny", "--study_seeds=1", "--alphas=0.3", "--temperatures=4", "--rates=1",
+        "--smoothings=0",
+    ],
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("readme")
@@ -37,7 +48,7 @@ def test_a_command_runs(folder, arguments):
     """In the README's order, in one folder: later ones use what earlier ones made."""
     module, *flags = arguments
     result = subprocess.run(
-        [sys.executable, "-m", module, *flags, "--preset=tiny"],
+        [sys.executable, "-m", module, *flags, *TINY.get(module, ["--preset=tiny"])],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -45,7 +56,7 @@ def test_a_command_runs(folder, arguments):
         timeout=400,
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    if module in ("launch.quickstart", "launch.evaluate"):
+    if module in ("launch.quickstart", "launch.evaluate", "launch.study"):
         report = Path(result.stdout.rsplit("Report: ", 1)[1].strip())
         check_report(folder / report)
         assert "student_distilled" in result.stdout
@@ -76,6 +87,7 @@ def test_the_readme_has_commands_to_run():
     assert modules[0] == "launch.quickstart"
     assert {m.removeprefix("launch.") for m in modules} >= {
         "simulate_cohort", "build_dataset", "train_teacher", "distill_student", "evaluate",
+        "train_sqi", "study", "stage_night", "export_student",
     }  # fmt: skip
 
 

@@ -1,0 +1,202 @@
+"""The whole study on a tiny cohort: everything is there, and a second call trains nothing."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from kd_sleep.config import PRESETS, EvaluationConfig, StudyConfig
+from kd_sleep.datasets.nights import read_split
+from kd_sleep.errors import DatasetError, TrainingError
+from kd_sleep.evaluation import scores
+from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS
+from kd_sleep.features import rr
+from kd_sleep.metrics import best_temperature
+from kd_sleep.recordings.shhs import find_nights
+from kd_sleep.signals.quality import snr_db
+from kd_sleep.study import ladder, plan, study
+from kd_sleep.study.training import drawn_over_seeds
+from kd_sleep.training.checkpoints import Checkpoints
+
+TINY = dataclasses.replace(
+    PRESETS["tiny"], study=StudyConfig(study_seeds=2, handful=2, ladder_seeds=1)
+)
+ONE = plan.Grid([0.3], [4.0], [1.0], [0.0])
+CONFIG = EvaluationConfig(bootstrap_draws=300)
+
+
+@pytest.fixture(scope="module")
+def done(cohort, data_dir, teacher_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("study") / "study"
+    return workdir, study.run_study(data_dir, workdir, TINY, ONE, cohort, [teacher_dir])
+
+
+def test_every_student_is_there_with_its_intervals(done):
+    workdir, results = done
+    found = results["study"]
+    cells = found["cells"]
+    assert {c["student"] for c in cells} == {"context", "single_window"}
+    assert {c["labelled"] for c in cells} == {"all", "50 %", "10 %", "a handful", "none"}
+    assert all(len(c["by_seed"]) == 2 for c in cells)
+    for cell in cells:
+        kappas = [seed["kappa"] for seed in cell["by_seed"]]
+        assert cell["scores"]["kappa"]["value"] == pytest.approx(np.mean(kappas))
+    assert len(found["gains"]) == 8
+    assert found["ablations"]["rows"][0]["name"] == "as it is"
+    assert found["ablations"]["rows"][0]["difference"]["accuracy"]["value"] == 0
+    assert len(results["ladder"]["losses"]) == 4
+    gap = results["ladder"]["gap"]["change"]["value"]
+    assert sum(x["change"]["value"] for x in results["ladder"]["losses"]) == pytest.approx(gap)
+    assert results["sqi"]["student"] == DISTILLED
+    assert json.loads((workdir / "results.json").read_text())["study"] == found
+    page = (workdir / "report.html").read_text()
+    assert found["conclusions"][0].split(":")[0][:40] in page
+    assert "imulated" in page
+
+
+def test_the_same_call_trains_nothing_and_says_the_same(
+    done, cohort, data_dir, teacher_dir, monkeypatch
+):
+    workdir, results = done
+
+    def no(*arguments, **more):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(Checkpoints, "save", no)
+    again = study.run_study(data_dir, workdir, TINY, ONE, cohort, [teacher_dir])
+    assert again["study"] == results["study"]
+    assert again["ladder"] == results["ladder"]
+    assert again["sqi"] == results["sqi"]
+
+
+def test_other_settings_are_refused(done, data_dir, teacher_dir):
+    workdir, _ = done
+    other = plan.Grid([0.5], [4.0], [1.0], [0.0])
+    with pytest.raises(TrainingError, match="other settings: alphas"):
+        study.run_study(data_dir, workdir, TINY, other, None, [teacher_dir])
+
+
+def test_more_labels_than_there_are_is_an_error(data_dir, teacher_dir, tmp_path):
+    preset = dataclasses.replace(TINY, study=StudyConfig(handful=99))
+    with pytest.raises(TrainingError, match="--handful=99"):
+        study.run_study(data_dir, tmp_path, preset, ONE, None, [teacher_dir])
+
+
+def test_recordings_of_other_nights_make_no_ladder(data_dir, cohort, tmp_path):
+    folder = tmp_path / "polysomnography" / "annotations-events-nsrr" / "shhs1"
+    folder.mkdir(parents=True)
+    source = next((cohort / "polysomnography").rglob("*-nsrr.xml"))
+    (folder / "shhs1-200999-nsrr.xml").write_bytes(source.read_bytes())
+    with pytest.raises(DatasetError, match=r"lacks \d+ nights of the dataset"):
+        ladder.climb(data_dir, tmp_path, tmp_path / "ladder", TINY)
+
+
+@pytest.fixture(scope="module")
+def rungs(done, cohort):
+    """A night's files, and what its rungs are made of."""
+    workdir, _ = done
+    night = find_nights(cohort).nights[0]
+    with np.load(workdir / "ladder" / "nights" / f"{night.recording_id}.npz") as arrays:
+        return night, dict(arrays)
+
+
+def test_a_rung_is_the_same_whoever_makes_it(rungs, tmp_path):
+    night, arrays = rungs
+    ladder._write_rungs(tmp_path, night)
+    with np.load(tmp_path / f"{night.recording_id}.npz") as again:
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(again[name], array, err_msg=name)
+
+
+def test_intervals_get_worse_rung_by_rung(rungs, data_dir):
+    night, arrays = rungs
+    for split in ("train", "validation", "test"):
+        nights = read_split(data_dir, split, bcg=False)
+        if night.recording_id in nights.recording_ids:
+            row = nights.recording_ids.index(night.recording_id)
+            ecg = nights.select([row])
+    both = ecg.tachogram_valid & arrays["jittered_tachogram_valid"]
+    jitter = np.abs(ecg.tachogram - arrays["jittered_tachogram"])[both].mean()
+    both = ecg.tachogram_valid & arrays["detected_tachogram_valid"]
+    detected = np.abs(ecg.tachogram - arrays["detected_tachogram"])[both].mean()
+    assert 0 < jitter < detected
+    assert arrays["detected_rr_missing"].mean() > ecg.rr_missing.mean()
+
+
+def test_the_detector_is_as_bad_as_the_published_ones():
+    """91 % of intervals found, 34 ms off in the mean (PMC11704055)."""
+    rng = np.random.default_rng(0)
+    beats = np.cumsum(rng.normal(1.0, 0.03, 200_000))
+    error = ladder.BEAT_ERROR_S * rng.normal(size=len(beats))
+    found = rng.random(len(beats)) >= ladder.MISSED
+    assert (found[1:] & found[:-1]).mean() == pytest.approx(0.91, abs=0.003)
+    assert np.abs(np.diff(error)).mean() == pytest.approx(0.034, abs=0.0005)
+    assert rr.nn_intervals(beats + error).normal.mean() > 0.95
+
+
+def test_the_clean_bcg_has_the_heart_and_no_noise(rungs, data_dir):
+    _, arrays = rungs
+    clean = snr_db(arrays["clean_bcg"].astype(float), 50.0)
+    recorded = [read_split(data_dir, split).bcg_snr_db for split in ("train", "validation", "test")]
+    assert np.nanmedian(clean) > np.nanmedian(np.concatenate(recorded)) + 3
+    assert (arrays["clean_bcg_missing"] == 0).all()
+
+
+@pytest.fixture(scope="module")
+def judged():
+    rng = np.random.default_rng(1)
+    labels = [rng.integers(0, 4, 80).astype(np.int8) for _ in range(12)]
+    names = [f"night{n}" for n in range(12)]
+    nights = scores.ScoredNights(names, [f"s{n // 2}" for n in range(12)], labels)
+
+    def counts(right):
+        said = [np.where(rng.random(80) < right, n, rng.integers(0, 4, 80)) for n in labels]
+        return scores.confusions("x", [np.eye(4)[night] for night in said], nights)
+
+    return scores.Bootstrap.of(nights, CONFIG), counts, nights
+
+
+def test_one_seed_is_scored_as_any_system(judged):
+    bootstrap, counts, _ = judged
+    one = counts(0.6)
+    values, draws = drawn_over_seeds(bootstrap, one[None], "x")
+    by_subject = bootstrap.by_subject(one)
+    np.testing.assert_allclose(values, scores.all_metrics(by_subject.sum(0)))
+    np.testing.assert_allclose(draws, scores.all_metrics(bootstrap.draw(by_subject)))
+
+
+def test_seeds_that_differ_widen_the_interval(judged):
+    bootstrap, counts, _ = judged
+    alike = counts(0.6)
+    _, same = drawn_over_seeds(bootstrap, np.stack([alike] * 4), "x")
+    seeds = np.stack([counts(right) for right in (0.2, 0.5, 0.7, 0.95)])
+    values, differing = drawn_over_seeds(bootstrap, seeds, "x")
+    each = [scores.all_metrics(bootstrap.by_subject(c).sum(0))[0] for c in seeds]
+    assert values[0] == pytest.approx(np.mean(each))
+    assert np.std(differing[:, 0]) > 1.5 * np.std(same[:, 0])
+
+
+def test_what_a_seed_never_says_is_left_out_of_its_mean(judged):
+    bootstrap, counts, nights = judged
+    never = scores.confusions("x", [np.eye(4)[np.zeros(80, int)]] * 12, nights)
+    other = counts(0.9)
+    values, _ = drawn_over_seeds(bootstrap, np.stack([never, other]), "x")
+    named = scores.by_name(values)
+    alone = scores.by_name(scores.all_metrics(other.sum(0)))
+    assert named["precision"]["Deep"] == pytest.approx(alone["precision"]["Deep"])
+    assert named["recall"]["Deep"] == pytest.approx(alone["recall"]["Deep"] / 2)
+
+
+def test_the_main_students_are_one_student_with_two_losses(done):
+    _, results = done
+    assert {DISTILLED, HARD_LABELS} <= set(results["systems"])
+    assert results["data"]["labelled_nights"] == 2
+
+
+def test_the_best_temperature_undoes_a_factor():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4, 20_000))
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(0)  # drawn from softmax(logits)
+    assert best_temperature(3.0 * logits, labels) == pytest.approx(3.0, rel=0.05)
+    assert best_temperature(np.zeros((4, 10)), np.zeros(10, int)) == 1.0
