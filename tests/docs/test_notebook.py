@@ -29,7 +29,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, **parameters: str) ->
     assert names == ["PLATFORM", "PRESET", "WORKDIR", "SHHS_DIR"]
     cells[0].source += "\n" + "\n".join(f"{k} = {v!r}" for k, v in parameters.items())
     client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     asyncio.run(client.async_execute())
     return "".join(
