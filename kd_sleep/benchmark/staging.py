@@ -156,7 +156,6 @@ def cold(exported: Path, night: Path, root: Path, repeats: int) -> list[Row]:
         ),
         Row(
             PART, "peak memory of that process", ours=float(rows[-1][1]["peak"]), unit="B",
-            note="JAX and SciPy alone are half of it",
         ),
     ]  # fmt: skip
 

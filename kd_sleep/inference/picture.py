@@ -167,9 +167,10 @@ def _shade(
     axes: Axes, which: NDArray[np.bool_], edges: NDArray, colour: str, top: float = 1.0
 ) -> None:
     """Spans of windows, up to a share of the panel's height."""
-    bounds = np.flatnonzero(np.diff(which, prepend=False, append=False))
-    for first, last in zip(bounds[::2], bounds[1::2], strict=True):
-        axes.axvspan(edges[first], edges[last], 0, top, color=colour, lw=0, zorder=0)
+    axes.fill_between(
+        edges, 0, top, where=np.append(which, False), step="post", color=colour, lw=0, zorder=0,
+        transform=axes.get_xaxis_transform(),
+    )  # fmt: skip
 
 
 def _clock(axes: Axes, start: datetime.datetime | None, hours: float) -> None:
