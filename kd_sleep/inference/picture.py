@@ -167,8 +167,10 @@ def _shade(
     axes: Axes, which: NDArray[np.bool_], edges: NDArray, colour: str, top: float = 1.0
 ) -> None:
     """Spans of windows, up to a share of the panel's height."""
-    axes.fill_between(
-        edges, 0, top, where=np.append(which, False), step="post", color=colour, lw=0, zorder=0,
+    bounds = np.flatnonzero(np.diff(which, prepend=False, append=False))
+    first, last = edges[bounds[::2]], edges[bounds[1::2]]
+    axes.broken_barh(
+        list(zip(first, last - first, strict=True)), (0, top), color=colour, lw=0, zorder=0,
         transform=axes.get_xaxis_transform(),
     )  # fmt: skip
 

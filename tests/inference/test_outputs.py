@@ -11,11 +11,13 @@ from pathlib import Path
 import edfio
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from kd_sleep.config import PRESETS
 from kd_sleep.errors import ConfigError
 from kd_sleep.inference import outputs
 from kd_sleep.inference.outputs import EDF_TEXTS, found, names, stage_file, stage_files
+from kd_sleep.inference.picture import _shade, write_picture
 from kd_sleep.stages import STAGE_NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -94,8 +96,6 @@ def test_the_summary_says_what_it_is_of(staged, student):
 def test_the_picture_is_one_and_says_the_warning(staged, student, tmp_path):
     folder, night = staged
     assert (folder / "a_night-night.png").read_bytes().startswith(b"\x89PNG")
-    from kd_sleep.inference.picture import write_picture
-
     for name, start in (("once", START), ("again", START), ("hours", None)):
         write_picture(tmp_path / f"{name}.svg", night, "a $night$ <x>", start)
     once, again, hours = ((tmp_path / f"{n}.svg").read_text() for n in ("once", "again", "hours"))
@@ -103,6 +103,13 @@ def test_the_picture_is_one_and_says_the_warning(staged, student, tmp_path):
     for text in ("a $night$ &lt;x&gt;", "WARNING", "hypnogram", "no medical device", "23:00"):
         assert text in once or text == "hypnogram"
     assert "hours since the recording began" in hours
+
+
+def test_spans_are_shaded_from_end_to_end_single_windows_too():
+    axes = Figure().subplots()
+    _shade(axes, np.array([False, True, False, True, True]), np.arange(6.0), "red")
+    spans = [path.get_extents() for path in axes.collections[0].get_paths()]
+    assert [(span.x0, span.x1) for span in spans] == [(1.0, 2.0), (3.0, 5.0)]
 
 
 def test_names_are_plain_and_no_two_alike(tmp_path):
