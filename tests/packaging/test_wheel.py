@@ -77,7 +77,7 @@ def test_wheel_works_in_an_environment_of_its_own(built, tmp_path):
     wheel, _ = built
     python = tmp_path / "env" / "bin" / "python"
     run(sys.executable, "-m", "venv", tmp_path / "env", cwd=tmp_path)
-    run(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path, timeout=900)
+    run(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path, timeout=1800)
     listed = run(python, "-m", "kd_sleep", cwd=tmp_path)
     commands = re.findall(r"python -m (launch\.\w+)", listed)
     assert len(commands) > 8
