@@ -170,9 +170,12 @@ def _gain_sentence(study: Found, main: Found) -> str:
     assert pair[0] is not None
     assert pair[1] is not None
     shown = [percent(cell["scores"]["accuracy"]) for cell in pair if cell]
+    data = study["data"]
+    nights = "simulated nights" if data["simulated"] else "nights"
     return (
-        f"With the stages of {main['labelled_nights']} training nights, a student in context"
-        f" reaches {shown[0]} distilled and {shown[1]} on hard labels alone: {main['conclusion']}."
+        f"On {nights} of {data['subjects']} held-out subjects, with the stages of"
+        f" {main['labelled_nights']} training nights, a student in context reaches {shown[0]}"
+        f" distilled and {shown[1]} on hard labels alone: {main['conclusion']}."
     )
 
 

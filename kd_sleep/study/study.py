@@ -175,6 +175,7 @@ def _scored(
         if cell.loss == scores.DISTILLED and baseline in found
     ]
     return {
+        "data": {**bench.test.origin(), "subjects": bootstrap.subjects},
         "seeds": list(bench.seeds),
         "bootstrap": bootstrap.told(config),
         "teacher": scores.named_intervals(bootstrap, teacher),
@@ -210,7 +211,7 @@ def _ablation_table(
                 "text": row.text,
                 "scores": scores.named_intervals(bootstrap, (values, draws)),
                 "difference": {key: difference[key] for key in ("accuracy", "kappa")},
-                "conclusion": scores.verdict(difference["accuracy"]),
+                "conclusion": scores.verdict(difference["accuracy"]) if rows else "the reference",
             }
         )
     return {

@@ -46,6 +46,7 @@ def made(gain=0.08, rem=0.2):
             )  # fmt: skip
     row = {"text": "", "difference": {"accuracy": interval(-0.05)}, "conclusion": "loss 5 points"}
     return {
+        "data": {"simulated": True, "subjects": 15},
         "teacher": scores(0.85), "cells": cells, "gains": gains,
         "ablations": {"labelled_nights": 6, "alpha": 0.3, "temperature": 4.0, "rows": [
             row | {"name": name} for name in ("as it is", "without T²", "T on probabilities")

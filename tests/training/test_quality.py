@@ -142,7 +142,7 @@ def test_it_is_calibrated_on_validation_and_flags_a_fifth(loaded, student_dir, d
 
 
 def test_it_is_told_from_bcg_alone(loaded):
-    """Neither intervals nor labels are in what the student is shown, and the SQI is one function."""
+    """Neither intervals nor labels are in the batch, and in every place it is the same SQI."""
     nights, module, params, found, _ = loaded
     batch = {
         "bcg": jnp.asarray(nights.bcg[None, :20]),
