@@ -198,11 +198,11 @@ def _by_seed(found: dict[str, Any], bootstrap: scores.Bootstrap) -> list[dict[st
 def _ablation_table(
     bootstrap: scores.Bootstrap, ablated: list[tuple[Ablation, dict[str, Any]]], preset: Preset
 ) -> dict[str, Any]:
-    drawn = [
+    drawn: list[scores.Drawn] = [
         drawn_over_seeds(bootstrap, np.array(found["counts"]), f"ablation {row.name}")
         for row, found in ablated
     ]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (row, _), (values, draws) in zip(ablated, drawn, strict=True):
         difference = scores.named_intervals(bootstrap, (values - drawn[0][0], draws - drawn[0][1]))
         rows.append(
