@@ -34,6 +34,7 @@ LEARNED, SIGNAL, MAX_PROBABILITY, ENTROPY = "learned", "signal", "max_probabilit
 COVERAGE = 0.8
 POINTS = 100  # of a curve
 BINS = 10  # of the SQI's reliability
+HALF_WAY = 0.5  # from entropy to the oracle: what was aimed at
 
 
 def judge_sqi(
@@ -64,7 +65,7 @@ def judge_sqi(
       what `selective.judge` returns; "curves": for both, score -> {"coverage", "risk"}, at most
       `POINTS` each; "rejection": score -> what `selective.rejection` returns at `COVERAGE`;
       "reliability": rows {"from", "to", "windows", "sqi", "kept": interval}; "flagged": interval of
-      the flagged share; "conclusions", sentences.
+      the flagged share; "spread", the SQI's 10th and 90th percentile; "conclusions", sentences.
 
     Raises:
       DatasetError: no window counts.
@@ -117,6 +118,7 @@ def judge_sqi(
             bootstrap, of_subject, len(names), sqi[here], np.exp2(-gap[here])
         ),
         "flagged": flagged,
+        "spread": np.quantile(sqi[here], [0.1, 0.9]).tolist(),
     }
     found["conclusions"] = _conclusions(found)
     return found
@@ -193,6 +195,15 @@ def _conclusions(found: Mapping[str, Any]) -> list[str]:
             f": it comes {_percent(way)} of the way from entropy to the oracle (AUGRC)"
         )  # fmt: skip
         sentences.append(f"In foretelling {text} the learned SQI is {verdict}{share}.")
+    way = found["judged"]["gap"]["pooled"]["scores"][LEARNED]["augrc"]["way_to_oracle"]["value"]
+    if way is not None and way < HALF_WAY:
+        low, high = found["spread"]
+        sentences.append(
+            "That is less than half of the way. The oracle knows what the teacher said of each"
+            " window; from the BCG alone an SQI can know no more than the mean loss of windows like"
+            f" it, and by its own word these hardly differ: 80 % of them lie between {low:.2f} and"
+            f" {high:.2f}."
+        )
     rejected = found["rejection"][LEARNED]
     shares = ", ".join(
         f"{name} {_percent(rejected['flagged_by_stage'][name])}" for name in STAGE_NAMES

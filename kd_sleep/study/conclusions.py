@@ -174,26 +174,30 @@ def _gain_sentence(study: Found, main: Found) -> str:
     nights = "simulated nights" if data["simulated"] else "nights"
     return (
         f"On {nights} of {data['subjects']} held-out subjects, with the stages of"
-        f" {main['labelled_nights']} training nights, a student in context reaches {shown[0]}"
-        f" distilled and {shown[1]} on hard labels alone: {main['conclusion']}."
+        f" {main['labelled_nights']} training nights, a student that sees a window's neighbours"
+        f" reaches {shown[0]} distilled and {shown[1]} on hard labels alone, in the mean of"
+        f" {len(study['seeds'])} training runs: {main['conclusion']}."
     )
 
 
 def _amounts_sentence(study: Found) -> str:
-    words: dict[str, list[str]] = {"gain": [], "loss": [], "no gain shown": []}
-    for gain in study["gains"]:
-        kind = next((k for k in words if gain["conclusion"].startswith(k)), "no gain shown")
-        words[kind].append(_place(gain))
-    parts = [
-        f"{text} {'; '.join(words[kind])}"
-        for kind, text in (
-            ("gain", "it gains accuracy"),
-            ("loss", "it costs accuracy"),
-            ("no gain shown", "no gain is shown"),
-        )
-        if words[kind]
-    ]
-    return f"Over labelled nights and both shapes of the student: {' – '.join(parts)}."
+    """For each shape of the student: with how many labelled nights it gains, loses, or neither."""
+    parts = []
+    for shape, words in (("context", "seeing its neighbours"), (LETTER, "on one window alone")):
+        nights: dict[str, list[str]] = {"gains": [], "loses": [], "shows no gain": []}
+        for gain in study["gains"]:
+            if gain["student"] == shape:
+                said = gain["conclusion"].split(" ")[0]
+                kind = {"gain": "gains", "loss": "loses"}.get(said, "shows no gain")
+                nights[kind].append(str(gain["labelled_nights"]))
+        found = [f"{kind} with {_and(of)}" for kind, of in nights.items() if of]
+        if found:
+            parts.append(f"{words} the student {', '.join(found)} labelled nights")
+    return f"By distillation, {'; '.join(parts)}."
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _stage_sentence(main: Found) -> str:

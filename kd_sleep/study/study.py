@@ -145,6 +145,8 @@ def _scored(
         scores.TIME_OF_NIGHT: of_probs("time", scores.time_of_night_probs(train, test)),
         scores.MAJORITY: of_probs("majority", scores.majority_probs(train, test)),
     }
+    # By shape, from many labels to none.
+    found = dict(sorted(found.items(), key=lambda item: (item[0].shape, -item[0].labelled_nights)))
     drawn = {
         cell: drawn_over_seeds(bootstrap, np.array(each["counts"]), cell.name)
         for cell, each in found.items()

@@ -44,6 +44,7 @@ def test_an_sqi_that_knows_the_gap_comes_all_the_way(nights, said):
     assert learned["against_baseline"]["high"] < 0
     assert "100" in found["conclusions"][0]
     assert "better than the student's own entropy" in found["conclusions"][0]
+    assert not any("less than half" in sentence for sentence in found["conclusions"])
     assert all(row["kept"]["value"] == pytest.approx(row["sqi"]) for row in found["reliability"])
     json.dumps(found, allow_nan=False)
 
@@ -54,7 +55,8 @@ def test_an_sqi_of_noise_comes_nowhere_and_is_told_so(nights, said):
     assert way["high"] < 0
     assert "worse than the student's own entropy" in found["conclusions"][0]
     assert set(found["rejection"]) == {LEARNED, SIGNAL, ENTROPY}
-    assert all(stage in found["conclusions"][2] for stage in STAGE_NAMES)
+    assert "less than half of the way" in found["conclusions"][2]
+    assert all(stage in found["conclusions"][3] for stage in STAGE_NAMES)
 
 
 def test_windows_that_are_missing_or_unscored_do_not_count(nights, said):

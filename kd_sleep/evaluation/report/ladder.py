@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from kd_sleep.evaluation.information import RISE_BY_CHANCE
 from kd_sleep.evaluation.report.marks import SMALL, not_defined, rows_of, whisker
 from kd_sleep.evaluation.report.words import (
     findings,
@@ -50,7 +51,12 @@ def ladder_section(ladder: Mapping[str, Any] | None) -> str:
         f" expectation. From <b>{escape(gap['from'])}</b> to <b>{escape(gap['to'])}</b>:"
         f" {' '.join(real_interval(gap['change'], 3, sign=True))} bits.{trained}"
     )
-    notes = dict.fromkeys(step["note"] for step in ladder["steps"] if step["note"])
+    noted = {step["to"]: step["note"] for step in ladder["steps"] if step["note"]}
+    notes = list(dict.fromkeys(note.removesuffix(RISE_BY_CHANCE) for note in noted.values()))
+    if chance := [to for to, note in noted.items() if note.endswith(RISE_BY_CHANCE)]:
+        notes.append(
+            f"It may be chance at {escape(' and '.join(chance))}: the interval includes 0."
+        )
     return "".join(
         [
             findings(ladder.get("about", [])),
