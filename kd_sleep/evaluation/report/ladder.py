@@ -55,7 +55,7 @@ def ladder_section(ladder: Mapping[str, Any] | None) -> str:
     notes = list(dict.fromkeys(note.removesuffix(RISE_BY_CHANCE) for note in noted.values()))
     if chance := [to for to, note in noted.items() if note.endswith(RISE_BY_CHANCE)]:
         notes.append(
-            f"It may be chance at {escape(' and '.join(chance))}: the interval includes 0."
+            f"It may be chance at {' and '.join(chance)}: the interval includes 0."
         )
     return "".join(
         [
