@@ -46,7 +46,7 @@ NO_STAGE = "Unscored"
 HEART_BPM = (40.0, 100.0)  # a sleeper's median; outside, the rate in Hz is more likely to be wrong
 FEW_HEARTBEATS = 0.25  # share of the windows with a heart rate
 MOST_GAPS = 0.5  # of a night
-PIECE_WINDOWS = 40  # 20 minutes: in noise of any colour, no piece of hours shows a heartbeat
+PIECE_WINDOWS = 40  # 20 minutes and more: in noise of any colour, none shows a heartbeat
 INTERVAL_S = (0.3, 2.0)  # between beats; longer, and one was missed
 FEWEST_INTERVALS = 8  # of a window, for a heart rate
 BREATH_HZ = (0.1, 0.5)
@@ -408,10 +408,10 @@ def _beats(uniform: NDArray, usable: NDArray[np.bool_]) -> Beats:
     there_NS = to_windows(uniform, BCG_HZ, len(usable))[usable]
     beats = j_peaks(there_NS.ravel(), BCG_HZ)
     if not len(beats.times_s):
-        starts = np.arange(0, len(there_NS), PIECE_WINDOWS)
-        pieces = [
-            j_peaks(there_NS[start : start + PIECE_WINDOWS].ravel(), BCG_HZ) for start in starts
-        ]
+        # None shorter: in less than that, chance alone may show one.
+        cut = np.array_split(there_NS, max(1, len(there_NS) // PIECE_WINDOWS))
+        starts = np.cumsum([0, *map(len, cut[:-1])])
+        pieces = [j_peaks(piece.ravel(), BCG_HZ) for piece in cut]
         beats = Beats(
             np.concatenate(
                 [

@@ -276,7 +276,7 @@ def test_the_waterfall_says_what_it_shows(measured):
     assert svg.startswith('<svg role="img" aria-label="Usable information')
     spoken = svg.split('aria-label="')[1].split('"')[0]
     for rung in found["rungs"]:
-        assert f"{rung['name']} {rung['bits']['value']:.3f}" in spoken
+        assert f"{rung['name']} {rung['bits']['value']:.3f}".replace("-", "−") in spoken
         assert f">{rung['name']}</text>" in svg
     assert spoken.count("against expectation") == 1
     assert svg.count("<pattern") == 1  # its bar alone is hatched
