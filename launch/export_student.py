@@ -3,7 +3,7 @@
     python -m launch.export_student --student=WORKDIR --out=student.kdsleep
 
 The file runs with jax, NumPy and SciPy on cpu, cuda or tpu, for nights of any length. With --int8
-its weights take a quarter of the room; --data_dir measures what that costs on the validation nights.
+weights take a quarter of the room; --data_dir measures what that costs on the validation nights.
 --onnx=FILE also writes the student for onnxruntime, which needs `pip install -e '.[onnx]'`.
 """
 

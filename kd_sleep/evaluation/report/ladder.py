@@ -54,9 +54,7 @@ def ladder_section(ladder: Mapping[str, Any] | None) -> str:
     noted = {step["to"]: step["note"] for step in ladder["steps"] if step["note"]}
     notes = list(dict.fromkeys(note.removesuffix(RISE_BY_CHANCE) for note in noted.values()))
     if chance := [to for to, note in noted.items() if note.endswith(RISE_BY_CHANCE)]:
-        notes.append(
-            f"It may be chance at {' and '.join(chance)}: the interval includes 0."
-        )
+        notes.append(f"It may be chance at {' and '.join(chance)}: the interval includes 0.")
     return "".join(
         [
             findings(ladder.get("about", [])),
