@@ -45,6 +45,7 @@ from kd_sleep.training.steps import (
 
 TEACHER_COLUMNS = (*teacher_model.COLUMNS, "rr_missing")
 STUDENT_COLUMNS = (*student_model.COLUMNS, "bcg_missing", "rr_missing")
+_SNR_PERCENTILES = {"p01": 1, "p50": 50, "p99": 99}
 HINT_COLUMNS = ("tachogram", "tachogram_valid")
 
 
@@ -221,10 +222,19 @@ class Material:
                     "nights": len(nights),
                     "subjects": len(set(nights.subject_ids)),
                     "validation_nights": len(self.validation),
+                    "snr_db": _snr_db(nights),
                 },
             },
             functools.partial(_stream, self.data_dir, nights) if self.bcg_on_disk else None,
         )
+
+
+def _snr_db(nights: Nights) -> dict[str, float] | None:
+    """The range of the windows' SNR, for staging to know an unlike night by; None if unknown."""
+    known = nights.bcg_snr_db[np.isfinite(nights.bcg_snr_db)]
+    if not known.size:
+        return None
+    return {name: round(float(np.percentile(known, p)), 2) for name, p in _SNR_PERCENTILES.items()}
 
 
 def read_material(data_dir: Path, teachers: Sequence[Path], execution: ExecutionConfig) -> Material:

@@ -162,6 +162,8 @@ def test_a_run_says_what_made_it(data_dir, teacher_dir, tmp_path):
     train(data_dir, teacher_dir, tmp_path / "w")
     written = json.loads((tmp_path / "w" / "settings.json").read_text())
     assert written["settings"]["distill"]["alpha"] == 0.3
+    snr_db = written["settings"]["trained_on"]["snr_db"]
+    assert snr_db["p01"] < snr_db["p50"] < snr_db["p99"]
     assert {"jax", "flax", "python", "kd_sleep"} <= set(written["versions"])
     assert written["git_revision"]
     rows = read_metrics(tmp_path / "w")
