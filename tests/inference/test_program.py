@@ -93,6 +93,10 @@ def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
         "subjects": len(set(train.subject_ids)),
         "validation_nights": len(validation),
         "labelled_nights": 2,
+        "snr_db": {
+            f"p{percent:02}": round(float(np.nanpercentile(train.bcg_snr_db, percent)), 2)
+            for percent in (1, 50, 99)
+        },
     }
 
 
