@@ -269,14 +269,15 @@ def verdict(difference: Interval) -> str:
     return text.replace("-", "−")
 
 
-def median_recording(results: Mapping[str, Any], system: str = DISTILLED) -> str:
-    """The recording with the (lower) median accuracy of `system`: neither best nor worst."""
-    ranked = sorted(
-        (row["accuracy"], row["recording_id"])
-        for row in results["systems"][system]["per_recording"]
-        if row["accuracy"] is not None
+def percent(interval: Interval, digits: int = 1) -> str:
+    """A share in words: "71.3 [69.1, 73.4] %"."""
+    value, low, high = (interval[key] for key in ("value", "low", "high"))
+    if value is None:
+        return "not defined"
+    between = (
+        "" if low is None or high is None else f" [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
     )
-    return ranked[(len(ranked) - 1) // 2][1]
+    return f"{100 * value:.{digits}f}{between} %".replace("-", "−")
 
 
 def predicted_stages(

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from kd_sleep.config import EvaluationConfig
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.evaluation import selective
-from kd_sleep.evaluation.scores import Bootstrap, Interval
+from kd_sleep.evaluation.scores import Bootstrap, Interval, percent
 from kd_sleep.features.bcg import MOST_MISSING
 from kd_sleep.schema import BCG_HZ
 from kd_sleep.signals.sqi import signal_sqi
@@ -192,7 +192,7 @@ def _conclusions(found: Mapping[str, Any]) -> list[str]:
             verdict = f"{'better' if high < 0 else 'worse'} than the student's own entropy"
         way = area["way_to_oracle"]
         share = "" if way["value"] is None else (
-            f": it comes {_percent(way)} of the way from entropy to the oracle (AUGRC)"
+            f": it comes {percent(way, 0)} of the way from entropy to the oracle (AUGRC)"
         )  # fmt: skip
         sentences.append(f"In foretelling {text} the learned SQI is {verdict}{share}.")
     way = found["judged"]["gap"]["pooled"]["scores"][LEARNED]["augrc"]["way_to_oracle"]["value"]
@@ -206,7 +206,7 @@ def _conclusions(found: Mapping[str, Any]) -> list[str]:
         )
     rejected = found["rejection"][LEARNED]
     shares = ", ".join(
-        f"{name} {_percent(rejected['flagged_by_stage'][name])}" for name in STAGE_NAMES
+        f"{name} {percent(rejected['flagged_by_stage'][name], 0)}" for name in STAGE_NAMES
     )
     sentences.append(
         f"Dropping the {100 * (1 - found['coverage']):.0f} % of windows that it trusts least drops"
@@ -219,11 +219,3 @@ def _conclusions(found: Mapping[str, Any]) -> list[str]:
             f" {-left['value']:.0f} min by that, so windows are flagged, not dropped."
         )
     return sentences
-
-
-def _percent(interval: Interval) -> str:
-    value, low, high = (interval[key] for key in ("value", "low", "high"))
-    if value is None:
-        return "–"
-    between = "" if low is None or high is None else f" [{100 * low:.0f}, {100 * high:.0f}]"
-    return f"{100 * value:.0f}{between} %".replace("-", "−")

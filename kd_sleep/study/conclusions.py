@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS, Interval, verdict
+from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS, Interval, percent, verdict
 from kd_sleep.stages import STAGE_NAMES
 
 Found = Mapping[str, Any]
@@ -114,15 +114,6 @@ def gains_most(gain: Found) -> str | None:
     recalls = gain["differences"]["recall"]
     clear = {s: r["value"] for s, r in recalls.items() if r["low"] is not None and r["low"] > 0}
     return max(clear, key=lambda stage: clear[stage]) if clear else None
-
-
-def percent(interval: Interval) -> str:
-    """ "71.3 [69.1, 73.4] %"."""
-    value, low, high = (interval[key] for key in ("value", "low", "high"))
-    if value is None:
-        return "not defined"
-    between = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{100 * value:.1f}{between} %"
 
 
 def bits(interval: Interval) -> str:

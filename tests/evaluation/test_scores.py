@@ -421,11 +421,3 @@ def test_time_of_night_floor_knows_ten_minute_bins_of_training_nights():
     np.testing.assert_allclose(probs[20:40], np.tile([1, 1, 1, 41], (20, 1)) / 44)
     # The third bin has five windows; it also stands for all that is later than any scored window.
     np.testing.assert_allclose(probs[40:], np.tile([1, 6, 1, 1], (160, 1)) / 9)
-
-
-def test_median_recording_is_neither_best_nor_worst(study):
-    results = scores.score(*study, CONFIG)
-    rows = results["systems"]["student_distilled"]["per_recording"]
-    chosen = scores.median_recording(results)
-    accuracy = {row["recording_id"]: row["accuracy"] for row in rows}
-    assert accuracy[chosen] == np.median(list(accuracy.values()))

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.evaluation.report.systems import label
 from kd_sleep.evaluation.scores import DISTILLED, TEACHER
+from kd_sleep.features.bcg import MOST_MISSING
 from kd_sleep.stages import STAGE_NAMES
-
-MOST_MISSING = 0.5  # of a window whose BCG is drawn: the SQI also flags what is not there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _snippets(night: ReportNight, shown: str, nights: Nights, first: int) -> lis
     """A flagged and a good window, each the middle one of its kind by SQI."""
     if night.sqi is None or night.flag_below is None or nights.bcg is None:
         return []
-    known = np.isfinite(night.sqi) & (night.bcg_missing <= MOST_MISSING)
+    known = np.isfinite(night.sqi) & (night.bcg_missing < MOST_MISSING)
     flagged = night.sqi < night.flag_below
     found = []
     for title, kind in (("a flagged window", known & flagged), ("a good window", known & ~flagged)):
