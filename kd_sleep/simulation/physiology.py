@@ -30,7 +30,7 @@ __all__ = [
     "simulate_night",
 ]
 
-SIMULATOR_VERSION = "1.0"  # frozen: any change of what a seed gives is another version
+SIMULATOR_VERSION = "1.1"  # frozen: any change of what a seed gives is another version
 
 
 @dataclasses.dataclass(frozen=True)
