@@ -124,6 +124,11 @@ class DatasetConfig(Config):
         low=0.0,
         high=1000.0,
     )
+    bcg_samples: bool = setting(
+        True,
+        "Keep the BCG's samples beside its beats, breath and movement: for front ends that read"
+        " them. Without, a night takes a megabyte.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -173,9 +178,19 @@ class StudentConfig(Config):
     """The student: BCG windows in, stage logits out."""
 
     front_end: str = setting(
-        "autocorrelation",
-        "First layer: autocorrelation (short-time, heartbeat band) or convolution (strided).",
-        choices=("autocorrelation", "convolution"),
+        "beats",
+        "What it reads of the BCG: beats are the series of heartbeats, breath and movement;"
+        " autocorrelation and convolution read the samples.",
+        choices=("beats", "autocorrelation", "convolution"),
+    )
+    signal_width: int = setting(
+        32,
+        "Channels of the stage that regresses the ECG's tachogram from a BCG's series; 0 leaves it"
+        " out.",
+        low=0,
+    )
+    time_of_night: bool = setting(
+        False, "Show the student how long ago the recording began (front end beats)."
     )
     width: int = setting(48, "Channels of the network.", low=4)
     context_windows: int = setting(
@@ -228,10 +243,10 @@ class DistillConfig(Config):
         " stages that are not the target; 0 leaves it off.",
         low=0.0,
     )
-    hint_weight: float = setting(
-        0.0,
-        "Weight of the tachogram hint: the student's encoder also regresses the ECG's tachogram;"
-        " 0 leaves it off.",
+    signal_weight: float = setting(
+        0.3,
+        "Weight of the signal stage's loss: how well it regresses the ECG's tachogram. It needs no"
+        " stage label.",
         low=0.0,
     )
 

@@ -20,11 +20,14 @@ import numpy as np
 
 from kd_sleep.stages import NUM_STAGES, UNSCORED
 
-SCHEMA_VERSION = "1.2.0"  # the version of the TFDS dataset, too
+SCHEMA_VERSION = "1.3.0"  # the version of the TFDS dataset, too
 
 WINDOW_S = 30.0  # the unit that a scorer gives one stage
 TACHOGRAM_HZ = 4.0  # Task Force 1996: resample RR at 2-4 Hz for spectra up to 0.4 Hz
 TACHOGRAM_SAMPLES = int(WINDOW_S * TACHOGRAM_HZ)
+SERIES_HZ = TACHOGRAM_HZ  # of a BCG's beats and breath: the teacher's grid
+SERIES_SAMPLES = TACHOGRAM_SAMPLES
+MOVEMENT_SAMPLES = int(WINDOW_S)  # once a second
 BCG_HZ = 50.0  # keeps the SQI's 10-20 Hz noise band; a SHHS-sized dataset is 24 GB
 BCG_SAMPLES = int(WINDOW_S * BCG_HZ)
 
@@ -45,7 +48,10 @@ RECORDED = "recorded"  # the cohort of a night that no simulator made
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One field of a night record. `shape` holds sizes; "N" is the night's number of windows."""
+    """One field of a night record. `shape` holds sizes.
+
+    "N" is the night's number of windows; "M" is N too, or 0 where samples are left out.
+    """
 
     shape: tuple[int | str, ...]
     dtype: type
@@ -75,11 +81,29 @@ NIGHT_FIELDS: dict[str, Field] = {
     "ecg_quality": Field(
         ("N",), np.float32, "1", "share of the window whose ECG is usable; NaN if no ECG was read"
     ),
+    "jj": Field(
+        ("N", SERIES_SAMPLES), np.float32, "s", "NN interval of J peaks at 4 Hz; NaN where missing"
+    ),
+    "jj_hrv": Field(
+        ("N", len(HRV_FEATURES)), np.float32, "mixed", "HRV of the J peaks; NaN where missing"
+    ),
+    "beat_confidence": Field(
+        ("N", SERIES_SAMPLES), np.float16, "1", "the last J peak's correlation with its template"
+    ),
+    "breath": Field(
+        ("N", SERIES_SAMPLES), np.float16, "1", "chest movement in its local RMS; NaN where missing"
+    ),
+    "breath_depth": Field(
+        ("N",), np.float32, "1", "log of the breath's RMS over the median level above 1 Hz"
+    ),
+    "movement": Field(
+        ("N", MOVEMENT_SAMPLES), np.float16, "1", "log of each second's level above 1 Hz"
+    ),
     "bcg": Field(
-        ("N", BCG_SAMPLES), np.int16, "counts", "BCG at 50 Hz; times bcg_scale: beats ~ 1"
+        ("M", BCG_SAMPLES), np.int16, "counts", "BCG at 50 Hz; times bcg_scale: beats ~ 1"
     ),
     "bcg_scale": Field((), np.float32, "1/count", "robust heartbeat amplitudes per count"),
-    "bcg_digest": Field((), str, "", "SHA-256 of bcg and bcg_scale, to know it again unread"),
+    "bcg_digest": Field((), str, "", "SHA-256 of bcg, bcg_scale and the series, unread"),
     "bcg_missing": Field(("N",), np.float32, "1", "fraction of the window without BCG"),
     "bcg_snr_db": Field(("N",), np.float32, "dB", "power in 1-8 Hz over power in 10-20 Hz"),
     "rj": Field(("N",), np.float32, "s", "R-to-J delay of a paired BCG; NaN where not known"),
@@ -98,6 +122,7 @@ def validate(record: NightRecord) -> None:
         missing, extra = set(NIGHT_FIELDS) - set(record), set(record) - set(NIGHT_FIELDS)
         raise ValueError(f"night record: missing fields {missing or '{}'}, unknown {extra or '{}'}")
     windows = len(record["label"])
+    sizes = {"N": windows, "M": min(len(record["bcg"]), 1) * windows}
     for name, spec in NIGHT_FIELDS.items():
         value = record[name]
         if spec.dtype is str:
@@ -105,7 +130,7 @@ def validate(record: NightRecord) -> None:
                 raise ValueError(f"{name}: expected a non-empty string, got {value!r}")
             continue
         value = np.asarray(value)
-        shape = tuple(windows if size == "N" else size for size in spec.shape)
+        shape = tuple(sizes.get(size, size) for size in spec.shape)
         if value.shape != shape or value.dtype != spec.dtype:
             raise ValueError(
                 f"{name}: expected {np.dtype(spec.dtype)}{list(shape)},"

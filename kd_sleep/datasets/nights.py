@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kd_sleep import schema
 from kd_sleep.datasets.splits import assert_disjoint
 from kd_sleep.errors import DatasetError
+from kd_sleep.features.inputs import SCOPES, summary, teacher_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Nights:
       tachogram: [W, T] float32, NN relative to the night's median, in tenths; 0 where missing.
       tachogram_valid: [W, T] bool.
       hrv: [W, F + 1] float32, z-scores over the night, then the night's mean NN; 0 where missing.
+      jj, beat_confidence, breath, movement: [W, …] a BCG's series, as `schema.NIGHT_FIELDS` has
+        them; NaN where missing.
+      summary_night, summary_past, summary_window: [W, F] float32, of the three scopes of
+        `features.inputs.summary`.
       bcg: [W, S] int16; times bcg_scale [W] it is in heartbeat amplitudes. None if not read.
       rr_missing, bcg_missing, bcg_snr_db: [W] float32.
       teacher_digest: of what the teacher is shown of each night; soft labels hold for it alone.
@@ -42,6 +47,13 @@ class Nights:
     tachogram_valid: NDArray[np.bool_]
     hrv: NDArray[np.float32]
     rr_missing: NDArray[np.float32]
+    jj: NDArray[np.float32]
+    beat_confidence: NDArray[np.float16]
+    breath: NDArray[np.float16]
+    movement: NDArray[np.float16]
+    summary_night: NDArray[np.float32]
+    summary_past: NDArray[np.float32]
+    summary_window: NDArray[np.float32]
     bcg: NDArray[np.int16] | None
     bcg_scale: NDArray[np.float32]
     bcg_missing: NDArray[np.float32]
@@ -150,19 +162,27 @@ def open_split(data_dir: str | Path, split: str, fields: tuple[str, ...]) -> tup
     return records, set(subjects.get(split, ()))
 
 
-def read_split(data_dir: str | Path, split: str, *, bcg: bool = True) -> Nights:
-    """Reads a split of `shhs_bcg` into memory, without the BCG samples where they are not needed.
+def read_split(
+    data_dir: str | Path, split: str, *, bcg: bool = True, samples: bool = False
+) -> Nights:
+    """Reads a split of `shhs_bcg` into memory.
+
+    Args:
+      data_dir: folder of the dataset.
+      split: its name.
+      bcg: whether the nights need a BCG.
+      samples: whether its samples are read, too, beside its series.
 
     Raises:
       DatasetError: no dataset there, one in which a subject is in two splits, or one without the
-        BCG that is asked for.
+        BCG, or the samples, that are asked for.
     """
     if bcg and bcg_source_of(data_dir) == "none":
         raise DatasetError(
             f"{data_dir}: a dataset without BCG, good for a teacher alone.",
             "Build one with --bcg_source=paired or simulated.",
         )
-    fields = tuple(name for name in schema.NIGHT_FIELDS if bcg or name != "bcg")
+    fields = tuple(name for name in schema.NIGHT_FIELDS if samples or name != "bcg")
     source, subjects = open_split(data_dir, split, fields)
     records = []
     for position, record in enumerate(source):
@@ -170,6 +190,12 @@ def read_split(data_dir: str | Path, split: str, *, bcg: bool = True) -> Nights:
             if schema.NIGHT_FIELDS[name].dtype is str:
                 record[name] = record[name].decode()
         records.append({name: record[name] for name in fields} | {"position": position})
+        if samples and len(record["bcg"]) != len(record["label"]):
+            raise DatasetError(
+                f"{data_dir}: {record['recording_id']} was built without the BCG's samples, which"
+                " this front end reads.",
+                "Build it with --bcg_samples, or take --front_end=beats.",
+            )
     stray = {record["subject_id"] for record in records} - subjects
     if stray:
         raise DatasetError(
@@ -182,6 +208,12 @@ def stack(records: list[dict]) -> Nights:
     """Nights from records as `schema.NIGHT_FIELDS` describes them. Takes the arrays out of them."""
     shown = [teacher_inputs(record["tachogram"], record["hrv"]) for record in records]
     windows = np.array([len(record["label"]) for record in records])
+    summaries = {
+        f"summary_{scope}": np.concatenate(
+            [summary(record, record["bcg_missing"], scope) for record in records]
+        )
+        for scope in SCOPES
+    }
 
     def joined(name: str) -> NDArray:
         """One after the other, each let go once it is copied: BCG is the bulk of memory."""
@@ -205,6 +237,8 @@ def stack(records: list[dict]) -> Nights:
         tachogram_valid=np.concatenate([valid for _, valid, _ in shown]),
         hrv=np.concatenate([hrv for _, _, hrv in shown]),
         rr_missing=joined("rr_missing"),
+        **summaries,
+        **{name: joined(name) for name in ("jj", "beat_confidence", "breath", "movement")},
         bcg=joined("bcg") if "bcg" in records[0] else None,
         bcg_scale=np.repeat([np.float32(record["bcg_scale"]) for record in records], windows),
         bcg_missing=joined("bcg_missing"),
@@ -235,29 +269,3 @@ def _digest(*arrays: NDArray) -> str:
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def teacher_inputs(tachogram: NDArray, hrv: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Tachogram, its validity, and HRV, scaled by the night itself: a slow heart is no stage.
-
-    Args:
-      tachogram, hrv: of a night's record; see `schema.NIGHT_FIELDS`.
-
-    Returns:
-      The columns `tachogram`, `tachogram_valid` and `hrv` of `Nights`.
-    """
-    tachogram, hrv = np.asarray(tachogram), np.asarray(hrv)
-    valid = np.isfinite(tachogram)
-    median = float(np.median(tachogram[valid])) if valid.any() else 1.0
-    relative = np.where(valid, (tachogram / median - 1.0) * 10.0, 0.0)
-    there = np.isfinite(hrv)
-    count = np.maximum(there.sum(0), 1)
-    mean = np.where(there, hrv, 0.0).sum(0) / count
-    sd = np.sqrt(np.where(there, (hrv - mean) ** 2, 0.0).sum(0) / count)
-    z = np.where(there, (hrv - mean) / np.maximum(sd, 1e-6), 0.0)
-    baseline = np.full((len(hrv), 1), (median - 0.95) * 5.0)
-    return (
-        np.clip(relative, -10.0, 10.0).astype(np.float32),
-        valid,
-        np.concatenate([np.clip(z, -5.0, 5.0), baseline], axis=1).astype(np.float32),
-    )

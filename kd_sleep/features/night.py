@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from kd_sleep.config import DatasetConfig
 from kd_sleep.errors import RecordingError
 from kd_sleep.features import rr
 from kd_sleep.features.bcg import NoHeartbeatBand, flat, prepared
+from kd_sleep.features.series import bcg_series
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.recordings.recording import Recording
 from kd_sleep.recordings.shhs import SIMULATOR, NightFiles, bcg_file, read_recording
@@ -240,18 +242,19 @@ def _bcg_fields(
         **dict.fromkeys(("clock_residual", "clock_confidence"), np.float32(np.nan)),
     }
     if config.bcg_source == "none":
-        nothing = np.zeros((windows, schema.BCG_SAMPLES), np.int16)
+        series = bcg_series(np.empty(0), windows).fields()
+        nothing = np.zeros((0, schema.BCG_SAMPLES), np.int16)
         return clock | {
+            **series,
             "bcg": nothing,
             "bcg_scale": np.float32(1.0),
-            "bcg_digest": _digest(nothing, 1.0),
+            "bcg_digest": _digest(nothing, 1.0, series),
             "bcg_missing": np.ones(windows, np.float32),
             "bcg_snr_db": np.full(windows, np.nan, np.float32),
         }
     if config.bcg_source == "simulated":
-        return clock | _sampled(
-            files, _simulated_bcg(recording, beats, normal, config.simulated_sensor), windows
-        )
+        made = _simulated_bcg(recording, beats, normal, config.simulated_sensor)
+        return clock | _sampled(files, made, windows, config)
     bcg, found = aligned_bcg(files, config, recording, beats)
     values = alignment.to_true_clock(
         bcg.signal.values, bcg.signal.rate_hz, found, schema.BCG_HZ, recording.duration_s
@@ -262,7 +265,7 @@ def _bcg_fields(
         "clock_drift": np.float32(found.drift),
         "clock_residual": np.float32(found.residual_s),
         "clock_confidence": np.float32(found.confidence),
-        **_sampled(files, values, windows),
+        **_sampled(files, values, windows, config),
     }
 
 
@@ -276,8 +279,10 @@ def _by_window(times_s: NDArray, values: NDArray, windows: int) -> NDArray[np.fl
     return track.astype(np.float32)
 
 
-def _sampled(files: NightFiles, bcg: NDArray, windows: int) -> dict[str, Any]:
-    """The BCG's samples, scale and quality, from a BCG at 50 Hz on the ECG's clock."""
+def _sampled(
+    files: NightFiles, bcg: NDArray, windows: int, config: DatasetConfig
+) -> dict[str, Any]:
+    """The BCG's series, samples, scale and quality, from a BCG at 50 Hz on the ECG's clock."""
     try:
         ready = prepared(bcg, windows)
     except NoHeartbeatBand as error:
@@ -285,10 +290,12 @@ def _sampled(files: NightFiles, bcg: NDArray, windows: int) -> dict[str, Any]:
     values_NS = ready.values_NS
     scale = max(float(np.abs(values_NS).max()), 1.0) / 32767.0
     counts = np.rint(values_NS / scale).astype(np.int16)
+    series = bcg_series(bcg, windows).fields()
     return {
-        "bcg": counts,
+        **series,
+        "bcg": counts if config.bcg_samples else counts[:0],
         "bcg_scale": np.float32(scale),
-        "bcg_digest": _digest(counts, scale),
+        "bcg_digest": _digest(counts, scale, series),
         "bcg_missing": ready.missing_N.astype(np.float32),
         "bcg_snr_db": np.where(
             ready.usable_N, quality.snr_db(values_NS, schema.BCG_HZ), np.nan
@@ -296,5 +303,8 @@ def _sampled(files: NightFiles, bcg: NDArray, windows: int) -> dict[str, Any]:
     }
 
 
-def _digest(counts: NDArray[np.int16], scale: float) -> str:
-    return hashlib.sha256(counts.tobytes() + np.float32(scale).tobytes()).hexdigest()
+def _digest(counts: NDArray[np.int16], scale: float, series: Mapping[str, NDArray]) -> str:
+    digest = hashlib.sha256(counts.tobytes() + np.float32(scale).tobytes())
+    for array in series.values():
+        digest.update(array.tobytes())
+    return digest.hexdigest()

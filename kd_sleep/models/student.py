@@ -10,42 +10,109 @@ import jax
 import jax.numpy as jnp
 
 from kd_sleep.config import StudentConfig
+from kd_sleep.features.inputs import FEATURES, JJ_LEVEL, MOVEMENT_LEVEL
 from kd_sleep.models.frontends import FRONT_ENDS
 from kd_sleep.models.sequence import Context
-from kd_sleep.schema import TACHOGRAM_SAMPLES
+from kd_sleep.models.series_network import SeriesNetwork, SignalStage
+from kd_sleep.schema import SERIES_SAMPLES
 from kd_sleep.stages import NUM_STAGES
 
-COLUMNS = ("bcg", "bcg_scale")  # of a batch, that the student is shown
+SERIES = ("jj", "beat_confidence", "breath", "movement")
+BEATS = "beats"  # the front end that reads series
+
+
+def columns(config: StudentConfig) -> tuple[str, ...]:
+    """Of a batch, that a student is shown: see `datasets.nights.Nights`."""
+    if config.front_end == BEATS:
+        return (*SERIES, f"summary_{scope(config)}")
+    return ("bcg", "bcg_scale")
+
+
+def scope(config: StudentConfig) -> str:
+    """Which windows a window's references come from: of `features.inputs.SCOPES`."""
+    if config.context_windows == 0:
+        return "window"
+    return "past" if config.causal else "night"
 
 
 class Student(nn.Module):
-    """bcg_BLS -> logits_BLK, int16 counts with a scale per window.
+    """A BCG's series, or its samples -> logits_BLK.
 
     With `context_windows` = 0 a window's logits depend on its own 30 s alone, and with `causal` on
     nothing that comes after it. Computes in `dtype`; parameters and logits are float32.
 
-    With `hint`, training also sows `tachogram` [B, L, T] into the collection "sown": the ECG's
-    resampled tachogram as the encoder of a window regresses it. At use `embedding` [B, L, C] is
-    sown there, what the logits are read from, for the SQI (`models.quality`).
+    With a signal stage, `sown` holds `tachogram_mean` and `tachogram_log_scale` [B, L, T]: the
+    ECG's tachogram as the stage regresses it, in tenths of the window's reference interval. At use
+    `embedding` [B, L, C] is sown, too: what the logits are read from.
     """
 
     config: StudentConfig
     dtype: Any = jnp.float32
-    hint: bool = False
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool = False) -> jax.Array:
+        read = self._series if self.config.front_end == BEATS else self._samples
+        logits_BLK, embedding_BLC = read(batch, train)
+        if not train:
+            self.sow("sown", "embedding", embedding_BLC)
+        return logits_BLK
+
+    def _series(
+        self, batch: Mapping[str, jax.Array], train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        config, valid_BL = self.config, batch["valid_BL"]
+        summary = batch[f"summary_{scope(config)}"]
+        series_BLTC = series_channels(batch, summary)
+        features_BLF = summary[..., FEATURES]
+        if not config.time_of_night:
+            features_BLF = features_BLF[..., :-1]
+        if config.signal_width:
+            mean, log_scale = SignalStage(
+                config.signal_width,
+                alone=config.context_windows == 0,
+                causal=config.causal,
+                dtype=self.dtype,
+                name="signal",
+            )(series_BLTC, valid_BL.astype(jnp.float32))
+            mean = series_BLTC[..., 0] + mean
+            self.sow("sown", "tachogram_mean", mean)
+            self.sow("sown", "tachogram_log_scale", log_scale)
+            regressed = jnp.stack([mean, log_scale], axis=-1)
+            series_BLTC = jnp.concatenate([series_BLTC, regressed], axis=-1)
+        network = SeriesNetwork(
+            config.width,
+            config.context_windows,
+            config.dropout,
+            config.causal,
+            self.dtype,
+            name="network",
+        )
+        return network(series_BLTC, features_BLF, valid_BL, train=train)
+
+    def _samples(
+        self, batch: Mapping[str, jax.Array], train: bool
+    ) -> tuple[jax.Array, jax.Array]:
         width, valid_BL = self.config.width, batch["valid_BL"]
         bcg = batch["bcg"].astype(jnp.float32) * batch["bcg_scale"][..., None]
         x = FRONT_ENDS[self.config.front_end](width, self.dtype)(bcg.reshape(-1, bcg.shape[-1]))
         x = x.reshape(*valid_BL.shape, -1)
-        if self.hint and (train or self.is_initializing()):
-            hidden = nn.relu(nn.Dense(width, dtype=self.dtype, name="hint_hidden")(x))
-            regressed = nn.Dense(TACHOGRAM_SAMPLES, name="hint")(hidden.astype(jnp.float32))
-            self.sow("sown", "tachogram", regressed)
         x = nn.Dropout(self.config.dropout, deterministic=not train)(x)
         context = Context(width, self.config.context_windows, self.dtype, self.config.causal)
         x = context(x, valid_BL).astype(jnp.float32)
-        if not train:
-            self.sow("sown", "embedding", x)
-        return nn.Dense(NUM_STAGES)(x)
+        return nn.Dense(NUM_STAGES)(x), x
+
+
+def series_channels(batch: Mapping[str, jax.Array], summary: jax.Array) -> jax.Array:
+    """[B, L, T, 5]: JJ relative to its reference in tenths, whether it is there, the beats'
+    confidence, breath, movement relative to its reference. The first two are the teacher's.
+    """
+    jj = batch["jj"].astype(jnp.float32)
+    there = jnp.isfinite(jj)
+    level = summary[..., JJ_LEVEL, None]
+    relative = jnp.clip(jnp.where(there, (jj / level - 1.0) * 10.0, 0.0), -10.0, 10.0)
+    movement = batch["movement"].astype(jnp.float32) - summary[..., MOVEMENT_LEVEL, None]
+    movement = jnp.repeat(movement, SERIES_SAMPLES // movement.shape[-1], axis=-1)
+    breath = batch["breath"].astype(jnp.float32)
+    known = [jnp.where(jnp.isfinite(x), x, 0.0) for x in (breath, movement)]
+    confidence = batch["beat_confidence"].astype(jnp.float32)
+    return jnp.stack([relative, there.astype(jnp.float32), confidence, *known], axis=-1)

@@ -44,9 +44,8 @@ from kd_sleep.training.steps import (
 )
 
 TEACHER_COLUMNS = (*teacher_model.COLUMNS, "rr_missing")
-STUDENT_COLUMNS = (*student_model.COLUMNS, "bcg_missing", "rr_missing")
+SIGNAL_COLUMNS = ("tachogram", "tachogram_valid", "hrv")  # what the signal stage is taught from
 _SNR_PERCENTILES = {"p01": 1, "p50": 50, "p99": 99}
-HINT_COLUMNS = ("tachogram", "tachogram_valid")
 
 
 def train_teacher(
@@ -206,8 +205,8 @@ class Material:
             shown = shown.select(rows)
         nights = shown.nights
         columns = {"teacher_logits": shown.teacher_logits}
-        if distill.hint_weight:
-            columns |= nights.columns(HINT_COLUMNS)
+        if distill.signal_weight:
+            columns |= nights.columns(SIGNAL_COLUMNS)
         return Lesson(
             nights,
             self.validation,
@@ -237,11 +236,28 @@ def _snr_db(nights: Nights) -> dict[str, float] | None:
     return {name: round(float(np.percentile(known, p)), 2) for name, p in _SNR_PERCENTILES.items()}
 
 
-def read_material(data_dir: Path, teachers: Sequence[Path], execution: ExecutionConfig) -> Material:
-    """Reads training and validation nights, and the teachers' soft labels of the former."""
-    on_disk = execution.dataset_in == "disk"
-    nights = read_split(data_dir, "train", bcg=not on_disk)
-    validation = read_split(data_dir, "validation")
+def reads_samples(model: StudentConfig) -> bool:
+    """Whether a student reads the BCG's samples, and not its series."""
+    return "bcg" in student_model.columns(model)
+
+
+def read_material(
+    data_dir: Path,
+    teachers: Sequence[Path],
+    execution: ExecutionConfig,
+    samples: bool,
+) -> Material:
+    """Reads training and validation nights, and the teachers' soft labels of the former.
+
+    Args:
+      data_dir: folder of the dataset.
+      teachers: work folders.
+      execution: whether samples stay on disk.
+      samples: whether the students read the BCG's samples.
+    """
+    on_disk = samples and execution.dataset_in == "disk"
+    nights = read_split(data_dir, "train", samples=samples and not on_disk)
+    validation = read_split(data_dir, "validation", samples=samples)
     names, logits = [], []
     for teacher in teachers:
         _, _, name = load_teacher(teacher, nights)
@@ -288,7 +304,8 @@ def train_student(
     With alpha = 1 the teachers have no say. Several teachers are mixed, each with the same weight.
     """
     execution = execution or ExecutionConfig()
-    lesson = read_material(data_dir, teachers, execution).lesson(distill)
+    material = read_material(data_dir, teachers, execution, reads_samples(model))
+    lesson = material.lesson(distill)
     settings = student_settings(
         lesson.settings, model, distill, train, augmentation or AugmentConfig()
     )
@@ -312,16 +329,20 @@ def student_settings(
     }
 
 
+def student_columns(model: StudentConfig) -> tuple[str, ...]:
+    """Fields of `Nights` that a student and its loss read."""
+    return (*student_model.columns(model), "bcg_missing", "rr_missing")
+
+
 def student_run(settings: dict[str, Any], stage_weights: NDArray | None = None) -> Run:
     """The run that these settings describe."""
+    model = from_dict(StudentConfig, settings["model"])
     distill = from_dict(DistillConfig, settings["distill"])
     train = from_dict(TrainConfig, settings["train"])
     return Run(
         kind="student",
-        module=Student(
-            from_dict(StudentConfig, settings["model"]), dtype_of(train), distill.hint_weight > 0
-        ),
-        columns=STUDENT_COLUMNS,
+        module=Student(model, dtype_of(train)),
+        columns=student_columns(model),
         objective=distillation_objective(distill, stage_weights),
         train=train,
         settings=settings,

@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from kd_sleep.config import AugmentConfig, DistillConfig, TrainConfig
 from kd_sleep.datasets.batches import Sequences, gather, masked, windows_of
+from kd_sleep.features.inputs import JJ_LEVEL, TYPICAL_S
 from kd_sleep.losses import Direction, cross_entropy, distillation_loss, weighted_mean
 from kd_sleep.training.augment import augment
 from kd_sleep.training.mesh import AXIS, by_members, cut, whole
@@ -376,25 +377,45 @@ def distillation_objective(
             "labelled_share": jnp.sum(batch["seen"] * (batch["label"] >= 0))
             / jnp.maximum(batch["seen_total"], 1.0),
         }
-        if config.hint_weight:
-            hint = hint_loss(sown["tachogram"][0], batch)
-            value += config.hint_weight * hint
-            scalars["hint"] = hint
+        if config.signal_weight and "tachogram_mean" in sown:
+            signal = signal_loss(
+                sown["tachogram_mean"][0], sown["tachogram_log_scale"][0], batch, jj_level(batch)
+            )
+            value += config.signal_weight * signal
+            scalars["signal"] = signal
         return value, scalars
 
     return Objective(weigh, loss)
 
 
-def hint_loss(prediction_BLT: jax.Array, batch: Batch) -> jax.Array:
-    """Mean squared error of the tachogram regressed from BCG, over its valid samples.
+def signal_loss(
+    mean_BLT: jax.Array, log_scale_BLT: jax.Array, batch: Batch, level_BL: jax.Array
+) -> jax.Array:
+    """How well the ECG's tachogram is regressed from the BCG, where the ECG has one.
 
-    FitNets (Romero et al. 2015, https://arxiv.org/abs/1412.6550) with a hint that means something:
-    the teacher's own input in place of a hidden layer of it.
+        |tachogram - mean| / scale + log(scale)        tenths of the level; a Laplace density
+
+    An error in the middle costs less than under a Gaussian: a missed beat is an outlier.
+
+    Args:
+      mean_BLT, log_scale_BLT: of the density.
+      batch: with the teacher's columns.
+      level_BL: s, the reference interval that the student reads by.
     """
     valid = batch["tachogram_valid"]
-    error = jnp.where(valid, prediction_BLT - batch["tachogram"], 0.0) ** 2
-    per_window = jnp.sum(error, -1) / jnp.maximum(jnp.sum(valid, -1), 1)
+    # The teacher's tachogram is relative to the night's median NN, which its last feature tells.
+    night_s = batch["hrv"][..., -1:] / 5.0 + TYPICAL_S
+    target_s = (1.0 + batch["tachogram"] / 10.0) * night_s
+    target = jnp.clip((target_s / level_BL[..., None] - 1.0) * 10.0, -10.0, 10.0)
+    nll = jnp.abs(target - mean_BLT) * jnp.exp(-log_scale_BLT) + log_scale_BLT
+    per_window = jnp.sum(jnp.where(valid, nll, 0.0), -1) / jnp.maximum(jnp.sum(valid, -1), 1)
     return weighted_mean(per_window, batch["kl_weights"], batch["kl_weights_total"])
+
+
+def jj_level(batch: Batch) -> jax.Array:
+    """[B, L] s, the reference interval of a student's batch, whatever its scope."""
+    (summary,) = (batch[name] for name in batch if name.startswith("summary_"))
+    return summary[..., JJ_LEVEL]
 
 
 def loss_settings(config: DistillConfig) -> Scalars:

@@ -37,6 +37,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(schema.SCHEMA_VERSION)
     RELEASE_NOTES = {  # noqa: RUF012 - TFDS reads it so
+        "1.3.0": "Beats, breath and movement of the BCG as series; samples may be left out.",
         "1.2.0": "ECG quality, the BCG's clock and RJ delay, the simulator; BCG may be none.",
         "1.1.0": "Every night carries a digest of its BCG.",
         "1.0.0": "First release.",
@@ -88,7 +89,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         def feature(field: schema.Field):
             if field.dtype is str:
                 return tfds.features.Text(doc=field.text)
-            shape = tuple(None if size == "N" else size for size in field.shape)
+            shape = tuple(None if size in ("N", "M") else size for size in field.shape)
             encoding = tfds.features.Encoding.BYTES if shape else tfds.features.Encoding.NONE
             return tfds.features.Tensor(
                 shape=shape,

@@ -1,0 +1,105 @@
+"""The network that teacher and student share: series at 4 Hz and features per window, to stages.
+
+A strided 1-D CNN reads each window's 30 s; its embedding joins the window's features; dilated
+shifts over windows add context.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_sleep.models.sequence import Context, Norm, Shift, pool
+from kd_sleep.schema import SERIES_HZ, SERIES_SAMPLES
+from kd_sleep.stages import NUM_STAGES
+
+REACHES = (1, 2, 4, 8, 16, 32)  # s, of the signal stage: it sees 63 s before and after
+SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE = -5.0, 3.0  # of 0.1 NN: 0.7 ms, and more than any interval
+
+
+class StridedConv(nn.Module):
+    """A 1-D convolution, [N, T, C] -> [N, T / stride, width], as one matrix product on patches.
+
+    A sweep maps it over members, where gradients of `nn.Conv` are up to 70 times slower on a CPU.
+    """
+
+    width: int
+    size: int
+    stride: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_NTC: jax.Array) -> jax.Array:
+        samples = x_NTC.shape[1]
+        side = self.size // 2
+        padded = jnp.pad(x_NTC, ((0, 0), (side, side), (0, 0)))
+        taps = [padded[:, k : k + samples : self.stride] for k in range(self.size)]
+        return nn.Dense(self.width, dtype=self.dtype)(jnp.concatenate(taps, axis=-1))
+
+
+class SeriesNetwork(nn.Module):
+    """series [B, L, T, C] and features [B, L, F] -> logits_BLK and the embedding_BLC they read.
+
+    Computes in `dtype`; parameters, logits and embedding are float32.
+    """
+
+    width: int
+    context_windows: int
+    dropout: float
+    causal: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, series_BLTC: jax.Array, features_BLF: jax.Array, valid_BL: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        x = series_BLTC.reshape(-1, *series_BLTC.shape[2:])
+        for size, stride in ((9, 2), (5, 2), (5, 2)):
+            x = nn.relu(StridedConv(self.width, size, stride, self.dtype)(x))
+        x = Norm(dtype=self.dtype)(pool(x)).reshape(*valid_BL.shape, -1)
+        x = jnp.concatenate([x, features_BLF], axis=-1)
+        x = nn.Dense(self.width, dtype=self.dtype)(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Context(self.width, self.context_windows, self.dtype, self.causal)(x, valid_BL)
+        embedding_BLC = x.astype(jnp.float32)
+        return nn.Dense(NUM_STAGES)(embedding_BLC), embedding_BLC
+
+
+class SignalStage(nn.Module):
+    """The ECG's tachogram as the BCG's series tell it: mean and log scale of a Laplace density.
+
+    series [B, L, T, C] -> mean_BLT and log_scale_BLT, both in tenths of the reference interval.
+    Dilated shifts over seconds; with `alone` every window is told from its own 30 s, and with
+    `causal` from the past.
+    """
+
+    width: int
+    alone: bool = False
+    causal: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, series_BLTC: jax.Array, valid_BL: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        batch, length, samples, channels = series_BLTC.shape
+        per_s = round(SERIES_HZ)
+        x = series_BLTC * valid_BL[..., None, None]
+        # A second's samples are channels: a quarter of the places.
+        x = x.reshape(batch * length if self.alone else batch, -1, per_s * channels)
+        there = jnp.repeat(valid_BL, samples // per_s, axis=-1).reshape(*x.shape[:2], 1)
+        x = nn.Dense(self.width, dtype=self.dtype)(x)
+        for reach in REACHES if not self.alone else REACHES[:4]:
+            y = Norm(dtype=self.dtype)(x) * there
+            y = nn.relu(Shift(self.width, reach, self.dtype, self.causal)(y))
+            x = x + nn.Dense(self.width, dtype=self.dtype)(y)
+        out = nn.Dense(2 * per_s, kernel_init=nn.initializers.zeros_init())(
+            Norm(dtype=self.dtype)(x).astype(jnp.float32)
+        )
+        mean, log_scale = jnp.split(out.reshape(batch, length, -1, 2 * per_s), 2, axis=-1)
+        shape = (batch, length, SERIES_SAMPLES)
+        log_scale = jnp.clip(log_scale, SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE)
+        return mean.reshape(shape), log_scale.reshape(shape)
