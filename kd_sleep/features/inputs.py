@@ -50,9 +50,7 @@ def teacher_inputs(tachogram: NDArray, hrv: NDArray) -> tuple[NDArray, NDArray, 
     )
 
 
-def summary(
-    series: Mapping[str, NDArray], missing_N: NDArray, scope: str
-) -> NDArray[np.float32]:
+def summary(series: Mapping[str, NDArray], missing_N: NDArray, scope: str) -> NDArray[np.float32]:
     """[N, len(SUMMARY)] what a student is told of each window beside its series.
 
     Args:
@@ -105,7 +103,9 @@ def _median_by_window(values_NT: NDArray) -> NDArray[np.float64]:
     count = np.isfinite(ordered).sum(1)
     middle = np.maximum(count - 1, 0) // 2
     rows = np.arange(len(ordered))
-    return 0.5 * (ordered[rows, middle] + ordered[rows, np.minimum(count // 2, len(ordered[0]) - 1)])
+    return 0.5 * (
+        ordered[rows, middle] + ordered[rows, np.minimum(count // 2, len(ordered[0]) - 1)]
+    )
 
 
 def _running_median(values: NDArray) -> NDArray[np.float64]:

@@ -32,10 +32,30 @@ class Context(nn.Module):
         mask = valid_BL[..., None].astype(x_BLC.dtype)
         for layer in range((self.context_windows + 1).bit_length() - 1):
             y = Norm(dtype=self.dtype)(x_BLC) * mask
-            y = nn.relu(Shift(self.width, 2**layer, self.dtype, self.causal)(y))
+            y = nn.relu(Dilated(self.width, 2**layer, self.dtype, self.causal)(y))
             zeros = nn.initializers.zeros_init()
             x_BLC = x_BLC + nn.Dense(self.width, dtype=self.dtype, kernel_init=zeros)(y)
         return Norm(dtype=self.dtype)(x_BLC)
+
+
+class Dilated(nn.Module):
+    """A dilated convolution of width 3, [N, F, C] -> [N, F, width], as one matrix product.
+
+    Each place sees itself and the places `reach` before and after; a `causal` one those before.
+    """
+
+    width: int
+    reach: int = 1
+    dtype: Any = jnp.float32
+    causal: bool = False
+
+    @nn.compact
+    def __call__(self, x_NFC: jax.Array) -> jax.Array:
+        places, reach = x_NFC.shape[1], self.reach
+        before = (2 if self.causal else 1) * reach
+        padded = jnp.pad(x_NFC, ((0, 0), (before, 2 * reach - before), (0, 0)))
+        taps = [padded[:, k * reach : k * reach + places] for k in range(3)]
+        return nn.Dense(self.width, dtype=self.dtype)(jnp.concatenate(taps, axis=-1))
 
 
 class Shift(nn.Module):

@@ -82,9 +82,7 @@ class SignalStage(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, series_BLTC: jax.Array, valid_BL: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, series_BLTC: jax.Array, valid_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
         batch, length, samples, channels = series_BLTC.shape
         per_s = round(SERIES_HZ)
         x = series_BLTC * valid_BL[..., None, None]

@@ -57,9 +57,7 @@ class Student(nn.Module):
             self.sow("sown", "embedding", embedding_BLC)
         return logits_BLK
 
-    def _series(
-        self, batch: Mapping[str, jax.Array], train: bool
-    ) -> tuple[jax.Array, jax.Array]:
+    def _series(self, batch: Mapping[str, jax.Array], train: bool) -> tuple[jax.Array, jax.Array]:
         config, valid_BL = self.config, batch["valid_BL"]
         summary = batch[f"summary_{scope(config)}"]
         series_BLTC = series_channels(batch, summary)
@@ -89,9 +87,7 @@ class Student(nn.Module):
         )
         return network(series_BLTC, features_BLF, valid_BL, train=train)
 
-    def _samples(
-        self, batch: Mapping[str, jax.Array], train: bool
-    ) -> tuple[jax.Array, jax.Array]:
+    def _samples(self, batch: Mapping[str, jax.Array], train: bool) -> tuple[jax.Array, jax.Array]:
         width, valid_BL = self.config.width, batch["valid_BL"]
         bcg = batch["bcg"].astype(jnp.float32) * batch["bcg_scale"][..., None]
         x = FRONT_ENDS[self.config.front_end](width, self.dtype)(bcg.reshape(-1, bcg.shape[-1]))
