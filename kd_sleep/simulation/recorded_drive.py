@@ -38,7 +38,7 @@ QRS_SIDE_S = 0.1  # before and after R
 REST_S = 600.0  # that a level at rest is over: several movements long, shorter than a posture
 REST_STEP_S = 5.0
 EDGE_S = 2.0  # around dead samples and at the night's ends, where filters ring
-SHORTEST_S = 1.0  # of a movement, and of the rest between two
+REST_BETWEEN_S = 1.0  # two movements; less, and they are one
 STRONGEST = 50.0  # as the simulator's own, in heartbeat amplitudes
 
 
@@ -153,14 +153,12 @@ def _rise(
       signal: the channel.
       size: of its R peaks or breaths, in the channel's unit.
       samples: of the night on DRIVE_HZ.
-      leave_out: indices of the channel's samples that do not count.
+      leave_out: indices of the channel's samples to bridge.
     """
     dead = dead_samples(signal.values, signal.rate_hz)
-    left_out = np.zeros(len(dead), bool)
-    left_out[leave_out] = True
-    values = bridged(np.where(dead | left_out, np.nan, signal.values))[0] / size
-    power = bandpass(values, signal.rate_hz, *trace.band_hz) ** 2
-    power[left_out] = np.nan
+    values = np.where(dead, np.nan, signal.values / size)
+    values[leave_out] = np.nan
+    power = bandpass(bridged(values)[0], signal.rate_hz, *trace.band_hz) ** 2
     power = _on_drive(power, signal.rate_hz, samples)
     rms = np.sqrt(ndimage.uniform_filter1d(power, round(trace.span_s * DRIVE_HZ)).clip(0.0))
     near = np.ones(2 * round(EDGE_S * DRIVE_HZ) + 1)
@@ -190,10 +188,9 @@ def _movement(rises: list[_Rise]) -> NDArray[np.float64]:
     low = np.stack([rise.low for rise in rises])
     high = np.any([rise.high for rise in rises], axis=0)
     strengths = np.stack([rise.strength for rise in rises])
-    least = np.ones(round(SHORTEST_S * DRIVE_HZ))
-    number, runs = ndimage.label(ndimage.binary_closing(low.any(0), least))
+    whole = ndimage.binary_closing(low.any(0), np.ones(round(REST_BETWEEN_S * DRIVE_HZ)))
+    number, runs = ndimage.label(whole)
     real = np.bincount(number[high], minlength=runs + 1) > 0
-    real &= np.bincount(number, minlength=runs + 1) >= len(least)
     real[0] = False
     rising = np.where(low.any(0), low.sum(0), np.nan)
     strength = bridged(np.where(low, strengths, 0.0).sum(0) / rising)[0]
