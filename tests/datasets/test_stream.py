@@ -62,7 +62,7 @@ def assert_streams_as_memory(data_dir, full, bare, first, steps, batch_size=4):
 @pytest.mark.parametrize("pool", [2, 3, 256])
 @pytest.mark.parametrize("first", [0, 17, 45])
 def test_batches_from_disk_equal_those_from_memory(monkeypatch, data_dir, full, bare, pool, first):
-    """From the start and from a later step, over the end of a pass (some 30 batches) and the next."""
+    """From the start and from a later step, over the ends of passes (some 30 batches)."""
     monkeypatch.setattr(Crops, "POOL_NIGHTS", pool)
     assert crops_of(full).before(1) % 4  # a batch lies in two passes
     assert_streams_as_memory(data_dir, full, bare, first, 45)
