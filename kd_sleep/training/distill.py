@@ -107,6 +107,11 @@ def _fold_dirs(workdir: Path, folds: int) -> list[Path]:
     return [workdir / "folds" / f"{folds}" / f"{fold}" for fold in range(folds)]
 
 
+def _folds_of_teacher(workdir: Path) -> int:
+    """How many folds label its training nights; teachers of before say nothing and have none."""
+    return settings_of(workdir, "teacher").get("folds", 0)
+
+
 def _by_night(of_folds: Sequence[str], nights: Nights) -> list[str]:
     """[R] fingerprint of the teacher of each night's fold; empty without folds."""
     if not of_folds:
@@ -283,19 +288,18 @@ def read_material(data_dir: Path, teachers: Sequence[Path], execution: Execution
     on_disk = execution.dataset_in == "disk"
     nights = read_split(data_dir, "train", bcg=not on_disk)
     validation = read_split(data_dir, "validation")
-    names, folds, logits = [], [], []
+    names, logits = [], []
     for teacher in teachers:
         _, _, name = load_teacher(teacher, nights)
         names.append(name)
-        folds.append(settings_of(teacher, "teacher").get("folds", 0))  # teachers of before had none
-        of_folds = [load_teacher(path, nights)[2] for path in _fold_dirs(teacher, folds[-1])]
-        by = _by_night(of_folds, nights)
+        fold_dirs = _fold_dirs(teacher, _folds_of_teacher(teacher))
+        by = _by_night([load_teacher(path, nights)[2] for path in fold_dirs], nights)
         logits.append(soft_labels.load(teacher / "soft_labels", "train", name, nights, by))
     return Material(
         nights,
         validation,
         "+".join(names),
-        folds,
+        [_folds_of_teacher(teacher) for teacher in teachers],
         np.stack(logits, axis=1),
         (nights.digest(), validation.digest()),
         data_dir,

@@ -152,7 +152,7 @@ def test_stale_soft_labels_of_folds_are_refused_by_name(data_dir, folded, nights
     def refused(changed, word):
         path.write_text(json.dumps(changed))
         with pytest.raises(TrainingError, match=word):
-            distill.read_material(data_dir, [teacher], distill.ExecutionConfig())
+            distil(data_dir, teacher, tmp_path / "other")
 
     refused(index | {"folds": 3}, "soft labels of 3 folds, expected 2")
     refused({k: v for k, v in index.items() if k != "folds"}, "soft labels of 0 folds, expected 2")
