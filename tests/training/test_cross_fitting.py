@@ -38,7 +38,7 @@ def labels_of(workdir, nights):
 
 @pytest.fixture(scope="module")
 def nights(data_dir):
-    return read_split(data_dir, "train", bcg=False)
+    return read_split(data_dir, "train")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_with_folds_a_subjects_stages_have_no_say_in_its_own_soft_labels(
 def test_each_night_is_labelled_by_its_folds_teacher_and_other_splits_by_the_teacher(
     data_dir, folded, teacher_dir, nights
 ):
-    validation = read_split(data_dir, "validation", bcg=False)
+    validation = read_split(data_dir, "validation")
     _, _, name = distill.load_teacher(folded, nights)
     assert name == distill.load_teacher(teacher_dir, nights)[2]
     for split in ("validation", "test"):
