@@ -43,7 +43,7 @@ def write_kept_share(
     params: Any,
     columns: tuple[str, ...],
     validation: Nights,
-    teachers: Sequence[Path],
+    teacher_log_probs_WK: NDArray,
     teacher: str,
 ) -> KeptShare:
     """Fits a trained student's SQI and writes `sqi.json` in its folder.
@@ -52,21 +52,17 @@ def write_kept_share(
       workdir: the student's.
       module, params, columns: the student, its parameters, and the columns of `Nights` it reads.
       validation: nights.
-      teachers: work folders of the student's teachers.
-      teacher: their fingerprints, joined by "+".
+      teacher_log_probs_WK: as `teacher_on`.
+      teacher: fingerprints of the student's teachers, joined by "+".
 
     Raises:
-      TrainingError: no soft labels of these teachers for these nights; nothing to fit on.
+      TrainingError: as `fit_kept_share`.
     """
-    labels = [
-        soft_labels.load(folder / "soft_labels", "validation", name, validation)
-        for folder, name in zip(teachers, teacher.split("+"), strict=True)
-    ]
     logits_WK = np.concatenate(predict(module, params, validation, columns))
     fitted = fit_kept_share(
         validation,
         logits_WK,
-        mixed_log_probs(np.stack(labels)),
+        teacher_log_probs_WK,
         log_scales(module, params, columns, validation),
         student=soft_labels.fingerprint(params),
         teacher=teacher,
@@ -209,9 +205,7 @@ def logistic_regression(
     return found.x[:-1], float(found.x[-1])
 
 
-def features_of(
-    nights: Nights, log_probs_WK: NDArray, log_scale_W: NDArray
-) -> NDArray[np.float64]:
+def features_of(nights: Nights, log_probs_WK: NDArray, log_scale_W: NDArray) -> NDArray[np.float64]:
     """[W, F] `window_features` of all windows of a split."""
     return window_features(
         log_probs_WK,
@@ -248,10 +242,22 @@ def seen_weights(nights: Nights) -> NDArray[np.float64]:
     return np.where(nights.bcg_missing < MOST_MISSING, weight_W, 0.0).astype(np.float64)
 
 
-def mixed_log_probs(teacher_logits_MWK: NDArray) -> NDArray[np.float64]:
-    """[W, K] log of the mean of M teachers' probabilities."""
-    log_probs = log_softmax(teacher_logits_MWK.astype(np.float64), -1)
-    return logsumexp(log_probs, axis=0) - np.log(len(log_probs))
+def teacher_on(validation: Nights, teachers: Sequence[Path], teacher: str) -> NDArray[np.float64]:
+    """[W, K] log of the mean of the teachers' probabilities, from their soft labels.
+
+    Args:
+      validation: nights.
+      teachers: work folders.
+      teacher: their fingerprints, joined by "+".
+
+    Raises:
+      TrainingError: no soft labels of these teachers for these nights.
+    """
+    log_probs = [
+        log_softmax(soft_labels.load(folder / "soft_labels", "validation", name, validation), -1)
+        for folder, name in zip(teachers, teacher.split("+"), strict=True)
+    ]
+    return logsumexp(np.asarray(log_probs, np.float64), axis=0) - np.log(len(log_probs))
 
 
 def gap_bits(teacher_logits_NK: NDArray, student_logits_NK: NDArray) -> NDArray[np.float64]:
