@@ -247,6 +247,7 @@ def sqi_of(nights, systems):
     quiet = rng.normal(0, 1, len(kept)) - (labels == 0)
     found = {
         "learned": learned,
+        "best_feature": quiet + 0.3 * kept,
         "signal": quiet + 0.6 * kept,
         "max_probability": student.max(-1),
         "entropy": np.sum(student * np.log(student + 1e-12), -1),
@@ -264,18 +265,25 @@ def sqi_of(nights, systems):
                 "coverage": curve.coverage[at].tolist(),
                 "risk": curve.risk[at].tolist(),
             }
-    windows = selective.JudgedWindows(losses["error"], subjects, labels)
+    windows = {k: selective.JudgedWindows(each, subjects, labels) for k, each in losses.items()}
+
+    def rejected(kind, name):
+        return selective.rejection(
+            windows[kind], found[name], np.quantile(found[name], 0.2), CONFIG
+        )
+
     edges = np.linspace(0, 1, 11)
     place = np.clip(np.digitize(learned, edges) - 1, 0, 9)
     sqi = {
         "student": "student_distilled",
         "flag_below": float(np.quantile(learned, 0.2)),
+        "best_feature": "beat confidence",
         "coverage": 0.8,
         "judged": judged,
         "curves": curves,
         "rejection": {
-            name: selective.rejection(windows, found[name], 0.8, CONFIG)
-            for name in ("learned", "signal", "entropy")
+            name: rejected("error", name) | {"bits": rejected("gap", name)["risk"]}
+            for name in ("learned", "best_feature", "entropy")
         },
         "reliability": [
             {
