@@ -206,7 +206,7 @@ def test_the_sqi_is_judged_in_tables(sqi):
         assert f"{scale * area['area']['value']:.{digits}f}<small>[" in html
         way = f"{100 * area['way_to_oracle']['value']:.1f}".replace("-", "−")
         assert f">{way}<" in html
-    dropped = found["rejection"]["signal"]
+    dropped = found["rejection"]["best_feature"]
     change = dropped["tst_min"]["scaled_up"]["value"]
     assert real(change, 1, sign=True) in html
     wake = percent(dropped["flagged_by_stage"]["Wake"])
