@@ -8,6 +8,7 @@ from kd_sleep.evaluation import report, scores, selective
 from kd_sleep.evaluation.calibration import calibration
 from kd_sleep.evaluation.information import Ladder
 from kd_sleep.evaluation.sleep_measures import agreement
+from kd_sleep.features.inputs import SCOPES
 
 CONFIG = EvaluationConfig(bootstrap_draws=50)
 NONE = {"value": None, "low": None, "high": None}
@@ -328,6 +329,8 @@ def dataset_of(nights, bcg=True):
         tachogram=empty,
         tachogram_valid=empty.astype(bool),
         hrv=empty,
+        **dict.fromkeys(("jj", "beat_confidence", "breath", "movement"), empty),
+        **{f"summary_{scope}": empty for scope in SCOPES},
         rr_missing=missing,
         bcg=(1000 * noisy).clip(-32000, 32000).astype(np.int16) if bcg else None,
         bcg_scale=np.full(total, 1e-3, np.float32),
