@@ -4,8 +4,7 @@
 
 Simulates nights as SHHS files with a BCG beside each, builds the dataset, trains a teacher on the
 ECG's RR intervals, then the same student twice on BCG: on the few scored nights alone, and
-distilled from the teacher on all nights, and teaches the latter which windows to trust. Ends with
-the table and a report on held-out subjects.
+distilled from the teacher on all nights. Ends with the table and a report on held-out subjects.
 Each step is a launcher of its own, too. The same command goes on where a stopped one was.
 """
 
@@ -17,7 +16,6 @@ from kd_sleep.evaluation.report import table
 from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS
 from kd_sleep.simulation.cohort import write_cohort
 from kd_sleep.training.distill import train_student, train_teacher
-from kd_sleep.training.quality import train_sqi
 from launch import flags
 
 _WORKDIR = flags.define_path("workdir", "Folder for everything that is made.")
@@ -40,7 +38,6 @@ def main() -> None:
         train_student(
             data_dir, [teacher], workdir / name, preset.student, loss, preset.student_train
         )
-    train_sqi(data_dir, [teacher], workdir / DISTILLED)
     out = workdir / "report"
     folders = {name: workdir / name for name in students}
     results = evaluate(data_dir, [teacher], folders, out, preset.evaluation)

@@ -21,7 +21,6 @@ PARTS = {
     "train_teacher": ("teacher", "teacher_train", "soft_labels", "execution"),
     "distill_student": ("student", "distill", "student_train", "augment", "execution"),
     "sweep": ("student", "distill", "student_train", "augment", "execution"),
-    "train_sqi": ("execution",),
     "evaluate": ("evaluation",),
     "study": (
         "study", "study_soft_labels", "student", "student_train", "execution", "evaluation",
