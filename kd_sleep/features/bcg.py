@@ -203,12 +203,10 @@ class RunningBcg:
       - the filters run forwards alone, twice: the same gain at every frequency, another phase;
       - one heartbeat amplitude is the median over the windows finished so far, this one included.
 
-    A window is there 0.2 s after its end. The windows are the same however the samples are cut into
-    pieces.
+    The windows are the same however the samples are cut into pieces.
     """
 
-    def __init__(self, rate_hz: float):
-        self._rate = RunningRate(rate_hz)
+    def __init__(self) -> None:
         highpass = signal.butter(2, HIGHPASS_HZ, "highpass", fs=BCG_HZ, output="sos")
         heart = signal.butter(2, HEART_HZ, "bandpass", fs=BCG_HZ, output="sos")
         self._highpass, self._heart = (np.tile(sos, (2, 1)) for sos in (highpass, heart))
@@ -217,19 +215,12 @@ class RunningBcg:
         self._rest = np.empty((3, 0))  # of a window that is not finished
         self._rms: list[float] = []  # of the usable windows so far, in order of size
 
-    def push(self, samples: NDArray) -> PreparedBcg:
+    def push(self, values: NDArray, missing: NDArray[np.bool_]) -> PreparedBcg:
         """The windows that these samples finish; often none.
 
         Args:
-          samples: [n] the next ones, in any unit; NaN where missing.
+          values, missing: [n] the next ones, as `RunningRate` has them.
         """
-        return self._windows(*self._rate.push(samples))
-
-    def finish(self) -> PreparedBcg:
-        """The last window, where only the samples that a change of rate looks ahead are wanting."""
-        return self._windows(*self._rate.finish())
-
-    def _windows(self, values: NDArray, missing: NDArray[np.bool_]) -> PreparedBcg:
         if len(values):
             values, self._highpass_state = signal.sosfilt(
                 self._highpass, values, zi=self._highpass_state
