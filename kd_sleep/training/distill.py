@@ -36,6 +36,7 @@ from kd_sleep.models.teacher import Teacher
 from kd_sleep.stages import NUM_STAGES, UNSCORED
 from kd_sleep.training import soft_labels
 from kd_sleep.training.checkpoints import Progress
+from kd_sleep.training.fit_kept_share import write_kept_share
 from kd_sleep.training.loop import TRAINED_ON, Run, fit, load_best, predict, settings_of
 from kd_sleep.training.steps import (
     distillation_objective,
@@ -302,6 +303,7 @@ def train_student(
     """Trains a student from BCG, labels of some nights and the teachers' soft labels of all.
 
     With alpha = 1 the teachers have no say. Several teachers are mixed, each with the same weight.
+    At the end its SQI is fitted (`fit_kept_share`) and written beside it.
     """
     execution = execution or ExecutionConfig()
     material = read_material(data_dir, teachers, execution, reads_samples(model))
@@ -309,7 +311,11 @@ def train_student(
     settings = student_settings(
         lesson.settings, model, distill, train, augmentation or AugmentConfig()
     )
-    lesson.teach(student_run(settings, lesson.stage_weights), workdir, execution)
+    run = student_run(settings, lesson.stage_weights)
+    best = lesson.teach(run, workdir, execution).best
+    write_kept_share(
+        workdir, run.module, best, run.columns, material.validation, teachers, material.teacher
+    )
 
 
 def student_settings(

@@ -1,0 +1,268 @@
+"""Fits a student's learned SQI (`models.kept_share`) on the validation nights.
+
+Neither student nor teacher was trained on them, so what the student loses there is what it loses on
+other nights. The flag's threshold and the quality that `sqi.json` tells come from out-of-fold
+predictions: the validation subjects are dealt into folds, and each fold is predicted by weights
+that were fitted on the others. The weights that stay are fitted on all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax, logsumexp, xlogy
+
+from kd_sleep.datasets.batches import whole_nights
+from kd_sleep.datasets.nights import Nights
+from kd_sleep.datasets.splits import folds_of
+from kd_sleep.errors import TrainingError
+from kd_sleep.features.bcg import MOST_MISSING
+from kd_sleep.metrics import best_temperature
+from kd_sleep.models.kept_share import FEATURES, KeptShare, standardised, window_features
+from kd_sleep.provenance import write_json
+from kd_sleep.training import soft_labels
+from kd_sleep.training.loop import predict
+
+FOLDS = 5
+FLAGGED = 0.2  # share of the validation windows that lie below the flag
+RIDGE = 1e-3  # weight of half the squared norm of the weights beside the mean cross-entropy
+FILE = "sqi.json"
+
+
+def write_kept_share(
+    workdir: Path,
+    module: nn.Module,
+    params: Any,
+    columns: tuple[str, ...],
+    validation: Nights,
+    teachers: Sequence[Path],
+    teacher: str,
+) -> KeptShare:
+    """Fits a trained student's SQI and writes `sqi.json` in its folder.
+
+    Args:
+      workdir: the student's.
+      module, params, columns: the student, its parameters, and the columns of `Nights` it reads.
+      validation: nights.
+      teachers: work folders of the student's teachers.
+      teacher: their fingerprints, joined by "+".
+
+    Raises:
+      TrainingError: no soft labels of these teachers for these nights; nothing to fit on.
+    """
+    labels = [
+        soft_labels.load(folder / "soft_labels", "validation", name, validation)
+        for folder, name in zip(teachers, teacher.split("+"), strict=True)
+    ]
+    logits_WK = np.concatenate(predict(module, params, validation, columns))
+    fitted = fit_kept_share(
+        validation,
+        logits_WK,
+        mixed_log_probs(np.stack(labels)),
+        log_scales(module, params, columns, validation),
+        student=soft_labels.fingerprint(params),
+        teacher=teacher,
+    )
+    if jax.process_index() == 0:
+        write_json(workdir / FILE, fitted.to_json())
+    return fitted
+
+
+def load_kept_share(workdir: Path, student: str) -> KeptShare | None:
+    """The SQI in a student's folder; None where there is none.
+
+    Args:
+      workdir: the folder.
+      student: fingerprint of the student's parameters.
+
+    Raises:
+      TrainingError: the SQI of another student, or one that this kd_sleep cannot read.
+    """
+    path = workdir / FILE
+    if not path.exists():
+        return None
+    remedy = "Give the command that trained the student again: it fits the SQI anew."
+    try:
+        found = KeptShare.from_json(json.loads(path.read_text()))
+    except ValueError as error:
+        raise TrainingError(f"{path}: {error}.", remedy) from error
+    if found.student != student:
+        raise TrainingError(f"{path}: the SQI of another student.", remedy)
+    return found
+
+
+def fit_kept_share(
+    nights: Nights,
+    logits_WK: NDArray,
+    teacher_logits_WK: NDArray,
+    log_scale_W: NDArray,
+    student: str,
+    teacher: str,
+) -> KeptShare:
+    """Fits temperatures, weights and flag on nights that neither network was trained on.
+
+    A window weighs by how much of it both networks saw.
+
+    Args:
+      nights: R nights with W windows.
+      logits_WK: of the student.
+      teacher_logits_WK: of the teacher.
+      log_scale_W: as `log_scales`.
+      student, teacher: fingerprints.
+
+    Raises:
+      TrainingError: no window is scored, or none was seen by both.
+    """
+    weight_W = seen_weights(nights)
+    scored = nights.label >= 0
+    if not scored.any() or not weight_W.any():
+        raise TrainingError(
+            "No validation window is scored and seen by both student and teacher, so the SQI has"
+            " nothing to be fitted on.",
+            "Look at the dataset's exclusions.",
+        )
+    temperature, teacher_temperature = (
+        best_temperature(logits[scored].T, nights.label[scored])
+        for logits in (logits_WK, teacher_logits_WK)
+    )
+    log_probs_WK = log_softmax(logits_WK.astype(np.float64) / temperature, -1)
+    gap_W = gap_bits(teacher_logits_WK / teacher_temperature, log_probs_WK)
+    share_W = np.exp2(-gap_W)
+    features_WF = features_of(nights, log_probs_WK, log_scale_W)
+    seen = weight_W > 0
+    mean_F = np.average(features_WF, axis=0, weights=weight_W)
+    spread_F = np.sqrt(np.average((features_WF - mean_F) ** 2, axis=0, weights=weight_W))
+    scale_F = np.where(spread_F > 1e-6, spread_F, 1.0)
+    z_WF = standardised(features_WF, mean_F, scale_F)
+
+    folds = min(FOLDS, len(set(nights.subject_ids)))
+    fold_W = np.repeat(folds_of(nights.subject_ids, folds), nights.windows)
+    out_of_fold_W = np.empty(len(z_WF))
+    for fold in range(folds):
+        inside = fold_W == fold
+        others = ~inside if folds > 1 else inside
+        weights, bias = logistic_regression(z_WF[others], share_W[others], weight_W[others])
+        out_of_fold_W[inside] = expit(z_WF[inside] @ weights + bias)
+    weights, bias = logistic_regression(z_WF, share_W, weight_W)
+
+    gap, features = gap_W[seen], features_WF[seen]
+    areas = {
+        (name, sign): augrc(gap, sign * features[:, column])
+        for column, name in enumerate(FEATURES)
+        for sign in (1.0, -1.0)
+    }
+    best_feature, best_sign = min(areas, key=lambda key: areas[key])
+    entropy, oracle = areas["entropy", -1.0], augrc(gap, -gap)
+    way = entropy - oracle
+    return KeptShare(
+        weights=tuple(weights.tolist()),
+        bias=bias,
+        mean=tuple(mean_F.tolist()),
+        scale=tuple(scale_F.tolist()),
+        temperature=temperature,
+        teacher_temperature=teacher_temperature,
+        flag_below=float(np.quantile(out_of_fold_W[seen], FLAGGED)),
+        flagged=FLAGGED,
+        kept_share=float(np.average(share_W, weights=weight_W)),
+        way_to_oracle=(entropy - augrc(gap, out_of_fold_W[seen])) / way if way > 1e-9 else None,
+        best_feature=best_feature,
+        best_sign=best_sign,
+        folds=folds,
+        windows=int(seen.sum()),
+        subjects=len(set(nights.subject_ids)),
+        student=student,
+        teacher=teacher,
+    )
+
+
+def logistic_regression(
+    z_NF: NDArray, share_N: NDArray, weight_N: NDArray
+) -> tuple[NDArray[np.float64], float]:
+    """Weights [F] and bias of the least cross-entropy to shares, with a ridge.
+
+    loss = mean of weight * (log(1 + exp(a)) - share * a) + RIDGE / 2 * |weights|^2, a = z.w + b.
+    Its best answer is the expected share (a proper score), so it needs no further calibration.
+
+    Args:
+      z_NF: [N, F] standardised features.
+      share_N: [N] in [0, 1].
+      weight_N: [N] of the windows, not all 0.
+    """
+    rows = weight_N > 0
+    z, share, weight = z_NF[rows], share_N[rows], weight_N[rows] / weight_N.sum()
+
+    def loss(x: NDArray) -> tuple[float, NDArray]:
+        a = z @ x[:-1] + x[-1]
+        error = weight * (expit(a) - share)
+        value = weight @ (np.logaddexp(0.0, a) - share * a) + 0.5 * RIDGE * (x[:-1] @ x[:-1])
+        return float(value), np.append(error @ z + RIDGE * x[:-1], error.sum())
+
+    found = minimize(loss, np.zeros(z.shape[1] + 1), jac=True, method="L-BFGS-B")
+    return found.x[:-1], float(found.x[-1])
+
+
+def features_of(
+    nights: Nights, log_probs_WK: NDArray, log_scale_W: NDArray
+) -> NDArray[np.float64]:
+    """[W, F] `window_features` of all windows of a split."""
+    return window_features(
+        log_probs_WK,
+        log_scale_W,
+        nights.jj,
+        nights.beat_confidence,
+        nights.bcg_missing,
+        nights.bcg_snr_db,
+    )
+
+
+def log_scales(
+    module: nn.Module, params: Any, columns: tuple[str, ...], nights: Nights
+) -> NDArray[np.float64]:
+    """[W] mean log scale of the signal stage over each window; 0 where the student has none."""
+
+    def told(params: Any, batch: dict[str, jax.Array]) -> jax.Array | None:
+        _, collections = module.apply({"params": params}, batch, mutable=["sown"])
+        found = collections.get("sown", {}).get("tachogram_log_scale")
+        return None if found is None else found[0].mean(-1)
+
+    run, found = jax.jit(told), []
+    for batch in whole_nights(nights, columns):
+        log_scale_BL = run(params, batch)
+        if log_scale_BL is None:
+            return np.zeros(len(nights.label))
+        found.append(np.asarray(log_scale_BL, np.float64)[batch["valid_BL"]])
+    return np.concatenate(found)
+
+
+def seen_weights(nights: Nights) -> NDArray[np.float64]:
+    """[W] how much of each window both networks saw; 0 where the student gives no stage."""
+    weight_W = (1.0 - nights.bcg_missing) * (1.0 - nights.rr_missing)
+    return np.where(nights.bcg_missing < MOST_MISSING, weight_W, 0.0).astype(np.float64)
+
+
+def mixed_log_probs(teacher_logits_MWK: NDArray) -> NDArray[np.float64]:
+    """[W, K] log of the mean of M teachers' probabilities."""
+    log_probs = log_softmax(teacher_logits_MWK.astype(np.float64), -1)
+    return logsumexp(log_probs, axis=0) - np.log(len(log_probs))
+
+
+def gap_bits(teacher_logits_NK: NDArray, student_logits_NK: NDArray) -> NDArray[np.float64]:
+    """[N] KL(teacher || student) in bits."""
+    p = np.exp(log_softmax(np.asarray(teacher_logits_NK, np.float64), -1))
+    log_q = log_softmax(np.asarray(student_logits_NK, np.float64), -1)
+    nats = (xlogy(p, p) - p * log_q).sum(-1)
+    return np.maximum(nats, 0.0) / np.log(2.0)
+
+
+def augrc(loss_N: NDArray, confidence_N: NDArray) -> float:
+    """Area under the generalised risk, as `evaluation.selective` has it, ties in their order."""
+    risk_N = np.cumsum(loss_N[np.argsort(-confidence_N, kind="stable")]) / len(loss_N)
+    return float(risk_N.mean() - 0.5 * risk_N[-1] / len(loss_N))
