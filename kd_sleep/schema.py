@@ -130,7 +130,7 @@ def validate(record: NightRecord) -> None:
                 raise ValueError(f"{name}: expected a non-empty string, got {value!r}")
             continue
         value = np.asarray(value)
-        shape = tuple(sizes.get(size, size) for size in spec.shape)
+        shape = tuple(sizes[size] if isinstance(size, str) else size for size in spec.shape)
         if value.shape != shape or value.dtype != spec.dtype:
             raise ValueError(
                 f"{name}: expected {np.dtype(spec.dtype)}{list(shape)},"

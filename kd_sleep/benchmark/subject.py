@@ -11,10 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from kd_sleep import schema
 from kd_sleep.config import Preset, to_dict
 from kd_sleep.datasets.batches import Crops, gather
-from kd_sleep.datasets.nights import Nights
-from kd_sleep.schema import BCG_SAMPLES, HRV_FEATURES, TACHOGRAM_SAMPLES
+from kd_sleep.datasets.nights import Nights, stack
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.training.distill import student_run
 from kd_sleep.training.loop import Run
@@ -50,30 +50,26 @@ def sweep_of(run: Run, members: int) -> Run:
 def synthetic_nights(count: int, windows: int = NIGHT_WINDOWS, seed: int = 0) -> Nights:
     """Nights of noise with the columns, dtypes and sizes of real ones."""
     rng = np.random.default_rng(seed)
-    total = count * windows
 
-    def normal(*shape: int) -> NDArray[np.float32]:
-        return rng.standard_normal((total, *shape), np.float32)
+    def field(name: str, spec: schema.Field, number: int) -> Any:
+        if spec.dtype is str:
+            return f"synthetic-{number}" if name.endswith("_id") else "synthetic"
+        if not spec.shape:
+            return spec.dtype(1e-3)
+        shape = tuple(windows if isinstance(size, str) else size for size in spec.shape)
+        if name == "label":
+            return rng.integers(-1, NUM_STAGES, shape, np.int8)
+        if name == "bcg":
+            return rng.integers(-3000, 3000, shape, np.int16)
+        if name.endswith("missing"):
+            return rng.random(shape, np.float32) ** 8
+        return (1.0 + 0.1 * rng.standard_normal(shape, np.float32)).astype(spec.dtype)
 
-    names = tuple(f"synthetic-{number}" for number in range(count))
-    return Nights(
-        recording_ids=names,
-        subject_ids=names,
-        windows=np.full(count, windows),
-        label=rng.integers(-1, NUM_STAGES, total, np.int8),
-        tachogram=normal(TACHOGRAM_SAMPLES),
-        tachogram_valid=np.ones((total, TACHOGRAM_SAMPLES), bool),
-        hrv=normal(len(HRV_FEATURES) + 1),
-        rr_missing=rng.random(total, np.float32) ** 8,
-        bcg=rng.integers(-3000, 3000, (total, BCG_SAMPLES), np.int16),
-        bcg_scale=np.full(total, 1e-3, np.float32),
-        bcg_missing=rng.random(total, np.float32) ** 8,
-        bcg_snr_db=normal(),
-        teacher_digest=names,
-        bcg_digest=names,
-        positions=np.arange(count),
-        cohort="synthetic",
-        bcg_source="simulated",
+    return stack(
+        [
+            {name: field(name, spec, number) for name, spec in schema.NIGHT_FIELDS.items()}
+            for number in range(count)
+        ]
     )
 
 

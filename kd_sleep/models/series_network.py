@@ -57,8 +57,10 @@ class SeriesNetwork(nn.Module):
         self, series_BLTC: jax.Array, features_BLF: jax.Array, valid_BL: jax.Array, *, train: bool
     ) -> tuple[jax.Array, jax.Array]:
         x = series_BLTC.reshape(-1, *series_BLTC.shape[2:])
-        for size, stride in ((9, 2), (5, 2), (5, 2)):
-            x = nn.relu(StridedConv(self.width, size, stride, self.dtype)(x))
+        # Half the width where most of the samples are: a third of the arithmetic.
+        half = self.width // 2
+        for width, size in ((half, 9), (half, 5), (self.width, 5)):
+            x = nn.relu(StridedConv(width, size, 2, self.dtype)(x))
         x = Norm(dtype=self.dtype)(pool(x)).reshape(*valid_BL.shape, -1)
         x = jnp.concatenate([x, features_BLF], axis=-1)
         x = nn.Dense(self.width, dtype=self.dtype)(x)

@@ -25,7 +25,7 @@ from kd_sleep.study.ablations import Ablation, ablations
 from kd_sleep.study.conclusions import article_table, conclusions
 from kd_sleep.study.ladder import climb
 from kd_sleep.study.training import Bench, drawn_over_seeds
-from kd_sleep.training.distill import labelled_rows, read_material, train_teacher
+from kd_sleep.training.distill import labelled_rows, read_material, reads_samples, train_teacher
 from kd_sleep.training.loop import KAPPA, claim
 from kd_sleep.training.quality import train_sqi
 
@@ -60,10 +60,11 @@ def run_study(
     if not teachers:
         teachers = [workdir / "teacher"]
         train_teacher(data_dir, teachers[0], preset.teacher, preset.teacher_train, preset.execution)
+    samples = reads_samples(preset.student)
     bench = Bench(
         workdir / "students",
-        read_material(data_dir, teachers, preset.execution),
-        read_split(data_dir, "test"),
+        read_material(data_dir, teachers, preset.execution, samples),
+        read_split(data_dir, "test", samples=samples),
         range(preset.study.study_seeds),
         preset.augment,
         preset.execution,

@@ -26,9 +26,9 @@ from kd_sleep.provenance import write_json
 from kd_sleep.study.plan import Cell, Grid
 from kd_sleep.training.checkpoints import Progress
 from kd_sleep.training.distill import (
-    STUDENT_COLUMNS,
     Lesson,
     Material,
+    student_columns,
     student_run,
     student_settings,
 )
@@ -167,7 +167,7 @@ class Bench:
         """[M, R, K, K] confusion counts of every seed on every test night."""
         settings = student_settings({}, model, loss, train, self.augmentation)
         module = student_run(settings).module
-        said = predict(module, progress.best, self.test, STUDENT_COLUMNS, len(self.seeds))
+        said = predict(module, progress.best, self.test, student_columns(model), len(self.seeds))
         nights = scores.ScoredNights.of(self.test)
         return np.stack(
             [

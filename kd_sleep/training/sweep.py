@@ -31,7 +31,13 @@ from kd_sleep.config import (
 from kd_sleep.errors import ConfigError
 from kd_sleep.provenance import write_json
 from kd_sleep.training.checkpoints import Checkpoints, Progress
-from kd_sleep.training.distill import Lesson, read_material, student_run, student_settings
+from kd_sleep.training.distill import (
+    Lesson,
+    read_material,
+    reads_samples,
+    student_run,
+    student_settings,
+)
 from kd_sleep.training.loop import KAPPA, claim
 from kd_sleep.training.metrics_log import MetricsLog, read_metrics
 from kd_sleep.training.steps import Objective
@@ -107,7 +113,7 @@ def train_sweep(
     )
     members: list[dict[str, Any]] = []
     places: list[tuple[dict[str, Any], Progress, int, Path]] = []  # of each member
-    for name, lesson, losses in _groups(cells, data_dir, teachers, execution):
+    for name, lesson, losses in _groups(cells, model, data_dir, teachers, execution):
         settings = student_settings(lesson.settings, model, losses[0], train, augmentation)
         described, progress = train_members(
             lesson, workdir / name, settings, losses, grid.seeds, execution
@@ -190,12 +196,16 @@ def choose(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _groups(
-    cells: list[DistillConfig], data_dir: Path, teachers: Sequence[Path], execution: ExecutionConfig
+    cells: list[DistillConfig],
+    model: StudentConfig,
+    data_dir: Path,
+    teachers: Sequence[Path],
+    execution: ExecutionConfig,
 ) -> Iterator[tuple[str, Lesson, list[DistillConfig]]]:
     """Name, lesson and losses of each set of cells that see the same batches."""
     soft = [cell for cell in cells if cell.alpha < 1.0]
     hard = [cell for cell in cells if cell.alpha == 1.0]
-    material = read_material(data_dir, teachers, execution)
+    material = read_material(data_dir, teachers, execution, reads_samples(model))
     if soft:
         lesson = material.lesson(soft[0])
         if lesson.settings["labelled"] == len(lesson.nights):
