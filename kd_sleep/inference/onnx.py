@@ -6,8 +6,8 @@ not among them is refused by name. Before a model is in place onnxruntime runs i
 are held to the student's.
 
 Inputs are those of the card's "inputs", [B, L, ...] each by name, and `valid` [B, L]; outputs
-`logits` [B, L, K] and, of a student with a signal stage, `log_scale` [B, L]; float32, any B and L.
-The card, as of `inference.program.Program`, is the model's metadata under "card", in JSON.
+`logits` [B, L, K] and `log_scale` [B, L]; float32, any B and L. The card, as of
+`inference.program.Program`, is the model's metadata under "card", in JSON.
 """
 
 from __future__ import annotations

@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # flax is for work folders alone
 Weights = Mapping[str, Any]  # float32 arrays by name
 Shapes = Mapping[str, Sequence[int]]  # of a window, of a student's inputs by name
 Function = Callable[[tuple, tuple, jax.Array], tuple[jax.Array, jax.Array]]
-SQI_FILE = "sqi.json"  # of a student's work folder
 # The only call out of XLA's own arithmetic that an exported student makes: of B and L, that they
 # are what the program takes them for. A program that makes another is no student.
 _ALLOWED_CALL = "custom_call @shape_assertion("
@@ -54,7 +53,7 @@ class Program:
       call: (inputs, valid_BL) -> (logits_BLK, log_scale_BL), float32 on the host. `inputs` are
         [B, L, …] by name, as `features.inputs.student_inputs` makes them; `valid_BL` is 0 for
         padding, whose inputs are not looked at. `log_scale_BL` is the window's mean log scale of
-        the regressed tachogram, NaN where the student has no signal stage. Any B and L from 1 on;
+        the regressed tachogram, 0 where the student has no signal stage. Any B and L from 1 on;
         each new shape is compiled, for seconds.
     """
 
@@ -245,19 +244,19 @@ def trained(workdir: str | os.PathLike) -> Trained:
     """The student of a work folder.
 
     Raises:
-      TrainingError: no trained student in the folder.
+      TrainingError: no trained student in the folder, or an SQI that is not its own.
     """
     from kd_sleep.datasets.nights import blank
     from kd_sleep.training.distill import load_student
+    from kd_sleep.training.fit_kept_share import load_kept_share
     from kd_sleep.training.soft_labels import fingerprint
 
     workdir = Path(workdir)
     module, params, settings = load_student(workdir, blank())
     function, weights = pure(module, params)
     about = json.loads((workdir / "settings.json").read_text())
-    sqi = workdir / SQI_FILE
-    fitted = json.loads(sqi.read_text()) if sqi.exists() else None
-    card = card_of(about, settings, fingerprint(params), module.config, fitted)
+    name = fingerprint(params)
+    card = card_of(about, settings, name, module.config, load_kept_share(workdir, name))
     return Trained(function, weights, card)
 
 
@@ -298,7 +297,7 @@ def pure(module: Student, params: Any) -> tuple[Function, Weights]:
         )
         log_scale = sown["sown"].get("tachogram_log_scale")
         if log_scale is None:
-            return logits_BLK, jnp.full_like(valid_BL, jnp.nan)
+            return logits_BLK, jnp.zeros_like(valid_BL)
         return logits_BLK, log_scale[0].mean(-1)
 
     return function, {
@@ -312,7 +311,7 @@ def card_of(
     settings: Mapping[str, Any],
     student: str,
     model: StudentConfig,
-    sqi: Mapping[str, Any] | None,
+    sqi: KeptShare | None,
 ) -> dict[str, Any]:
     """A `Program.card`.
 
@@ -321,7 +320,7 @@ def card_of(
       settings: those of the training in it.
       student: fingerprint of its parameters.
       model: its network.
-      sqi: the folder's `SQI_FILE`, or None.
+      sqi: what the folder holds of it, or None.
     """
     from kd_sleep.models.student import reach
 
@@ -333,7 +332,7 @@ def card_of(
         "model": settings["model"],
         "inputs": {name: list(shape) for name, shape in input_shapes(model).items()},
         "reach": {"before": before, "after": after},
-        "sqi": sqi,
+        "sqi": None if sqi is None else sqi.to_json(),
         "preprocessing": preprocessing(),
         "data": unknown
         | settings.get("trained_on", {})

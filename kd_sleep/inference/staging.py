@@ -348,18 +348,19 @@ class StagingStudent:
         NaN where half or more is missing; the SQI, too, where the student has none.
         """
         usable = shown.usable_N
-        probs = np.exp(log_softmax(logits_NK / self.temperature, axis=-1))
+        log_probs = log_softmax(logits_NK / self.temperature, axis=-1)
         sqi = np.full(len(usable), np.nan)
         if self.kept_share is not None:
             features = window_features(
-                log_softmax(logits_NK, axis=-1),
+                log_probs,
                 log_scale_N,
-                **{name: shown.series[name] for name in ("jj", "beat_confidence")},
-                missing_N=shown.missing_N,
-                snr_db_N=shown.snr_db_N,
+                shown.series["jj"],
+                shown.series["beat_confidence"],
+                shown.missing_N,
+                shown.snr_db_N,
             )
             sqi = self.kept_share(features)
-        probs[~usable] = np.nan
+        probs = np.where(usable[:, None], np.exp(log_probs), np.nan)
         return probs.astype(np.float32), np.where(usable, sqi, np.nan).astype(np.float32)
 
     def doubtful(self, sqi: NDArray, reliable: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], str]:

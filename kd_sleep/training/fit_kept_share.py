@@ -209,9 +209,7 @@ def logistic_regression(
     return found.x[:-1], float(found.x[-1])
 
 
-def features_of(
-    nights: Nights, log_probs_WK: NDArray, log_scale_W: NDArray
-) -> NDArray[np.float64]:
+def features_of(nights: Nights, log_probs_WK: NDArray, log_scale_W: NDArray) -> NDArray[np.float64]:
     """[W, F] `window_features` of all windows of a split."""
     return window_features(
         log_probs_WK,
