@@ -10,7 +10,6 @@ COMMANDS = {
     "train_teacher": "RR intervals -> sleep stage, and soft labels for every night",
     "distill_student": "BCG -> sleep stage, taught by the teacher",
     "sweep": "a grid of alpha, T and seed in one program -> sweep.json, sweep.html, a student",
-    "train_sqi": "a student's own quality index, told from BCG alone",
     "evaluate": "scores on held-out subjects -> results.json, report.html",
     "study": "the article's claims against this dataset, with and without a teacher -> report.html",
     "export_student": "a trained student -> one file that runs with jax alone, or ONNX",

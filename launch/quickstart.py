@@ -4,8 +4,7 @@
 
 Simulates nights as SHHS files with a BCG beside each, builds the dataset, trains a teacher on the
 ECG's RR intervals, then the same student twice on BCG: on the few scored nights alone, and
-distilled from the teacher on all nights, and teaches the latter which windows to trust. Ends with
-the table and a report on held-out subjects.
+distilled from the teacher on all nights. Ends with the table and a report on held-out subjects.
 Each step is a launcher of its own, too. The same command goes on where a stopped one was.
 """
 
@@ -17,12 +16,11 @@ from kd_sleep.evaluation.report import table
 from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS
 from kd_sleep.simulation.cohort import write_cohort
 from kd_sleep.training.distill import train_student, train_teacher
-from kd_sleep.training.quality import train_sqi
 from launch import flags
 
 _WORKDIR = flags.define_path("workdir", "Folder for everything that is made.")
 flags.define_platform()
-flags.define_config("cohort", "distill", "evaluation")
+flags.define_config("cohort", "soft_labels", "distill", "evaluation")
 
 
 def main() -> None:
@@ -31,14 +29,15 @@ def main() -> None:
     write_cohort(cohort, preset.cohort, preset.build.workers)
     source = dataclasses.replace(preset.dataset, bcg_source="paired")
     shhs_bcg.build(cohort, data_dir, source, preset.build, cohort / "bcg")
-    train_teacher(data_dir, teacher, preset.teacher, preset.teacher_train)
+    train_teacher(
+        data_dir, teacher, preset.teacher, preset.teacher_train, labels=preset.soft_labels
+    )
     students = {HARD_LABELS: 1.0, DISTILLED: preset.distill.alpha}
     for name, alpha in students.items():
         loss = dataclasses.replace(preset.distill, alpha=alpha)
         train_student(
             data_dir, [teacher], workdir / name, preset.student, loss, preset.student_train
         )
-    train_sqi(data_dir, [teacher], workdir / DISTILLED)
     out = workdir / "report"
     folders = {name: workdir / name for name in students}
     results = evaluate(data_dir, [teacher], folders, out, preset.evaluation)

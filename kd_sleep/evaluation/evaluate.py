@@ -15,24 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 
-from kd_sleep.config import EvaluationConfig, to_dict
+from kd_sleep.config import EvaluationConfig, StudentConfig, from_dict, to_dict
 from kd_sleep.datasets.nights import Nights, read_split
-from kd_sleep.errors import TrainingError
+from kd_sleep.errors import DatasetError, TrainingError
 from kd_sleep.evaluation import scores
 from kd_sleep.evaluation.calibration import calibration
 from kd_sleep.evaluation.report import report_nights, write_report
 from kd_sleep.evaluation.sleep_measures import agreement
-from kd_sleep.evaluation.sqi import judge_sqi
+from kd_sleep.evaluation.sqi_judged import judge_sqi, thresholds
+from kd_sleep.models.kept_share import KeptShare
 from kd_sleep.provenance import provenance, write_json
 from kd_sleep.training.distill import (
-    STUDENT_COLUMNS,
     TEACHER_COLUMNS,
     load_student,
     load_teacher,
+    reads_samples,
+    student_columns,
 )
+from kd_sleep.training.fit_kept_share import features_of, load_kept_share, outputs
 from kd_sleep.training.loop import predict, settings_of
 from kd_sleep.training.metrics_log import read_metrics
-from kd_sleep.training.quality import load_quality, sqi_of
 from kd_sleep.training.soft_labels import fingerprint
 
 
@@ -61,7 +63,7 @@ def evaluate(
     Returns:
       What results.json holds: all that `scores.score` returns, "sleep_measures" of
       `sleep_measures.agreement`, "calibration" of `calibration.calibration`, "sqi" of
-      `sqi.judge_sqi` where there is one, "data", "provenance", and `extra`.
+      `sqi_judged.judge_sqi` where there is one, "data", "provenance", and `extra`.
 
     Raises:
       TrainingError: a student of another teacher, a folder without a trained run, or a network
@@ -74,14 +76,15 @@ def evaluate(
     taught = [settings_of(teacher, "teacher") for teacher in teachers]
     runs = {name: settings_of(workdir, "student") for name, workdir in students.items()}
     _assert_comparable(runs)  # before any work is done
-    nights, train = read_split(data_dir, split), read_split(data_dir, "train", bcg=False)
-    validation = read_split(data_dir, "validation")
+    nights, train = _read(data_dir, split), read_split(data_dir, "train", bcg=False)
+    reading = any(reads_samples(from_dict(StudentConfig, run["model"])) for run in runs.values())
+    validation = read_split(data_dir, "validation", samples=reading)
     splits = {split: nights, "validation": validation}
     name = "+".join(load_teacher(teacher, nights)[2] for teacher in teachers)
     logits: dict[str, dict[str, list[NDArray]]] = {
         each: {scores.TEACHER: teacher_log_probs(teachers, asked)} for each, asked in splits.items()
     }
-    qualities: dict[str, tuple[list[NDArray], dict[str, Any]]] = {}
+    sqis: dict[str, tuple[KeptShare, dict[str, NDArray]]] = {}  # and the features of each split
     for student, workdir in students.items():
         network, weights, _ = load_student(workdir, nights)
         if runs[student]["teacher"] != name:
@@ -90,10 +93,18 @@ def evaluate(
                 f" {', '.join(map(str, teachers))}.",
                 "Evaluate it with its own, all of them in order, or train it again.",
             )
+        columns = student_columns(from_dict(StudentConfig, runs[student]["model"]))
         for each, asked in splits.items():
-            logits[each][student] = _log_probs(workdir, network, weights, asked, STUDENT_COLUMNS)
-        if quality := load_quality(workdir, fingerprint(weights)):
-            qualities[student] = sqi_of(network, weights, quality[0], nights), quality[1]
+            logits[each][student] = _log_probs(workdir, network, weights, asked, columns)
+        if fitted := load_kept_share(workdir, fingerprint(weights)):
+            features = {}
+            for each, asked in splits.items():
+                _, scale_W = outputs(network, weights, columns, asked)
+                calibrated = log_softmax(
+                    np.concatenate(logits[each][student]) / fitted.temperature, -1
+                )
+                features[each] = features_of(asked, calibrated, scale_W)
+            sqis[student] = fitted, features
     truth = {each: scores.ScoredNights.of(asked) for each, asked in splits.items()}
     for each, scored in truth.items():
         for floor, probs in (
@@ -108,17 +119,25 @@ def evaluate(
     fitted_on = None if split == "validation" else (truth["validation"], logits["validation"])
     results["calibration"] = calibration(truth[split], logits[split], config, fitted_on)
     sqi, flag_below = None, None
-    if qualities:
-        judged = scores.DISTILLED if scores.DISTILLED in qualities else next(iter(qualities))
-        sqi, about = qualities[judged]
-        flag_below = about["flag_below"]
-        heats = {judged: about["temperature"], scores.TEACHER: about["teacher_temperature"]}
-        calm = {
-            name: [log_softmax(night / heat, axis=-1) for night in logits[split][name]]
-            for name, heat in heats.items()
+    if sqis:
+        judged = scores.DISTILLED if scores.DISTILLED in sqis else next(iter(sqis))
+        fitted, features = sqis[judged]
+        flag_below = fitted.flag_below
+        sqi = nights.split(fitted(features[split]))
+        temperatures = {judged: fitted.temperature, scores.TEACHER: fitted.teacher_temperature}
+        calibrated_of = {
+            name: [log_softmax(night / temperature, axis=-1) for night in logits[split][name]]
+            for name, temperature in temperatures.items()
         }
         results["sqi"] = judge_sqi(
-            nights, calm[judged], calm[scores.TEACHER], sqi, flag_below, config, judged
+            nights,
+            calibrated_of[judged],
+            calibrated_of[scores.TEACHER],
+            features[split],
+            fitted,
+            thresholds(validation, features["validation"], fitted),
+            config,
+            judged,
         )
     results["data"] = {
         "split": split,
@@ -147,6 +166,14 @@ def evaluate(
     drawn = report_nights(results, nights, systems, sqi, flag_below)
     write_report(out / "report.html", results, drawn, curves)
     return results
+
+
+def _read(data_dir: Path, split: str) -> Nights:
+    """A split, with the BCG's samples where the dataset has them: the report draws some of them."""
+    try:
+        return read_split(data_dir, split, samples=True)
+    except DatasetError:
+        return read_split(data_dir, split)
 
 
 def _assert_comparable(runs: Mapping[str, Any]) -> None:

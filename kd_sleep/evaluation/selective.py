@@ -129,24 +129,6 @@ def augrc(loss_N: ArrayLike, confidence_N: ArrayLike) -> float:
     return _exact_areas(loss_N, confidence_N)[1]
 
 
-def kept_share(confidence_N: ArrayLike, coverage: float) -> NDArray[np.float64]:
-    """[N] chance that each window is among the share `coverage` that is kept.
-
-    1 above the threshold, 0 below; windows that tie at it share what is left among them.
-
-    Raises:
-      ValueError: coverage outside 0..1, no window, or NaN.
-    """
-    if not 0.0 <= coverage <= 1.0:
-        raise ValueError(f"coverage {coverage:g}: expected a share, 0 to 1")
-    _, order, group = _in_order(np.zeros(np.shape(confidence_N)), confidence_N)
-    count = np.bincount(group)
-    before = np.cumsum(count) - count
-    share = np.empty(len(order))
-    share[order] = np.clip((coverage * len(order) - before) / count, 0.0, 1.0)[group]
-    return share
-
-
 def judge(
     windows: JudgedWindows,
     scores: Mapping[str, ArrayLike],
@@ -216,9 +198,9 @@ def judge(
 
 
 def rejection(
-    windows: JudgedWindows, confidence_N: ArrayLike, coverage: float, config: EvaluationConfig
+    windows: JudgedWindows, confidence_N: ArrayLike, threshold: float, config: EvaluationConfig
 ) -> dict[str, Any]:
-    """What is lost when the least confident windows are dropped, so that `coverage` is kept.
+    """What is lost when the windows of a smaller confidence than `threshold` are dropped.
 
     Total sleep time is that of the scored stages, so what it is off by comes from dropping windows
     alone, not from staging: a perfect stager would have it, too.
@@ -226,12 +208,13 @@ def rejection(
     Args:
       windows: N windows with stages.
       confidence_N: [N] higher is better; NaN is allowed where nobody scored the window.
-      coverage: share of all scored windows that is kept, 0 to 1.
+      threshold: chosen on other nights than these.
       config: draws, coverage and seed of the bootstrap.
 
     Returns:
       Plain JSON, None where a number is not defined:
-        "coverage", "windows", "unscored", "bootstrap"
+        "threshold", "windows", "unscored", "bootstrap"
+        "flagged": share of all scored windows that is dropped
         "risk": {"all", "kept", "change"}: mean loss
         "flagged_by_stage": stage -> share of the stage's windows that is dropped
         "stage_share": stage -> {"all", "kept", "change"}: share of the stage in the windows
@@ -240,8 +223,8 @@ def rejection(
           time, less the truth)}; "nights", and "nights_without_kept", which the last leaves out
 
     Raises:
-      ValueError: no stages, sizes that do not fit, NaN at a scored window, coverage outside 0..1,
-        a night of two subjects.
+      ValueError: no stages, sizes that do not fit, NaN at a scored window, a night of two
+        subjects.
     """
     if windows.stage is None:
         raise ValueError("stage: needed to tell what is lost")
@@ -249,7 +232,8 @@ def rejection(
     confidence = np.asarray(confidence_N, np.float64)
     if confidence.shape != scored.shape:
         raise ValueError(f"confidence: expected [{len(scored)}], got {list(confidence.shape)}")
-    kept = kept_share(confidence[scored], coverage)
+    _assert_finite("confidence", confidence[scored], infinite=True)
+    kept = (confidence[scored] >= threshold).astype(np.float64)
     loss = np.asarray(windows.loss, np.float64)[scored]
     stage = np.asarray(windows.stage)[scored]
     _, subject, bootstrap = subject_bootstrap(np.asarray(windows.subject)[scored], config)
@@ -296,7 +280,8 @@ def rejection(
         loss_all, loss_kept, nights, tst, left_out, usable, scaled_up = np.moveaxis(
             parts_X[..., 2 * NUM_STAGES :], -1, 0
         )
-        found = {"risk all": _ratio(loss_all, all_K.sum(-1))}
+        found = {"flagged": 1.0 - _ratio(kept_K.sum(-1), all_K.sum(-1))}
+        found["risk all"] = _ratio(loss_all, all_K.sum(-1))
         found["risk kept"] = _ratio(loss_kept, kept_K.sum(-1))
         found["risk change"] = found["risk kept"] - found["risk all"]
         for number, name in enumerate(STAGE_NAMES):
@@ -323,10 +308,11 @@ def rejection(
         return {part: interval(f"{name} {part}") for part in ("all", "kept", "change")}
 
     return {
-        "coverage": coverage,
+        "threshold": threshold,
         "windows": len(loss),
         "unscored": int((~scored).sum()),
         "bootstrap": told(bootstrap, config),
+        "flagged": interval("flagged"),
         "risk": compared("risk"),
         "flagged_by_stage": {name: interval(f"flagged {name}") for name in STAGE_NAMES},
         "stage_share": {name: compared(name) for name in STAGE_NAMES},

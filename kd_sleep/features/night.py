@@ -20,15 +20,13 @@ from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.recordings.recording import Recording
 from kd_sleep.recordings.shhs import SIMULATOR, NightFiles, bcg_file, read_recording
 from kd_sleep.signals import alignment, quality
-from kd_sleep.signals.filters import bandpass, bridged, moving_sd, resample
 from kd_sleep.signals.r_peaks import r_peaks
-from kd_sleep.simulation import sensors
-from kd_sleep.simulation.physiology import DRIVE_HZ, SIMULATOR_VERSION, Drive
+from kd_sleep.simulation.physiology import SIMULATOR_VERSION
+from kd_sleep.simulation.recorded_drive import simulated_bcg
 
 MIN_BEATS_PER_MIN = 20.0  # fewer over the whole night, and there is no heart to be seen
 MIN_ECG_HZ = 50.0  # slower, and a QRS complex is two samples
 MAX_RPOINT_GAP = 0.2  # share of the night that R points may leave uncovered at its ends
-BCG_SAMPLING_HZ = 100.0  # of the forward model
 LEAVE_OUT = "Look at the BCG; the night is left out."
 
 
@@ -148,45 +146,6 @@ def heartbeats(
     return times, normal, quality_N
 
 
-def drive_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
-    """What a recorded night tells a simulated sensor: beats, effort, movement from ECG artefact.
-
-    Movement shows as a swing of the ECG's baseline (below 0.7 Hz) to over three times its median.
-    """
-    samples = round(recording.duration_s * DRIVE_HZ)
-    clock = np.arange(samples) / DRIVE_HZ
-    breathing, movement = np.zeros(samples), np.zeros(samples)
-    if recording.effort and recording.effort[0].rate_hz >= 2.0:
-        effort = recording.effort[0]
-        chest = bandpass(bridged(effort.values)[0], effort.rate_hz, 0.1, 0.6)
-        spread = np.sqrt(2.0) * moving_sd(chest, effort.rate_hz, 60.0)
-        chest = np.clip(
-            chest / np.maximum(spread, 1e-3 * spread.max(initial=1e-9) + 1e-9), -3.0, 3.0
-        )
-        breathing = np.interp(clock, np.arange(len(chest)) / effort.rate_hz, chest)
-    if recording.ecg is not None:
-        ecg = resample(bridged(recording.ecg.values)[0], recording.ecg.rate_hz, 25.0)
-        swing = moving_sd(bandpass(ecg, 25.0, 0.05, 0.7), 25.0, 3.0)
-        ratio = swing / (np.median(swing) + 1e-9)
-        strength = np.where(ratio > 3.0, np.clip(5.0 * ratio, 0.0, 50.0), 0.0)
-        movement = np.interp(clock, np.arange(len(strength)) / 25.0, strength)
-    return Drive(
-        duration_s=recording.duration_s,
-        beat_times_s=beats,
-        beat_normal=normal,
-        breathing=breathing,
-        movement=movement,
-    )
-
-
-def _simulated_bcg(recording: Recording, beats: NDArray, normal: NDArray, sensor: str) -> NDArray:
-    """The forward model's BCG at 50 Hz on the ECG's clock; the same night always gives the same."""
-    seed = int.from_bytes(hashlib.sha256(recording.recording_id.encode()).digest()[:8], "big")
-    drive = drive_of(recording, beats, normal)
-    made = sensors.bcg(np.random.default_rng(seed), drive, BCG_SAMPLING_HZ, sensor=sensor)
-    return resample(made.values, made.rate_hz, schema.BCG_HZ)
-
-
 def aligned_bcg(
     files: NightFiles, config: DatasetConfig, recording: Recording, beats: NDArray
 ) -> tuple[BcgRecording, alignment.Alignment]:
@@ -253,7 +212,7 @@ def _bcg_fields(
             "bcg_snr_db": np.full(windows, np.nan, np.float32),
         }
     if config.bcg_source == "simulated":
-        made = _simulated_bcg(recording, beats, normal, config.simulated_sensor)
+        made = simulated_bcg(recording, beats, normal, config.simulated_sensor)
         return clock | _sampled(files, made, windows, config)
     bcg, found = aligned_bcg(files, config, recording, beats)
     values = alignment.to_true_clock(

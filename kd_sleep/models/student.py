@@ -90,6 +90,7 @@ class Student(nn.Module):
             self.sow("sown", "tachogram_log_scale", log_scale)
             regressed = jnp.stack([mean, log_scale], axis=-1)
             series_BLTC = jnp.concatenate([series_BLTC, regressed], axis=-1)
+            features_BLF = jnp.concatenate([features_BLF, variability(mean, log_scale)], axis=-1)
         network = SeriesNetwork(
             config.width,
             config.context_windows,
@@ -109,6 +110,19 @@ class Student(nn.Module):
         context = Context(width, self.config.context_windows, self.dtype, self.config.causal)
         x = context(x, valid_BL).astype(jnp.float32)
         return nn.Dense(NUM_STAGES)(x), x
+
+
+def variability(mean_BLT: jax.Array, log_scale_BLT: jax.Array) -> jax.Array:
+    """[B, L, 4] of each window's regressed tachogram: mean, log SD, log SD of its change within a
+    second, and mean log scale. A CNN that adds and clips is slow to learn a logarithm.
+    """
+
+    def log_sd(x: jax.Array) -> jax.Array:
+        return 0.5 * jnp.log(jnp.var(x, axis=-1) + 1e-3)
+
+    change = mean_BLT[..., 4:] - mean_BLT[..., :-4]
+    columns = [mean_BLT.mean(-1), log_sd(mean_BLT), log_sd(change), log_scale_BLT.mean(-1)]
+    return jnp.stack(columns, axis=-1)
 
 
 def series_channels(batch: Mapping[str, jax.Array], summary: jax.Array) -> jax.Array:

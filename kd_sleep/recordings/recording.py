@@ -47,7 +47,7 @@ class Recording:
       recording_id: file stem of the night, such as `shhs1-200001`.
       subject_id: one per person; both visits share it.
       visit: 1 or 2.
-      cohort: `recorded`, or the simulator that made the files, such as `kd_sleep simulator 1.0`.
+      cohort: `recorded`, or the simulator that made the files, such as `kd_sleep simulator 1.1`.
       start: local wall clock at the first sample; None where the header's date or time is unusable.
       duration_s: length of the signals in seconds.
       ecg: one lead; None where the night was read from R points alone.

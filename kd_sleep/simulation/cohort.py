@@ -11,13 +11,14 @@ import dataclasses
 import datetime
 import functools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from kd_sleep.config import CohortConfig, to_dict
-from kd_sleep.errors import ConfigError
+from kd_sleep.config import CohortConfig, from_dict, to_dict
+from kd_sleep.errors import ConfigError, DatasetError
 from kd_sleep.parallel import map_nights
 from kd_sleep.provenance import git_revision, versions, write_json
 from kd_sleep.recordings import edf, nsrr, shhs
@@ -47,13 +48,67 @@ def visits_of(config: CohortConfig) -> list[Visit]:
     return first + [Visit(number, 2) for number in range(config.subjects - again, config.subjects)]
 
 
-def write_night(out: Path, config: CohortConfig, visit: Visit) -> str:
-    """Simulates one night and writes its files; returns the recording id."""
+def physiology_of(
+    config: CohortConfig, visit: Visit
+) -> tuple[physiology.Physiology, np.random.Generator]:
+    """A night of the cohort before any sensor, and the generator that its sensors go on with.
+
+    `config` and `visit` alone decide: it is the physiology that `write_night` writes.
+    """
     person = np.random.default_rng([config.cohort_seed, visit.number])
     subject = physiology.draw_subject(person)
     rng = np.random.default_rng([config.cohort_seed, visit.number, visit.visit])
     hours = float(np.clip(rng.normal(config.hours, 0.5), 0.5 * config.hours, 1.3 * config.hours))
-    night = physiology.simulate_night(rng, subject, hours, config.null)
+    return physiology.simulate_night(rng, subject, hours, config.null), rng
+
+
+def true_drive(shhs_dir: str | os.PathLike, recording_id: str) -> physiology.Drive:
+    """The drive that a simulated night was made from: what a real recording cannot tell.
+
+    Simulated anew from the settings in the cohort's `simulation.json`.
+
+    Args:
+      shhs_dir: a folder that `write_cohort` wrote.
+      recording_id: of one of its nights.
+
+    Raises:
+      DatasetError: no simulated cohort, one of another simulator or settings that this version
+        does not have, or no such night in it.
+    """
+    card = Path(shhs_dir) / shhs.SIMULATION_CARD
+    anew = "Simulate the cohort anew (python -m launch.simulate_cohort)."
+    try:
+        settings = dict(json.loads(card.read_text())["settings"])
+        simulator = settings.pop("simulator")
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{os.fspath(shhs_dir)}: no simulated cohort, there is no {card.name}.",
+            "Only a simulated night's true drive is known; name the cohort's folder.",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{card}: cannot be read as a cohort's settings.", anew) from error
+    if simulator != physiology.SIMULATOR_VERSION:
+        raise DatasetError(
+            f"{card}: made by simulator {simulator}; this is {physiology.SIMULATOR_VERSION}, which"
+            " gives other nights from the same seed.",
+            anew,
+        )
+    try:
+        config: CohortConfig = from_dict(CohortConfig, settings)
+    except ConfigError as error:
+        raise DatasetError(f"{card}: {error.problem}", error.remedy) from error
+    visits = {visit.recording_id: visit for visit in visits_of(config)}
+    if recording_id not in visits:
+        raise DatasetError(
+            f"{os.fspath(shhs_dir)}: {recording_id!r} is none of its {len(visits)} nights.",
+            f"The first is {next(iter(visits))}.",
+        )
+    return physiology_of(config, visits[recording_id])[0].drive
+
+
+def write_night(out: Path, config: CohortConfig, visit: Visit) -> str:
+    """Simulates one night and writes its files; returns the recording id."""
+    night, rng = physiology_of(config, visit)
     drive = night.drive
     files = shhs.paths_of(out, visit.recording_id, out / "bcg")
     assert files.rpoints_csv is not None  # paths_of names every file of a night
@@ -134,7 +189,7 @@ def write_cohort(out: Path, config: CohortConfig, workers: int = 0) -> Sequence[
       ConfigError: the folder holds recordings of any other origin, such as a genuine SHHS.
     """
     settings = {"simulator": physiology.SIMULATOR_VERSION, **to_dict(config)}
-    card, visits = out / "simulation.json", visits_of(config)
+    card, visits = out / shhs.SIMULATION_CARD, visits_of(config)
     if card.exists():
         found = json.loads(card.read_text())
         if found.get("settings") != settings:

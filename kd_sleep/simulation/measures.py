@@ -15,7 +15,7 @@ from scipy import ndimage, signal
 
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.simulation.autonomic import DRIVE_HZ
-from kd_sleep.simulation.physiology import Physiology
+from kd_sleep.simulation.physiology import Drive, Physiology
 from kd_sleep.stages import NUM_STAGES, Stage
 
 _PER_MIN = 60.0 / WINDOW_S
@@ -26,6 +26,8 @@ DFA_MIN_BEATS = 300
 SYNC_S = 30.0  # shortest spell of synchronisation, and the span of its mean (Bartsch 2007)
 # Resultant of n times the breath's phase at the beats, over SYNC_S: an SD of a fifth of a turn.
 SYNC_STRENGTH = float(np.exp(-0.5 * (2 * np.pi / 5) ** 2))
+SLOW_BREATHS_PER_MIN, FAST_BREATHS_PER_MIN = 12.0, 16.0
+PHASE_MIN_BEATS = 300
 Numbers = dict[str, Any]  # floats, and [4] arrays by stage
 
 
@@ -200,6 +202,7 @@ def of_breath(night: Physiology) -> Numbers:
         window[1:], turned.imag, len(scored)
     )
     out["rsa_by"] = _by_stage(1000.0 * 2.0 * np.abs(together) / count, scored)
+    out |= _rsa_phase(drive, starts, fast, good)
 
     bound = np.zeros(len(beats), bool)
     span = max(int(SYNC_S / np.median(rr)), 4)
@@ -212,6 +215,42 @@ def of_breath(night: Physiology) -> Numbers:
         bound |= ndimage.binary_opening(strong, np.ones(span, bool))
     out["sync_by"] = _by_stage(bound.astype(float), scored[window])
     return out
+
+
+def _rsa_phase(
+    drive: Drive, starts: NDArray, fast: NDArray, good: NDArray[np.bool_]
+) -> dict[str, float]:
+    """How RR follows the chest, each interval at its middle.
+
+    Args:
+      drive: the night's.
+      starts: [B] s, where breaths begin: the chest passes its middle upwards.
+      fast: [M - 1] s, RR less its local mean.
+      good: [M - 1] which of them count.
+
+    Returns:
+      Correlation of RR with the chest; the lag in s from the chest's peak to the shortest RR; the
+      same as a phase in degrees in slow and in fast breaths. NaN where there are too few.
+    """
+    middle = (drive.beat_times_s[1:] + drive.beat_times_s[:-1]) / 2.0
+    good = good & (middle > starts[0]) & (middle < starts[-1])
+    middle, fast = middle[good], fast[good]
+    chest = np.interp(middle, np.arange(len(drive.breathing)) / DRIVE_HZ, drive.breathing)
+    turn = np.exp(2j * np.pi * np.interp(middle, starts, np.arange(len(starts))))
+    breath_s = np.diff(starts)[np.searchsorted(starts, middle) - 1]
+
+    def behind(who: NDArray[np.bool_]) -> float:
+        if who.sum() < PHASE_MIN_BEATS:
+            return float("nan")
+        return float(np.degrees(np.angle(1j * np.sum((fast * turn)[who]))))
+
+    rate = 60.0 / breath_s
+    return {
+        "rsa_correlation": float(np.corrcoef(chest, fast)[0, 1]),
+        "rsa_lag_s": behind(rate > 0) / 360.0 * float(np.median(breath_s)),
+        "rsa_behind_slow": behind(rate < SLOW_BREATHS_PER_MIN),
+        "rsa_behind_fast": behind(rate > FAST_BREATHS_PER_MIN),
+    }
 
 
 def of_movement(night: Physiology) -> Numbers:

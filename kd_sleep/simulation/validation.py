@@ -49,6 +49,14 @@ PARENTS = "PMC10354680: ARIC, CHS, FHS"
 SHHS_2 = "Chronobiol Med 2023;5(2): 2,363 nights of SHHS"
 MIXED = "500 mixed-age nights, not SHHS"
 LO = "10.1073/pnas.0408242101"
+RSA_PHASE = (
+    "sign and trend Angelone & Coulter 1964, Hirsch & Bishop 1981, Eckberg 1983, Saul 1991; sign in"
+    " deep sleep PMC5078504, figure 4; the range unsourced"
+)
+RSA_NOTE = (
+    "the studies agree on sign and trend; none was at hand with a table of phases, and the"
+    " simulator's constants are rounded from the same studies"
+)
 OLDER = "at 55-76 years smaller or absent (10.1161/01.CIR.103.1.84; J Sleep Res 2003;12(3))"
 
 
@@ -509,6 +517,19 @@ def breath_statistics(nights: Sequence[Measured]) -> list[Statistic]:
                 _row("breathing", f"{name}, {STAGE_NAMES[stage]} against REM", "",
                      _against_rem(healthy, key, stage), published, f"{said}", PENZEL, note)
             )  # fmt: skip
+    rows += [
+        _row("breathing", name, unit, _of(healthy, key), published, said, RSA_PHASE, RSA_NOTE)
+        for name, unit, key, published, said in (
+            ("RR with the chest, correlation at lag 0", "", "rsa_correlation", (-1.0, 0.0),
+             "negative: RR shortens as the chest expands"),
+            ("RR shortest after the chest's peak by", "s", "rsa_lag_s", (-0.5, 1.0),
+             "about the end of inspiration"),
+            ("RR behind the chest, breaths below 12/min", "degrees", "rsa_behind_slow",
+             (-60.0, 15.0), "in phase, or ahead"),
+            ("RR behind the chest, breaths above 16/min", "degrees", "rsa_behind_fast",
+             (10.0, 75.0), "behind"),
+        )
+    ]  # fmt: skip
     bound = np.nanmean(_of(healthy, "sync_by"), axis=0)
     for stage, said, published in (
         (Stage.WAKE, 1.6, (1.1, 2.2)), (Stage.LIGHT, 2.7, (1.9, 3.6)),

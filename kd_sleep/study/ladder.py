@@ -38,13 +38,14 @@ from kd_sleep.evaluation import scores
 from kd_sleep.evaluation.information import Ladder
 from kd_sleep.features import rr
 from kd_sleep.features.bcg import prepared
-from kd_sleep.features.night import drive_of, heartbeats
+from kd_sleep.features.night import heartbeats
 from kd_sleep.metrics import best_temperature
 from kd_sleep.parallel import map_nights
 from kd_sleep.recordings.shhs import NightFiles, find_nights, read_recording
 from kd_sleep.schema import BCG_HZ
 from kd_sleep.signals.filters import resample
 from kd_sleep.simulation import beds, sensors
+from kd_sleep.simulation.recorded_drive import drive_of
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.training.distill import student_run, student_settings, teacher_run
 from kd_sleep.training.loop import fit, predict

@@ -25,9 +25,16 @@ from kd_sleep.study.ablations import Ablation, ablations
 from kd_sleep.study.conclusions import article_table, conclusions
 from kd_sleep.study.ladder import climb
 from kd_sleep.study.training import Bench, drawn_over_seeds
-from kd_sleep.training.distill import labelled_rows, read_material, reads_samples, train_teacher
+from kd_sleep.training.distill import (
+    labelled_rows,
+    load_student,
+    read_material,
+    reads_samples,
+    student_columns,
+    train_teacher,
+)
+from kd_sleep.training.fit_kept_share import teacher_on, write_kept_share
 from kd_sleep.training.loop import KAPPA, claim
-from kd_sleep.training.quality import train_sqi
 
 
 def run_study(
@@ -59,7 +66,14 @@ def run_study(
     """
     if not teachers:
         teachers = [workdir / "teacher"]
-        train_teacher(data_dir, teachers[0], preset.teacher, preset.teacher_train, preset.execution)
+        train_teacher(
+            data_dir,
+            teachers[0],
+            preset.teacher,
+            preset.teacher_train,
+            preset.execution,
+            preset.study_soft_labels,
+        )
     samples = reads_samples(preset.student)
     bench = Bench(
         workdir / "students",
@@ -73,6 +87,7 @@ def run_study(
     settings["grid"] = {name: list(values) for name, values in vars(grid).items()}
     settings["data"] = [*bench.material.data, bench.test.digest()]
     settings["taught_by"] = bench.material.teacher
+    settings["folds"] = bench.material.folds
     claim(workdir, "study", settings)
     every = dataclasses.replace(preset.distill, labelled_nights=0)
     scored = len(labelled_rows(bench.material.nights, every))
@@ -92,7 +107,11 @@ def run_study(
         for cell in cells
         if plan.is_main(cell, preset.study)
     }
-    train_sqi(data_dir, teachers, main[scores.DISTILLED], preset.execution)
+    validation, taught_by = bench.material.validation, bench.material.teacher
+    module, params, _ = load_student(main[scores.DISTILLED], validation)
+    labels = teacher_on(validation, teachers, taught_by)
+    columns = student_columns(module.config)
+    write_kept_share(main[scores.DISTILLED], module, params, columns, validation, labels, taught_by)
     test = scores.ScoredNights.of(bench.test)
     study = _scored(test, bench, teachers, found, ablated, preset)
     extra: dict[str, Any] = {"study": study}

@@ -15,6 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -29,7 +30,7 @@ from kd_sleep.metrics import best_temperature
 from kd_sleep.models.kept_share import FEATURES, KeptShare, standardised, window_features
 from kd_sleep.provenance import write_json
 from kd_sleep.training import soft_labels
-from kd_sleep.training.loop import predict
+from kd_sleep.training.steps import compiler_options
 
 FOLDS = 5
 FLAGGED = 0.2  # share of the validation windows that lie below the flag
@@ -43,7 +44,7 @@ def write_kept_share(
     params: Any,
     columns: tuple[str, ...],
     validation: Nights,
-    teachers: Sequence[Path],
+    teacher_log_probs_WK: NDArray,
     teacher: str,
 ) -> KeptShare:
     """Fits a trained student's SQI and writes `sqi.json` in its folder.
@@ -52,22 +53,18 @@ def write_kept_share(
       workdir: the student's.
       module, params, columns: the student, its parameters, and the columns of `Nights` it reads.
       validation: nights.
-      teachers: work folders of the student's teachers.
-      teacher: their fingerprints, joined by "+".
+      teacher_log_probs_WK: as `teacher_on`.
+      teacher: fingerprints of the student's teachers, joined by "+".
 
     Raises:
-      TrainingError: no soft labels of these teachers for these nights; nothing to fit on.
+      TrainingError: as `fit_kept_share`.
     """
-    labels = [
-        soft_labels.load(folder / "soft_labels", "validation", name, validation)
-        for folder, name in zip(teachers, teacher.split("+"), strict=True)
-    ]
-    logits_WK = np.concatenate(predict(module, params, validation, columns))
+    logits_WK, log_scale_W = outputs(module, params, columns, validation)
     fitted = fit_kept_share(
         validation,
         logits_WK,
-        mixed_log_probs(np.stack(labels)),
-        log_scales(module, params, columns, validation),
+        teacher_log_probs_WK,
+        log_scale_W,
         student=soft_labels.fingerprint(params),
         teacher=teacher,
     )
@@ -115,7 +112,7 @@ def fit_kept_share(
       nights: R nights with W windows.
       logits_WK: of the student.
       teacher_logits_WK: of the teacher.
-      log_scale_W: as `log_scales`.
+      log_scale_W: as `outputs`.
       student, teacher: fingerprints.
 
     Raises:
@@ -221,23 +218,25 @@ def features_of(nights: Nights, log_probs_WK: NDArray, log_scale_W: NDArray) -> 
     )
 
 
-def log_scales(
+def outputs(
     module: nn.Module, params: Any, columns: tuple[str, ...], nights: Nights
-) -> NDArray[np.float64]:
-    """[W] mean log scale of the signal stage over each window; 0 where the student has none."""
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """A student's logits [W, K], and the mean log scale [W] of its signal stage over each window.
 
-    def told(params: Any, batch: dict[str, jax.Array]) -> jax.Array | None:
-        _, collections = module.apply({"params": params}, batch, mutable=["sown"])
+    The latter is 0 where the student has no signal stage.
+    """
+
+    def apply(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        logits_BLK, collections = module.apply({"params": params}, batch, mutable=["sown"])
         found = collections.get("sown", {}).get("tachogram_log_scale")
-        return None if found is None else found[0].mean(-1)
+        return logits_BLK, jnp.zeros(logits_BLK.shape[:2]) if found is None else found[0].mean(-1)
 
-    run, found = jax.jit(told), []
+    run, logits, log_scales = jax.jit(apply, compiler_options=compiler_options()), [], []
     for batch in whole_nights(nights, columns):
-        log_scale_BL = run(params, batch)
-        if log_scale_BL is None:
-            return np.zeros(len(nights.label))
-        found.append(np.asarray(log_scale_BL, np.float64)[batch["valid_BL"]])
-    return np.concatenate(found)
+        logits_BLK, log_scale_BL = run(params, batch)
+        logits.append(np.asarray(logits_BLK)[batch["valid_BL"]])
+        log_scales.append(np.asarray(log_scale_BL, np.float64)[batch["valid_BL"]])
+    return np.concatenate(logits), np.concatenate(log_scales)
 
 
 def seen_weights(nights: Nights) -> NDArray[np.float64]:
@@ -246,10 +245,22 @@ def seen_weights(nights: Nights) -> NDArray[np.float64]:
     return np.where(nights.bcg_missing < MOST_MISSING, weight_W, 0.0).astype(np.float64)
 
 
-def mixed_log_probs(teacher_logits_MWK: NDArray) -> NDArray[np.float64]:
-    """[W, K] log of the mean of M teachers' probabilities."""
-    log_probs = log_softmax(teacher_logits_MWK.astype(np.float64), -1)
-    return logsumexp(log_probs, axis=0) - np.log(len(log_probs))
+def teacher_on(validation: Nights, teachers: Sequence[Path], teacher: str) -> NDArray[np.float64]:
+    """[W, K] log of the mean of the teachers' probabilities, from their soft labels.
+
+    Args:
+      validation: nights.
+      teachers: work folders.
+      teacher: their fingerprints, joined by "+".
+
+    Raises:
+      TrainingError: no soft labels of these teachers for these nights.
+    """
+    log_probs = [
+        log_softmax(soft_labels.load(folder / "soft_labels", "validation", name, validation), -1)
+        for folder, name in zip(teachers, teacher.split("+"), strict=True)
+    ]
+    return logsumexp(np.asarray(log_probs, np.float64), axis=0) - np.log(len(log_probs))
 
 
 def gap_bits(teacher_logits_NK: NDArray, student_logits_NK: NDArray) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from kd_sleep.evaluation import report, scores, selective
 from kd_sleep.evaluation.calibration import calibration
 from kd_sleep.evaluation.information import Ladder
 from kd_sleep.evaluation.sleep_measures import agreement
+from kd_sleep.features.inputs import SCOPES
 
 CONFIG = EvaluationConfig(bootstrap_draws=50)
 NONE = {"value": None, "low": None, "high": None}
@@ -247,6 +248,7 @@ def sqi_of(nights, systems):
     quiet = rng.normal(0, 1, len(kept)) - (labels == 0)
     found = {
         "learned": learned,
+        "best_feature": quiet + 0.3 * kept,
         "signal": quiet + 0.6 * kept,
         "max_probability": student.max(-1),
         "entropy": np.sum(student * np.log(student + 1e-12), -1),
@@ -264,18 +266,25 @@ def sqi_of(nights, systems):
                 "coverage": curve.coverage[at].tolist(),
                 "risk": curve.risk[at].tolist(),
             }
-    windows = selective.JudgedWindows(losses["error"], subjects, labels)
+    windows = {k: selective.JudgedWindows(each, subjects, labels) for k, each in losses.items()}
+
+    def rejected(kind, name):
+        return selective.rejection(
+            windows[kind], found[name], np.quantile(found[name], 0.2), CONFIG
+        )
+
     edges = np.linspace(0, 1, 11)
     place = np.clip(np.digitize(learned, edges) - 1, 0, 9)
     sqi = {
         "student": "student_distilled",
         "flag_below": float(np.quantile(learned, 0.2)),
+        "best_feature": "beat confidence",
         "coverage": 0.8,
         "judged": judged,
         "curves": curves,
         "rejection": {
-            name: selective.rejection(windows, found[name], 0.8, CONFIG)
-            for name in ("learned", "signal", "entropy")
+            name: rejected("error", name) | {"bits": rejected("gap", name)["risk"]}
+            for name in ("learned", "best_feature", "entropy")
         },
         "reliability": [
             {
@@ -320,6 +329,8 @@ def dataset_of(nights, bcg=True):
         tachogram=empty,
         tachogram_valid=empty.astype(bool),
         hrv=empty,
+        **dict.fromkeys(("jj", "beat_confidence", "breath", "movement"), empty),
+        **{f"summary_{scope}": empty for scope in SCOPES},
         rr_missing=missing,
         bcg=(1000 * noisy).clip(-32000, 32000).astype(np.int16) if bcg else None,
         bcg_scale=np.full(total, 1e-3, np.float32),

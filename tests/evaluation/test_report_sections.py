@@ -206,11 +206,11 @@ def test_the_sqi_is_judged_in_tables(sqi):
         assert f"{scale * area['area']['value']:.{digits}f}<small>[" in html
         way = f"{100 * area['way_to_oracle']['value']:.1f}".replace("-", "−")
         assert f">{way}<" in html
-    dropped = found["rejection"]["signal"]
+    dropped = found["rejection"]["best_feature"]
     change = dropped["tst_min"]["scaled_up"]["value"]
     assert real(change, 1, sign=True) in html
     wake = percent(dropped["flagged_by_stage"]["Wake"])
-    assert f"signal SQI: Wake {wake}" in spoken(html, "Share of each stage")
+    assert f"best feature: Wake {wake}" in spoken(html, "Share of each stage")
     kept = next(row for row in found["reliability"] if row["windows"] >= 10)
     assert f"SQI {kept['sqi']:.2f}: {kept['kept']['value']:.2f}" in spoken(html, "Share of the tea")
     assert f"SQI below {found['flag_below']:.2f}" in html

@@ -17,7 +17,6 @@ from kd_sleep.evaluation.selective import (
     augrc,
     aurc,
     judge,
-    kept_share,
     rejection,
     risk_coverage,
 )
@@ -102,7 +101,6 @@ def test_only_the_order_of_confidence_counts(change):
     confidence, loss = rng.normal(size=400).round(1), rng.exponential(size=400)
     assert aurc(loss, change(confidence)) == pytest.approx(aurc(loss, confidence))
     assert augrc(loss, change(confidence)) == pytest.approx(augrc(loss, confidence))
-    np.testing.assert_allclose(kept_share(change(confidence), 0.3), kept_share(confidence, 0.3))
 
 
 def test_neither_the_order_of_windows_nor_infinite_confidence_matters():
@@ -119,15 +117,6 @@ def test_losses_shift_and_scale_the_areas():
     confidence, loss = rng.random(100), rng.random(100)
     assert aurc(3 * loss + 2, confidence) == pytest.approx(3 * aurc(loss, confidence) + 2)
     assert augrc(3 * loss + 2, confidence) == pytest.approx(3 * augrc(loss, confidence) + 1)
-
-
-def test_kept_share_is_the_chance_over_random_orders_of_ties():
-    confidence = np.array([5.0, 3.0, 3.0, 3.0, 1.0])
-    np.testing.assert_allclose(kept_share(confidence, 0.6), [1, 2 / 3, 2 / 3, 2 / 3, 0])
-    np.testing.assert_allclose(kept_share(confidence, 0.0), 0)
-    np.testing.assert_allclose(kept_share(confidence, 1.0), 1)
-    for coverage in (0.1, 0.37, 0.9):
-        assert kept_share(np.arange(77.0) // 5, coverage).sum() == pytest.approx(77 * coverage)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +276,7 @@ def test_one_subject_has_no_interval_and_a_stage_that_never_occurs_no_score():
     assert area["value"] is not None
     assert area["low"] is None
     assert found["by_stage"]["REM"] == {"windows": 0, "mean_loss": None, "scores": {}}
-    dropped = rejection(windows, rng.random(50), 0.5, CONFIG)
+    dropped = rejection(windows, rng.permutation(50), 25, CONFIG)
     assert dropped["flagged_by_stage"]["REM"]["value"] is None
     assert dropped["flagged_by_stage"]["Light"]["value"] == pytest.approx(0.5)
 
@@ -322,20 +311,22 @@ def test_bad_input_is_named(study):
     both = JudgedWindows(np.zeros(4), np.arange(4), np.full(4, 2), np.zeros(4, int))
     with pytest.raises(ValueError, match="two subjects"):
         rejection(both, np.zeros(4), 0.5, CONFIG)
-    with pytest.raises(ValueError, match="coverage"):
-        rejection(windows, scores["good"], 1.5, CONFIG)
+    with pytest.raises(ValueError, match="confidence: 1 of 1200"):
+        rejection(windows, np.append(scores["good"][1:], np.nan), 0.5, CONFIG)
 
 
 def test_flags_at_random_lose_every_stage_alike(study):
     windows, _ = study
-    found = rejection(windows, np.zeros(1200), 0.75, CONFIG)
+    four = JudgedWindows(*(np.repeat(x, 4) for x in (windows.loss, windows.subject, windows.stage)))
+    found = rejection(four, np.tile(np.arange(4), 1200), 1, CONFIG)
+    assert found["flagged"]["value"] == pytest.approx(0.25)
     for name in STAGE_NAMES:
         assert found["flagged_by_stage"][name]["value"] == pytest.approx(0.25)
         assert found["stage_share"][name]["change"]["value"] == pytest.approx(0)
     assert found["risk"]["change"]["value"] == pytest.approx(0)
     tst = found["tst_min"]
     assert tst["left_out"]["value"] == pytest.approx(-0.25 * tst["all"]["value"])
-    assert tst["scaled_up"]["value"] == pytest.approx(0)
+    assert tst["scaled_up"]["value"] == pytest.approx(0, abs=1e-9)
 
 
 def test_flags_on_wake_make_the_night_look_slept_through():
@@ -346,8 +337,9 @@ def test_flags_on_wake_make_the_night_look_slept_through():
     windows = JudgedWindows(
         (stage == 0).astype(float), np.repeat(["a", "a", "b"], 100), stage, night
     )
-    confidence = np.where(stage == 0, 0.0, 1.0)
-    found = rejection(windows, confidence, 0.9, CONFIG)  # 30 of 60 Wake windows are dropped
+    confidence = np.where((stage == 0) & (np.arange(300) % 2 == 0), 0.0, 1.0)
+    found = rejection(windows, confidence, 1.0, CONFIG)  # 30 of 60 Wake windows are dropped
+    assert found["flagged"]["value"] == pytest.approx(30 / 300)
     assert found["flagged_by_stage"]["Wake"]["value"] == pytest.approx(0.5)
     assert found["flagged_by_stage"]["REM"]["value"] == pytest.approx(0.0)
     assert found["stage_share"]["Wake"]["all"]["value"] == pytest.approx(60 / 300)
@@ -370,8 +362,8 @@ def test_a_night_of_which_nothing_is_kept_is_counted():
 
 def test_a_stages_interval_is_that_of_copies(study):
     windows, scores = study
-    found = rejection(windows, scores["good"], 0.8, CONFIG)
-    kept = kept_share(scores["good"], 0.8)
+    found = rejection(windows, scores["good"], 0.3, CONFIG)
+    kept = scores["good"] >= 0.3
     _, subject, bootstrap = selective.subject_bootstrap(windows.subject, CONFIG)
     weights = bootstrap.weights_DU[:, subject] * (windows.stage == 0)
     flagged = 1 - (weights @ kept) / weights.sum(1)

@@ -1,4 +1,4 @@
-"""An SQI judged: one that knows the gap wins, one that knows nothing does not, in words, too."""
+"""An SQI judged: one that has the gap wins, noise does not, and flags come from validation."""
 
 import dataclasses
 import json
@@ -7,81 +7,144 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from kd_sleep.benchmark.subject import synthetic_nights
 from kd_sleep.config import EvaluationConfig
-from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import DatasetError
-from kd_sleep.evaluation.sqi import ENTROPY, LEARNED, SIGNAL, judge_sqi
+from kd_sleep.evaluation.sqi_judged import (
+    BEST_FEATURE,
+    ENTROPY,
+    LEARNED,
+    SIGNAL,
+    judge_sqi,
+    thresholds,
+)
+from kd_sleep.models.kept_share import FEATURES
 from kd_sleep.stages import STAGE_NAMES
-from kd_sleep.training.quality import gap_bits
+from kd_sleep.training.fit_kept_share import augrc, fit_kept_share, gap_bits
 
-CONFIG = EvaluationConfig(bootstrap_draws=200)
-
-
-@pytest.fixture(scope="module")
-def nights(data_dir):
-    return read_split(data_dir, "train")
+CONFIG = EvaluationConfig(bootstrap_draws=100)
+CONFIDENCE = FEATURES.index("beat confidence")
 
 
 @pytest.fixture(scope="module")
-def said(nights):
-    """A student that mostly is less sure where it is wrong: entropy tells something, not all."""
+def nights():
+    rng = np.random.default_rng(3)
+    made = synthetic_nights(8, 60, 3)
+    seen = {"bcg_missing": 0.2, "rr_missing": 0.1}
+    seen = {name: np.full(480, share, np.float32) for name, share in seen.items()}
+    label = rng.integers(0, 4, 480).astype(np.int8)
+    return dataclasses.replace(made, label=label, bcg=None, **seen)
+
+
+@pytest.fixture(scope="module")
+def answers(nights):
+    """Log probs of a student that often is less sure where it is wrong, and of the teacher."""
     rng = np.random.default_rng(0)
     teacher = rng.normal(size=(len(nights.label), 4)) * 2
     lost = rng.random(len(teacher)) < 0.3
     student = np.where(lost[:, None], 0.3 * np.roll(teacher, 1, axis=1), teacher)
-    return nights.split(log_softmax(student, -1)), nights.split(log_softmax(teacher, -1))
+    return log_softmax(student, -1), log_softmax(teacher, -1)
 
 
-def judged(nights, said, learned):
-    return judge_sqi(nights, *said, nights.split(learned), 0.5, CONFIG, "student_distilled")
+@pytest.fixture(scope="module")
+def sqi(nights, answers):
+    fitted = fit_kept_share(nights, *answers, np.zeros(480), "s", "t")
+    weights = np.zeros(len(FEATURES))
+    weights[CONFIDENCE] = 1.0  # by beat confidence alone, which the tests write
+    return dataclasses.replace(
+        fitted,
+        weights=tuple(weights),
+        bias=0.0,
+        mean=(0.0,) * len(FEATURES),
+        scale=(1.0,) * len(FEATURES),
+        flag_below=0.5,
+        best_feature="SNR, dB",
+        best_sign=1.0,
+    )
 
 
-def test_an_sqi_that_knows_the_gap_comes_all_the_way(nights, said):
-    gap = gap_bits(np.concatenate(said[1]), np.concatenate(said[0]))
-    found = judged(nights, said, 2.0**-gap)
+def features(answers, confidence):
+    found = np.zeros((len(confidence), len(FEATURES)))
+    log2 = answers[0] / np.log(2)
+    found[:, 0] = -(np.exp(answers[0]) * log2).sum(-1)
+    found[:, 1:5], found[:, CONFIDENCE] = log2, confidence
+    found[:, FEATURES.index("SNR, dB")] = np.arange(len(confidence)) % 7
+    return found
+
+
+def judged(nights, answers, confidence, sqi):
+    made = features(answers, confidence)
+    flags = thresholds(nights, made, sqi)
+    by_night = [nights.split(each) for each in answers]
+    return judge_sqi(nights, *by_night, made, sqi, flags, CONFIG, "student_distilled")
+
+
+def test_an_sqi_that_knows_the_gap_comes_all_the_way(nights, answers, sqi):
+    gap = gap_bits(answers[1], answers[0])
+    found = judged(nights, answers, -gap, sqi)
     learned = found["judged"]["gap"]["pooled"]["scores"][LEARNED]["augrc"]
-    assert learned["way_to_oracle"]["value"] == pytest.approx(1.0)
+    assert learned["way_to_oracle"]["value"] == pytest.approx(1.0, abs=1e-2)  # clipped at 4
     assert learned["against_baseline"]["high"] < 0
-    assert "100" in found["conclusions"][0]
     assert "better than the student's own entropy" in found["conclusions"][0]
     assert not any("less than half" in sentence for sentence in found["conclusions"])
-    assert all(row["kept"]["value"] == pytest.approx(row["sqi"]) for row in found["reliability"])
+    assert SIGNAL not in found["curves"]["gap"]  # no samples were read
     json.dumps(found, allow_nan=False)
 
 
-def test_an_sqi_of_noise_comes_nowhere_and_is_told_so(nights, said):
-    found = judged(nights, said, np.random.default_rng(1).random(len(nights.label)))
+def test_an_sqi_of_noise_comes_nowhere_and_the_text_has_it(nights, answers, sqi):
+    found = judged(nights, answers, np.random.default_rng(1).normal(size=480), sqi)
     way = found["judged"]["gap"]["pooled"]["scores"][LEARNED]["augrc"]["way_to_oracle"]
     assert way["high"] < 0
-    assert "worse than the student's own entropy" in found["conclusions"][0]
-    assert set(found["rejection"]) == {LEARNED, SIGNAL, ENTROPY}
-    assert "less than half of the way" in found["conclusions"][2]
-    assert all(stage in found["conclusions"][3] for stage in STAGE_NAMES)
+    text = " ".join(found["conclusions"])
+    assert "worse than the student's own entropy" in text
+    assert "less than half of the way" in text
+    assert "best single feature on validation, SNR, dB, comes" in text
+    assert all(stage in text for stage in STAGE_NAMES)
 
 
-def test_windows_that_are_missing_or_unscored_do_not_count(nights, said):
-    label = nights.label.copy()
+def test_flags_are_those_of_validation(nights, answers, sqi):
+    """The threshold ships with the SQI: it flags as many test windows as lie below it."""
+    confidence = np.where(np.arange(480) < 48, -1.0, 1.0)
+    found = judged(nights, answers, confidence, sqi)
+    assert set(found["rejection"]) == {LEARNED, BEST_FEATURE, ENTROPY}
+    assert found["rejection"][LEARNED]["flagged"]["value"] == pytest.approx(0.1)
+    assert found["flagged"]["value"] == pytest.approx(0.1)
+    flags = thresholds(nights, features(answers, confidence), sqi)
+    assert (flags[LEARNED], flags[BEST_FEATURE]) == (0.5, 1.0)
+    gap = gap_bits(answers[1], answers[0])
+    assert found["rejection"][LEARNED]["bits"]["kept"]["value"] == pytest.approx(gap[48:].mean())
+    alone = dataclasses.replace(sqi, best_feature=ENTROPY, best_sign=-1.0)
+    assert BEST_FEATURE not in judged(nights, answers, confidence, alone)["rejection"]
+
+
+def test_windows_that_are_missing_or_unscored_do_not_count(nights, answers, sqi):
+    label, missing = nights.label.copy(), nights.bcg_missing.copy()
     label[:100] = -1
-    missing = nights.bcg_missing.copy()
     missing[100:150] = 1.0
     some = dataclasses.replace(nights, label=label, bcg_missing=missing)
-    learned = np.random.default_rng(1).random(len(label))
-    found = judged(some, said, learned)
-    before = (nights.bcg_missing < 0.5) & (nights.label >= 0) & (nights.rr_missing < 1)
-    assert found["windows"] == before[150:].sum()
-    # What they would have been given changes nothing.
-    learned[:150] = 0.0
-    assert judged(some, said, learned)["judged"] == found["judged"]
+    confidence = np.random.default_rng(1).normal(size=480)
+    found = judged(some, answers, confidence, sqi)
+    assert found["windows"] == 330
+    confidence[:150] = 0.0  # their SQI changes nothing
+    assert judged(some, answers, confidence, sqi)["judged"] == found["judged"]
     none = dataclasses.replace(nights, label=np.full_like(label, -1))
     with pytest.raises(DatasetError):
-        judged(none, said, learned)
+        judged(none, answers, confidence, sqi)
 
 
-def test_the_curves_end_at_the_mean_loss(nights, said):
-    found = judged(nights, said, np.random.default_rng(1).random(len(nights.label)))
+def test_the_curves_end_at_the_mean_loss(nights, answers, sqi):
+    found = judged(nights, answers, np.random.default_rng(1).normal(size=480), sqi)
     for kind, curves in found["curves"].items():
         mean = found["judged"][kind]["pooled"]["mean_loss"]
         for curve in curves.values():
             assert curve["coverage"][-1] == 1.0
             assert curve["risk"][-1] == pytest.approx(mean)
             assert len(curve["risk"]) == len(curve["coverage"]) <= 100
+
+
+def test_the_fits_area_is_that_of_the_judge(nights, answers, sqi):
+    confidence = np.random.default_rng(1).normal(size=480)
+    found = judged(nights, answers, confidence, sqi)["judged"]["gap"]["pooled"]["scores"]
+    gap = gap_bits(answers[1], answers[0])
+    area = found[LEARNED]["augrc"]["area"]["value"]
+    assert augrc(gap, np.clip(confidence, -4, 4)) == pytest.approx(area)

@@ -212,7 +212,7 @@ def test_a_sensors_values_may_be_as_far_apart_as_float32_goes():
 
 def test_a_night_without_any_bcg_in_it_says_what_to_do(files):
     with pytest.raises(RecordingError, match="no BCG lies within") as error:
-        night._sampled(files, np.full(3000, np.nan), 2)
+        night._sampled(files, np.full(3000, np.nan), 2, PAIRED)
     assert error.value.remedy
 
 

@@ -69,7 +69,7 @@ def test_stages_are_the_networks_of_what_training_shows_it(make_student, bcg, fr
 
 
 def test_a_window_without_beats_is_staged_from_breath_and_movement(student, night, bcg):
-    """A shaken bed shows no beat; a missing half takes a window's stage, less than that does not."""
+    """A shaken bed shows no beat."""
     values = bcg.values.astype(float)
     shaken = slice(40 * 3000, 44 * 3000)
     values[shaken] += 100 * np.std(values) * np.random.default_rng(0).normal(size=4 * 3000)

@@ -87,7 +87,7 @@ def test_the_readme_has_commands_to_run():
     assert modules[0] == "launch.quickstart"
     assert {m.removeprefix("launch.") for m in modules} >= {
         "simulate_cohort", "build_dataset", "train_teacher", "distill_student", "evaluate",
-        "train_sqi", "study", "stage_night", "export_student",
+        "study", "stage_night", "export_student",
     }  # fmt: skip
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from kd_sleep.config import CohortConfig
-from kd_sleep.errors import ConfigError
+from kd_sleep.errors import ConfigError, DatasetError
 from kd_sleep.recordings import shhs
 from kd_sleep.recordings.edf import read_signals
-from kd_sleep.simulation.cohort import visits_of, write_cohort
+from kd_sleep.simulation.cohort import true_drive, visits_of, write_cohort
 
 SMALL = CohortConfig(subjects=3, hours=0.5, second_visit_share=0.34)
 
@@ -99,3 +99,34 @@ def test_another_cohort_in_the_folder_is_not_overwritten(tmp_path):
     assert (tmp_path / "bcg" / "shhs1-200001.edf").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="another cohort"):
         write_cohort(tmp_path, CohortConfig(subjects=2, hours=0.5), workers=1)
+
+
+def test_the_true_drive_is_that_of_the_files(cohort):
+    """Its beats are those of `truth/`, its breathing moves the effort channel."""
+    for recording_id in ("shhs1-200003", "shhs2-200012"):
+        drive = true_drive(cohort, recording_id)
+        beats = np.load(cohort / "truth" / f"{recording_id}-r-and-j.npy")[0]
+        np.testing.assert_array_equal(drive.beat_times_s, beats)
+        recording = shhs.read_recording(shhs.paths_of(cohort, recording_id))
+        assert drive.duration_s == recording.duration_s
+        still = drive.movement == 0
+        chest = recording.effort[0].values[still]
+        assert np.corrcoef(chest, drive.breathing[still])[0, 1] > 0.95
+
+
+def test_a_drive_that_is_not_known_is_refused(cohort, tmp_path):
+    with pytest.raises(DatasetError, match="no simulated cohort"):
+        true_drive(tmp_path, "shhs1-200001")
+    for unknown in ("shhs1-200013", "shhs2-200001", "../shhs1-200001"):
+        with pytest.raises(DatasetError, match="none of its 15 nights"):
+            true_drive(cohort, unknown)
+    own = json.loads((cohort / "simulation.json").read_text())["settings"]
+    for settings, word in (
+        (own | {"simulator": "1.0"}, "made by simulator 1.0"),
+        (own | {"beds": 2}, "unknown fields"),
+        (own | {"hours": -1.0}, "hours"),
+        ({}, "cannot be read"),
+    ):
+        (tmp_path / "simulation.json").write_text(json.dumps({"settings": settings}))
+        with pytest.raises(DatasetError, match=word):
+            true_drive(tmp_path, "shhs1-200001")

@@ -10,7 +10,7 @@ import pytest
 from kd_sleep import metrics
 from kd_sleep.pages import STAGE_COLOURS
 from kd_sleep.simulation import measures, validation, validation_report
-from kd_sleep.simulation.physiology import draw_subject, simulate_night
+from kd_sleep.simulation.physiology import Drive, Physiology, draw_subject, simulate_night
 from kd_sleep.simulation.validation import Statistic
 from kd_sleep.stages import NUM_STAGES, Stage
 
@@ -52,6 +52,7 @@ def test_the_table_covers_what_was_asked_for(rows):
     for part in (
         "share of sleep", "bout", "per window", "after sleep onset", "REM latency", "first third",
         "heart rate", "RMSSD", "LF/HF", "HF power", "breath intervals", "DFA", "RSA",
+        "RR with the chest", "RR behind the chest",
         "synchronisation", "movements", "two scorers", "time of night", "apnoeas", "fibrillation",
         "RR, 1st percentile", "spectrum slope",
     ):  # fmt: skip
@@ -75,7 +76,7 @@ def test_files_and_page_say_the_same(rows, tmp_path, monkeypatch):
     page = (tmp_path / "validation.html").read_text()
     assert len(table) == len(written) == len(card["statistics"]) > len(rows)
     assert {row.group for row in written} >= {"stages", "heart", "ecg", "bcg"}
-    assert card["simulator"] == "1.0"
+    assert card["simulator"] == "1.1"
     for row, line, entry in zip(written, table, card["statistics"], strict=True):
         assert line["name"] == entry["name"] == row.name
         assert float(line["value"]) == pytest.approx(row.value, nan_ok=True)
@@ -127,6 +128,29 @@ def test_the_slope_is_found_through_holes():
     end = np.arange(size, dtype=float)
     there = end % 152 > 10
     assert measures.spectrum_slope(end[there], rr[there]) == pytest.approx(1.0, abs=0.25)
+
+
+def rsa_night(behind, breaths_per_min, seconds=900.0):
+    """A steady night whose RR is shortest `behind` radians after the chest's peak."""
+    clock = np.arange(0.0, seconds, 0.1)
+    turn = 2 * np.pi * breaths_per_min / 60.0
+    rate = 1.0 / (0.9 - 0.05 * np.sin(turn * (clock + 0.05) - behind))  # of each step's middle
+    beats = np.interp(np.arange(1.0, rate.sum() / 10.0), np.cumsum(rate) / 10.0, clock + 0.1)
+    stages = np.full(int(seconds / 30), Stage.LIGHT, np.int8)
+    chest = np.sin(turn * clock + 1e-6)
+    drive = Drive(seconds, beats, np.ones(len(beats), bool), chest, np.zeros(len(clock)))
+    return Physiology(stages, stages, drive)
+
+
+@pytest.mark.parametrize("degrees", [-50.0, 0.0, 40.0, 170.0])
+def test_the_phase_of_rsa_is_found(degrees):
+    slow = measures.of_breath(rsa_night(np.radians(degrees), 10.0))
+    fast = measures.of_breath(rsa_night(np.radians(degrees), 18.0))
+    assert slow["rsa_behind_slow"] == pytest.approx(degrees, abs=3.0)
+    assert fast["rsa_behind_fast"] == pytest.approx(degrees, abs=3.0)
+    assert np.isnan([slow["rsa_behind_fast"], fast["rsa_behind_slow"]]).all()
+    assert fast["rsa_lag_s"] == pytest.approx(degrees / 360.0 * 60.0 / 18.0, abs=0.05)
+    assert fast["rsa_correlation"] == pytest.approx(-np.cos(np.radians(degrees)), abs=0.1)
 
 
 def test_architecture_of_a_night_drawn_by_hand():

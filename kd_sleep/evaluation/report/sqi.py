@@ -37,6 +37,7 @@ from kd_sleep.stages import STAGE_NAMES
 
 SCORE_LABELS = {
     "learned": "learned SQI",
+    "best_feature": "best feature",
     "signal": "signal SQI",
     "max_probability": "top probability",
     "entropy": "entropy",
@@ -52,6 +53,7 @@ FEWEST_WINDOWS = 10  # of a bin, as in the systems' own calibration
 
 _STYLES: dict[str, tuple[str, str, float]] = {
     "learned": ("#009E73", "-", 2.2),
+    "best_feature": ("#56B4E9", "-", 1.4),
     "signal": ("#0072B2", "-", 1.4),
     "max_probability": ("#CC79A7", "-", 1.4),
     "entropy": ("#D55E00", "-", 1.4),
@@ -72,10 +74,12 @@ def sqi_section(sqi: Mapping[str, Any] | None) -> str:
         " teacher and the student say of a window (KL divergence). The lines meet at the left,"
         " where nothing is dropped."
         f" <b>Learned SQI</b>: of {escape(label(sqi['student']))}, from BCG alone ({chosen})."
+        f" <b>Best feature</b>: {escape(sqi['best_feature'])}, of the SQI's features the one that"
+        " alone did best on validation."
         " <b>Signal SQI</b>: signal-to-noise ratio, likeness of heartbeats, movement; nothing"
         " learned. <b>Entropy</b> and <b>top probability</b>: how unsure the student itself is."
         " <b>Chance</b> drops blindly. The <b>oracle</b> knows each window's loss: no score can be"
-        f" better. Upright line: {100 * (1 - sqi['coverage']):.0f} % dropped, as in the tables."
+        f" better. Upright line: {100 * (1 - sqi['coverage']):.0f} % dropped, as on validation."
         " This is the risk-coverage curve with coverage counted from the right."
     )
     return "".join(
@@ -162,7 +166,8 @@ def _rejection(sqi: Mapping[str, Any]) -> str:
     found = sqi["rejection"]
     if not found:
         return ""
-    heads = ["Dropped by", *(f"{stage_chip(s)}<small>flagged, %</small>" for s in STAGE_NAMES)]
+    heads = ["Dropped by", "All<small>flagged, %</small>"]
+    heads += [*(f"{stage_chip(s)}<small>flagged, %</small>" for s in STAGE_NAMES)]
     heads += ["Bits lost<small>all → kept</small>", "Errors<small>all → kept, %</small>"]
     heads += [
         "Sleep left out<small>min a night</small>",
@@ -175,8 +180,9 @@ def _rejection(sqi: Mapping[str, Any]) -> str:
         rows.append(
             [
                 escape(score_label(name)),
+                two_lines(show(dropped["flagged"])),
                 *(two_lines(show(dropped["flagged_by_stage"][s])) for s in STAGE_NAMES),
-                _bits_kept(sqi, name),
+                _bits_kept(dropped["bits"]),
                 _errors_kept(dropped["risk"]),
                 two_lines(real_interval(tst["left_out"], 1, sign=True)),
                 two_lines(
@@ -187,8 +193,8 @@ def _rejection(sqi: Mapping[str, Any]) -> str:
         )
     share = f"{100 * (1 - sqi['coverage']):.0f} %"
     caption = (
-        f"When the {share} of windows that a score trusts least are dropped, which stages do they"
-        f" come from? At the upright line flags would fall on every stage alike."
+        "When the windows below a score's threshold are dropped, which stages do they come from?"
+        f" Thresholds were chosen on validation, to flag {share} there: the upright line."
     )
     note = (
         "What is kept can look better while the night got worse. Sleep left out: total sleep time"
@@ -197,20 +203,16 @@ def _rejection(sqi: Mapping[str, Any]) -> str:
         " up to the night; a flag that falls on Wake makes a night look more asleep than it was."
     )
     return (
-        f"<h3>What goes with {share} of the windows</h3>"
+        "<h3>What goes with the flagged windows</h3>"
         + figure_of(flagged_shares(found, sqi["coverage"]), caption)
         + table_of(heads, rows, "scores")
         + small_print(note)
     )
 
 
-def _bits_kept(sqi: Mapping[str, Any], score: str) -> str:
-    """Bits lost in all windows and in those kept, read off the curve."""
-    curve = sqi["curves"].get("gap", {}).get(score)
-    if curve is None:
-        return "–"
-    at = np.abs(np.asarray(curve["coverage"]) - sqi["coverage"]).argmin()
-    return f"{real(curve['risk'][-1], 3)} → {real(curve['risk'][at], 3)}"
+def _bits_kept(risk: Mapping[str, Any]) -> str:
+    """Bits lost a window, of all windows and of those kept."""
+    return " → ".join(real(risk[key]["value"], 3) for key in ("all", "kept"))
 
 
 def _errors_kept(risk: Mapping[str, Any]) -> str:

@@ -1,9 +1,9 @@
-"""Does an SQI earn its name? The learned one against the signal's and the student's own confidence.
+"""Does an SQI earn its name? The learned one against single features and the signal SQI.
 
-What a window costs is told in two ways, on nights that nothing was fitted on:
+What a window costs is measured in two ways, on nights that nothing was fitted on:
 
-  gap     KL(teacher || student) in bits, both calibrated: what of the teacher's answer the sensor
-          lost. Needs no label, and is what the learned SQI was taught to foretell.
+  gap     KL(teacher || student) in bits, both calibrated: what of the teacher's information the
+          student lost. Needs no label; the learned SQI predicts it.
   error   1 where the student's stage is not the scorer's.
 
 An SQI is better the sooner it drops windows that cost much: areas under the risk-coverage curves
@@ -25,24 +25,54 @@ from kd_sleep.datasets.nights import Nights
 from kd_sleep.evaluation import selective
 from kd_sleep.evaluation.scores import Bootstrap, Interval, percent
 from kd_sleep.features.bcg import MOST_MISSING
+from kd_sleep.models.kept_share import FEATURES, KeptShare
 from kd_sleep.schema import BCG_HZ
 from kd_sleep.signals.sqi import signal_sqi
 from kd_sleep.stages import STAGE_NAMES
-from kd_sleep.training.quality import gap_bits
+from kd_sleep.training.fit_kept_share import gap_bits, seen_weights
 
-LEARNED, SIGNAL, MAX_PROBABILITY, ENTROPY = "learned", "signal", "max_probability", "entropy"
-COVERAGE = 0.8
+LEARNED, BEST_FEATURE, SIGNAL = "learned", "best_feature", "signal"
+MAX_PROBABILITY, ENTROPY = "max_probability", "entropy"
+_LOG_PROBS = slice(1, 1 + len(STAGE_NAMES))  # of FEATURES
 POINTS = 100  # of a curve
 BINS = 10  # of the SQI's reliability
 HALF_WAY = 0.5  # from entropy to the oracle: what was aimed at
+
+
+def confidences(features_WF: NDArray, sqi: KeptShare) -> dict[str, NDArray[np.float64]]:
+    """Score -> [W], higher is better: the SQI, the best single feature and the student's own.
+
+    The best single feature is left out where it is the entropy, which is there already.
+    """
+    found = {LEARNED: sqi(features_WF)}
+    if sqi.best_feature != ENTROPY:
+        found[BEST_FEATURE] = sqi.best_sign * features_WF[:, FEATURES.index(sqi.best_feature)]
+    found[MAX_PROBABILITY] = features_WF[:, _LOG_PROBS].max(-1)
+    found[ENTROPY] = -features_WF[:, FEATURES.index(ENTROPY)]
+    return found
+
+
+def thresholds(validation: Nights, features_WF: NDArray, sqi: KeptShare) -> dict[str, float]:
+    """Score -> what lies below is flagged: the SQI's own flag, the same share of the others.
+
+    Args:
+      validation: nights with W windows.
+      features_WF: theirs.
+      sqi: the SQI.
+    """
+    seen = seen_weights(validation) > 0
+    found = confidences(features_WF[seen], sqi)
+    shares = {name: float(np.quantile(each, sqi.flagged)) for name, each in found.items()}
+    return shares | {LEARNED: sqi.flag_below}
 
 
 def judge_sqi(
     nights: Nights,
     log_probs: Sequence[NDArray[np.floating]],
     teacher_log_probs: Sequence[NDArray[np.floating]],
-    learned: Sequence[NDArray[np.floating]],
-    flag_below: float,
+    features_WF: NDArray,
+    sqi: KeptShare,
+    flags: Mapping[str, float],
     config: EvaluationConfig,
     student: str,
 ) -> dict[str, Any]:
@@ -52,40 +82,37 @@ def judge_sqi(
     teacher had a heartbeat.
 
     Args:
-      nights: R nights with their BCG.
+      nights: R nights; the signal SQI is judged, too, where they have their BCG's samples.
       log_probs: [N, K] of each night, by the student, calibrated.
       teacher_log_probs: likewise by the teacher.
-      learned: [N] SQI of each night.
-      flag_below: windows below are flagged at use.
+      features_WF: `models.kept_share.FEATURES` of all windows.
+      sqi: the student's SQI.
+      flags: thresholds of the scores, chosen on validation: see `thresholds`.
       config: draws, coverage and seed of the bootstrap over subjects.
       student: its name.
 
     Returns:
-      Plain JSON: "student", "flag_below", "coverage", "windows"; "judged": for "gap" and "error",
-      what `selective.judge` returns; "curves": for both, score -> {"coverage", "risk"}, at most
-      `POINTS` each; "rejection": score -> what `selective.rejection` returns at `COVERAGE`;
+      Plain JSON: "student", "flag_below", "best_feature", "coverage" that the flags keep on
+      validation, "windows"; "judged": for "gap" and "error", what `selective.judge` returns;
+      "curves": for both, score -> {"coverage", "risk"}, at most `POINTS` each; "rejection":
+      score -> what `selective.rejection` returns for errors, and "bits", its "risk" for the gap;
       "reliability": rows {"from", "to", "windows", "sqi", "kept": interval}; "flagged": interval of
       the flagged share; "spread", the SQI's 10th and 90th percentile; "conclusions", sentences.
 
     Raises:
       DatasetError: no window counts.
     """
-    assert nights.bcg is not None
-    probs = np.exp(np.concatenate(log_probs))
+    stages = np.concatenate(log_probs).argmax(-1)
     seen = (nights.bcg_missing < MOST_MISSING) & (nights.rr_missing < 1.0)
     stage = np.where(seen, nights.label, -1).astype(np.int8)
     subject = np.repeat(np.array(nights.subject_ids), nights.windows)
     night = np.repeat(np.array(nights.recording_ids), nights.windows)
     gap = gap_bits(np.concatenate(teacher_log_probs), np.concatenate(log_probs))
-    losses = {"gap": gap, "error": (probs.argmax(-1) != nights.label).astype(np.float64)}
-    sqi = np.concatenate(learned)
-    entropy = -(probs * np.log(np.maximum(probs, 1e-300))).sum(-1)
-    confidence = {
-        LEARNED: sqi,
-        SIGNAL: _signal_sqi(nights),
-        MAX_PROBABILITY: probs.max(-1),
-        ENTROPY: -entropy,
-    }
+    losses = {"gap": gap, "error": (stages != nights.label).astype(np.float64)}
+    confidence = confidences(features_WF, sqi)
+    learned = confidence[LEARNED]
+    if nights.bcg is not None:
+        confidence[SIGNAL] = _signal_sqi(nights)
     windows = {
         kind: selective.JudgedWindows(loss, subject, stage, night) for kind, loss in losses.items()
     }
@@ -95,11 +122,12 @@ def judge_sqi(
     }
     here = stage >= 0
     names, of_subject, bootstrap = selective.subject_bootstrap(subject[here], config)
-    flagged = _shares(bootstrap, of_subject, len(names), (sqi < flag_below)[here])
+    flagged = _shares(bootstrap, of_subject, len(names), (learned < sqi.flag_below)[here])
     found = {
         "student": student,
-        "flag_below": flag_below,
-        "coverage": COVERAGE,
+        "flag_below": sqi.flag_below,
+        "best_feature": sqi.best_feature,
+        "coverage": 1.0 - sqi.flagged,
         "windows": int(here.sum()),
         "judged": judged,
         "curves": {
@@ -111,14 +139,20 @@ def judge_sqi(
             for kind, loss in losses.items()
         },
         "rejection": {
-            name: selective.rejection(windows["error"], confidence[name], COVERAGE, config)
-            for name in (LEARNED, SIGNAL, ENTROPY)
+            name: selective.rejection(windows["error"], confidence[name], flags[name], config)
+            | {
+                "bits": selective.rejection(windows["gap"], confidence[name], flags[name], config)[
+                    "risk"
+                ]
+            }
+            for name in (LEARNED, BEST_FEATURE, ENTROPY)
+            if name in confidence
         },
         "reliability": _reliability(
-            bootstrap, of_subject, len(names), sqi[here], np.exp2(-gap[here])
+            bootstrap, of_subject, len(names), learned[here], np.exp2(-gap[here])
         ),
         "flagged": flagged,
-        "spread": np.quantile(sqi[here], [0.1, 0.9]).tolist(),
+        "spread": np.quantile(learned[here], [0.1, 0.9]).tolist(),
     }
     found["conclusions"] = _conclusions(found)
     return found
@@ -194,23 +228,30 @@ def _conclusions(found: Mapping[str, Any]) -> list[str]:
         share = "" if way["value"] is None else (
             f": it comes {percent(way, 0)} of the way from entropy to the oracle (AUGRC)"
         )  # fmt: skip
-        sentences.append(f"In foretelling {text} the learned SQI is {verdict}{share}.")
+        sentences.append(f"In predicting {text} the learned SQI is {verdict}{share}.")
+    scores = found["judged"]["gap"]["pooled"]["scores"]
+    if BEST_FEATURE in scores:
+        way = scores[BEST_FEATURE]["augrc"]["way_to_oracle"]
+        if way["value"] is not None:
+            sentences.append(
+                f"The best single feature on validation, {found['best_feature']}, comes"
+                f" {percent(way, 0)} of that way in bits."
+            )
     way = found["judged"]["gap"]["pooled"]["scores"][LEARNED]["augrc"]["way_to_oracle"]["value"]
     if way is not None and way < HALF_WAY:
         low, high = found["spread"]
         sentences.append(
-            "That is less than half of the way. The oracle knows what the teacher said of each"
-            " window; from the BCG alone an SQI can know no more than the mean loss of windows like"
-            f" it, and by its own word these hardly differ: 80 % of them lie between {low:.2f} and"
-            f" {high:.2f}."
+            "In bits that is less than half of the way. The oracle has the teacher's answer to each"
+            " window; from the BCG alone an SQI predicts the mean loss of windows like it: 80 % of"
+            f" the SQIs lie between {low:.2f} and {high:.2f}."
         )
     rejected = found["rejection"][LEARNED]
     shares = ", ".join(
         f"{name} {percent(rejected['flagged_by_stage'][name], 0)}" for name in STAGE_NAMES
     )
     sentences.append(
-        f"Dropping the {100 * (1 - found['coverage']):.0f} % of windows that it trusts least drops"
-        f" {shares} of the stages' own windows."
+        f"Its flag, chosen on validation, falls on {percent(found['flagged'], 0)} of the windows:"
+        f" {shares} of the stages' own."
     )
     left = rejected["tst_min"]["left_out"]
     if left["value"] is not None:
