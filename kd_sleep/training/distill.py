@@ -37,11 +37,7 @@ from kd_sleep.models.teacher import Teacher
 from kd_sleep.stages import NUM_STAGES, UNSCORED
 from kd_sleep.training import soft_labels
 from kd_sleep.training.checkpoints import Progress
-<<<<<<< HEAD
-from kd_sleep.training.fit_kept_share import write_kept_share
-=======
 from kd_sleep.training.fit_kept_share import teacher_on, write_kept_share
->>>>>>> sqi
 from kd_sleep.training.loop import TRAINED_ON, Run, fit, load_best, predict, settings_of
 from kd_sleep.training.steps import (
     distillation_objective,
@@ -365,17 +361,10 @@ def train_student(
         lesson.settings, model, distill, train, augmentation or AugmentConfig()
     )
     run = student_run(settings, lesson.stage_weights)
-<<<<<<< HEAD
-    best = lesson.teach(run, workdir, execution).best
-    write_kept_share(
-        workdir, run.module, best, run.columns, material.validation, teachers, material.teacher
-    )
-=======
     validation, teacher = material.validation, material.teacher
     labels = teacher_on(validation, teachers, teacher)  # where they lack, before any training
     best = lesson.teach(run, workdir, execution).best
     write_kept_share(workdir, run.module, best, run.columns, validation, labels, teacher)
->>>>>>> sqi
 
 
 def student_settings(
