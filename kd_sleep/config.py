@@ -401,7 +401,9 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     # For tests: every part runs, no number means anything.
     "tiny": Preset(
-        cohort=CohortConfig(subjects=12, hours=1.5, second_visit_share=0.25, rpoints_share=0.65),
+        cohort=CohortConfig(
+            subjects=12, cohort_seed=4, hours=1.5, second_visit_share=0.25, rpoints_share=0.65
+        ),
         build=BuildConfig(workers=2),
         teacher=TeacherConfig(width=8, context_windows=3),
         teacher_train=TrainConfig(steps=20, batch_size=4, sequence_windows=16, evaluate_every=10),
