@@ -13,6 +13,7 @@ Inputs are those of the card's "inputs", [B, L, ...] each by name, and `valid` [
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -94,13 +95,13 @@ def export_onnx(workdir: Path, out: Path) -> float:
         )
     try:
         data = model_of(student)
-    except NotImplementedError as error:
+        call = onnx_call(data, student.card["inputs"])
+    except Exception as error:  # no translation, or one that onnxruntime does not load
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
         raise ExportError(
-            out, f"not written: {error}.", "Use the .kdsleep file, or translate it in onnx.py."
+            out, f"not written: {reason}.", "Use the .kdsleep file, or extend inference/onnx.py."
         ) from error
-    difference = largest_difference(
-        Program(student.card, onnx_call(data, student.card["inputs"])), student.program()
-    )
+    difference = largest_difference(Program(student.card, call), student.program())
     if not difference < TOLERANCE:
         raise ExportError(
             out,
@@ -234,7 +235,8 @@ class _Graph:
 
         def read(atom: Any) -> Any:
             if isinstance(atom, core.Literal):
-                return np.asarray(atom.val)
+                aval: Any = atom.aval
+                return np.asarray(atom.val, aval.dtype)
             return known[atom]
 
         for equation in jaxpr.eqns:
@@ -323,11 +325,11 @@ class _Graph:
         return self.op("Unsqueeze", x, np.array(equation.params["dimensions"]))
 
     def _gather(self, equation: Any, x: Any, index: Any) -> str:
-        """A slice from a constant place, or places along one axis."""
+        """A slice from a constant place, or constant places along each of some axes."""
         numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
         mapped, dropped = numbers.start_index_map, numbers.collapsed_slice_dims
         if isinstance(index, str) or numbers.operand_batching_dims:
-            raise NotImplementedError("a gather from places that are computed has no translation")
+            raise NotImplementedError("a gather from computed places has no translation to ONNX")
         index = index.astype(np.int64)
         if index.ndim == 1:
             starts = np.zeros(len(sizes), np.int64)
@@ -335,13 +337,29 @@ class _Graph:
             ends = [int(start) + size for start, size in zip(starts, sizes, strict=True)]
             x = self.part(x, starts, self.shape(ends), [1] * len(sizes))
             return self.op("Squeeze", x, np.array(dropped)) if dropped else x
-        (axis,) = mapped if len(mapped) == 1 else (None,)
-        offsets = tuple(range(axis or 0)) + tuple(
-            range((axis or 0) + index.ndim - 1, len(sizes) + index.ndim - 2)
-        )
-        if axis is None or dropped != (axis,) or numbers.offset_dims != offsets:
-            raise NotImplementedError("a gather along several axes has no translation to ONNX")
-        return self.op("Gather", x, index[..., 0], axis=axis)
+        # Places [..., len(mapped)]; each axis has its own dimensions of them.
+        batch = index.ndim - 1
+        along = [
+            [k for k in range(batch) if (places != places.take([0], k)).any()]
+            for places in np.moveaxis(index, -1, 0)
+        ]
+        free = [k for k in range(batch) if not any(k in dims for dims in along)]
+        along[0] = sorted(along[0] + free)
+        taken = sorted(itertools.chain(*along))
+        if sorted(dropped) != sorted(mapped) or taken != [*range(batch)]:
+            raise NotImplementedError("a gather of scattered places has no translation to ONNX")
+        axes: list[Any] = [("own", axis) for axis in range(len(sizes))]
+        for number in np.argsort(mapped)[::-1]:  # from the last: axes before it stay in place
+            axis, dims = mapped[number], along[number]
+            here = tuple(slice(None) if k in dims else 0 for k in range(batch))
+            x = self.op("Gather", x, index[(*here, number)], axis=axis)
+            axes[axis : axis + 1] = [("place", k) for k in dims]
+        places, own = iter(range(batch)), iter(a for a in axes if a[0] == "own")
+        wanted = [
+            next(own) if place in numbers.offset_dims else ("place", next(places))
+            for place in range(len(axes))
+        ]
+        return self.op("Transpose", x, perm=[axes.index(axis) for axis in wanted])
 
     def _integer_pow(self, equation: Any, x: Any) -> str:
         return self.op("Pow", x, np.array(equation.params["y"], np.float32))
