@@ -35,7 +35,7 @@ def load_student(path: str | os.PathLike) -> StagingStudent:
 
 
 def __getattr__(name: str) -> Any:
-    """`distillation_loss` as it is asked for: who makes an ONNX model's inputs need not have jax."""
+    """`distillation_loss`, imported when asked for: an ONNX model's inputs need no jax."""
     if name != "distillation_loss":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from kd_sleep.losses import distillation_loss
