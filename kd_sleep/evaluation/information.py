@@ -325,7 +325,9 @@ class _Means:
 
     def intervals(self, draws_DS: NDArray[np.float64]) -> dict[str, Any]:
         """{"bits", "by_stage"} of sums as `draws` has them."""
-        counts_DS = np.concatenate([self.counts_US.sum(0)[None], self.bootstrap.draw(self.counts_US)])
+        counts_DS = np.concatenate(
+            [self.counts_US.sum(0)[None], self.bootstrap.draw(self.counts_US)]
+        )
 
         def total(of_stage_DS: NDArray) -> NDArray:
             return np.concatenate([of_stage_DS.sum(-1, keepdims=True), of_stage_DS], -1)

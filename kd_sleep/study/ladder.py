@@ -212,13 +212,14 @@ def _write_series(folder: Path, cohort_dir: Path | None, files: NightFiles) -> N
     jj = rr.tachogram(intervals, windows)
     values = sensors.render_bcg(draws, body, BCG_SAMPLING_HZ)[: int(body.samples)]
     found = bcg_series(resample(values, BCG_SAMPLING_HZ, BCG_HZ), windows)
+    arrays = {
+        f"{DELAYED} jj": jj.astype(np.float32),
+        f"{DELAYED} hrv": rr.hrv(intervals, jj).astype(np.float32),
+        f"{NOISE_FREE} jj": found.jj,
+        f"{NOISE_FREE} hrv": found.jj_hrv,
+    }
     partial = folder / f".{files.recording_id}.partial.npz"
-    np.savez(
-        partial,
-        **{f"{DELAYED} jj": jj.astype(np.float32)},
-        **{f"{DELAYED} hrv": rr.hrv(intervals, jj).astype(np.float32)},
-        **{f"{NOISE_FREE} jj": found.jj, f"{NOISE_FREE} hrv": found.jj_hrv},
-    )
+    np.savez(partial, **arrays)  # type: ignore[arg-type]
     partial.replace(folder / f"{files.recording_id}.npz")
 
 
