@@ -182,8 +182,8 @@ class Ladder:
             "rungs": list of {"name", "bits", "by_stage"}
             "steps": list of {"from" (None is the prior), "to", "change" (bits, to - from),
               "by_stage", "expected": "gain" up to the top and at `gains`, "loss" elsewhere,
-              "contrary": whether it goes the other way, "note": what that means, or None}; the first step is from the
-              prior, and the changes add up to the last rung's bits
+              "contrary": whether it goes the other way, "note": what that means, or None}; the
+              first step is from the prior, and the changes add up to the last rung's bits
             "gap": {"from": top, "to": last, "change", "by_stage"}: the sum of the steps behind the
               top
 

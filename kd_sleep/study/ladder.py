@@ -19,11 +19,10 @@ Weights: in training every scored window weighs the same on every rung, whatever
 without a beat gives the network zeros with validity 0, and is scored as any other: a rung cannot
 do better by leaving out the windows where its sensor or detector fails.
 
-Drive: where the cohort is simulated, its BCG files were rendered from `cohort.true_drive`; where the
-dataset's BCG was simulated on recorded nights, from `recorded_drive.drive_of`. There the noise-free
-and the dataset's BCG are of one drive, and the step between them is noise. A recorded BCG has no
-known drive: the noise-free one comes from what ECG and belts show of the body, and the step holds
-whatever they do not.
+Drive: a simulated cohort's BCG files were rendered from `cohort.true_drive`, and a dataset's
+simulated BCG from `recorded_drive.drive_of`. There the noise-free and the dataset's BCG are of one
+drive, and the step between them is noise. A recorded BCG has no known drive: the noise-free one
+comes from what ECG and belts show of the body, and the step holds whatever they do not.
 """
 
 from __future__ import annotations
