@@ -166,6 +166,8 @@ def climb(data_dir: Path, shhs_dir: Path, workdir: Path, preset: Preset) -> dict
         if inferred
         else "The noise-free and the dataset's BCG are of the same heartbeats, breathing and"
         " movement, so the step between them is noise.",
+        "Timing and detector may give as well as take: the pulse's delay follows the breath, and"
+        " where no beat is found, the body moved.",
     ]
     return found
 
