@@ -34,7 +34,7 @@ from kd_sleep.stages import STAGE_NAMES
 
 # From Okabe & Ito's palette, as the stages' and systems' colours are, but none of the stages'.
 GAIN, LOSS = "#009E73", "#D55E00"
-_WRAP = 26  # characters of a rung's name on a line
+_WRAP, _STEP_WRAP = 26, 20  # characters on a line of a rung's name, and of its step's
 
 
 def ladder_section(ladder: Mapping[str, Any] | None) -> str:
@@ -145,7 +145,7 @@ def waterfall(ladder: Mapping[str, Any]) -> tuple[Figure, str]:
             sides += [start + change["low"], start + change["high"]]
             axes.plot(sides[2:], [row, row], color=INK, linewidth=1.4)
         axes.annotate(
-            "\n".join([real(change["value"], 3, sign=True), *textwrap.wrap(name, _WRAP)]),
+            "\n".join([real(change["value"], 3, sign=True), *textwrap.wrap(name, _STEP_WRAP)]),
             (max(sides), row),
             (4, 0),
             textcoords="offset points",
