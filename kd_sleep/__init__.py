@@ -16,13 +16,13 @@ A trained student stages a night's BCG:
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kd_sleep.losses import distillation_loss
 from kd_sleep.version import __version__
 
 if TYPE_CHECKING:
     from kd_sleep.inference.staging import StagingStudent
+    from kd_sleep.losses import distillation_loss
 
 __all__ = ["__version__", "distillation_loss", "load_student"]
 
@@ -32,3 +32,12 @@ def load_student(path: str | os.PathLike) -> StagingStudent:
     from kd_sleep.inference import staging  # what it needs, who wants the loss need not pay for
 
     return staging.load_student(path)
+
+
+def __getattr__(name: str) -> Any:
+    """`distillation_loss`, imported when asked for: an ONNX model's inputs need no jax."""
+    if name != "distillation_loss":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from kd_sleep.losses import distillation_loss
+
+    return distillation_loss

@@ -166,9 +166,9 @@ class BuildConfig(Config):
 class TeacherConfig(Config):
     """The teacher: a 1-D CNN on the tachogram and HRV of a window and its neighbours."""
 
-    width: int = setting(48, "Channels of the network.", low=4)
+    width: int = setting(64, "Channels of the network.", low=4)
     context_windows: int = setting(
-        31, "Windows that it sees on each side; 2**n - 1, 0 for none.", choices=_CONTEXTS
+        127, "Windows that it sees on each side; 2**n - 1, 0 for none.", choices=_CONTEXTS
     )
     dropout: float = setting(0.1, "Dropout rate on a window's embedding.", low=0.0, high=0.9)
 
@@ -212,9 +212,9 @@ class StudentConfig(Config):
     time_of_night: bool = setting(
         False, "Show the student how long ago the recording began (front end beats)."
     )
-    width: int = setting(48, "Channels of the network.", low=4)
+    width: int = setting(64, "Channels of the network.", low=4)
     context_windows: int = setting(
-        31,
+        127,
         "Windows that it sees on each side; 2**n - 1. 0 is the article's single-window student.",
         choices=_CONTEXTS,
     )
@@ -283,10 +283,10 @@ class DistillConfig(Config):
 class TrainConfig(Config):
     """Optimisation, counted in steps."""
 
-    steps: int = setting(500, "Optimiser steps.", low=1)
+    steps: int = setting(400, "Optimiser steps.", low=1)
     batch_size: int = setting(8, "Sequences in a batch.", low=1)
-    sequence_windows: int = setting(64, "Windows in a training sequence.", low=1)
-    learning_rate: float = setting(3e-3, "Peak learning rate of AdamW.", above=0.0)
+    sequence_windows: int = setting(256, "Windows in a training sequence.", low=1)
+    learning_rate: float = setting(2e-3, "Peak learning rate of AdamW.", above=0.0)
     warmup_share: float = setting(
         0.1, "Share of the steps that warm up; cosine decay to 0 after.", low=0.0, high=0.9
     )
@@ -298,7 +298,7 @@ class TrainConfig(Config):
     seed: int = setting(0, "Seed of initial parameters, dropout and augmentation.", low=0)
     batch_seed: int = setting(0, "Seed of the order of batches.", low=0)
     ema_decay: float = setting(
-        0.0,
+        0.99,
         "Decay per step of the moving average of parameters that is evaluated and kept; 0 keeps"
         " the parameters themselves.",
         low=0.0,
@@ -398,16 +398,29 @@ class Preset:
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
+TINY_TRAIN = TrainConfig(
+    steps=20,
+    batch_size=4,
+    sequence_windows=16,
+    learning_rate=3e-3,
+    evaluate_every=10,
+    ema_decay=0.0,
+)
+
+ACCELERATOR_TRAIN = TrainConfig(steps=3000, batch_size=32, sequence_windows=256, evaluate_every=250)
+
 PRESETS: dict[str, Preset] = {
     # For tests: every part runs, no number means anything.
     "tiny": Preset(
-        cohort=CohortConfig(subjects=12, hours=1.5, second_visit_share=0.25, rpoints_share=0.65),
+        cohort=CohortConfig(
+            subjects=12, cohort_seed=4, hours=1.5, second_visit_share=0.25, rpoints_share=0.65
+        ),
         build=BuildConfig(workers=2),
         teacher=TeacherConfig(width=8, context_windows=3),
-        teacher_train=TrainConfig(steps=20, batch_size=4, sequence_windows=16, evaluate_every=10),
+        teacher_train=TINY_TRAIN,
         study_soft_labels=SoftLabelConfig(folds=2),
-        student=StudentConfig(width=8, context_windows=3),
-        student_train=TrainConfig(steps=20, batch_size=4, sequence_windows=16, evaluate_every=10),
+        student=StudentConfig(width=8, context_windows=3, signal_width=8),
+        student_train=TINY_TRAIN,
         distill=DistillConfig(labelled_nights=2),
         study=StudyConfig(study_seeds=2, handful=2),
         evaluation=EvaluationConfig(bootstrap_draws=100),
@@ -417,22 +430,10 @@ PRESETS: dict[str, Preset] = {
     # For SHHS on a GPU or TPU.
     "accelerator": Preset(
         cohort=CohortConfig(subjects=1000),
-        teacher=TeacherConfig(width=128, context_windows=127),
-        teacher_train=TrainConfig(
-            steps=20_000,
-            batch_size=64,
-            sequence_windows=256,
-            learning_rate=1e-3,
-            evaluate_every=1000,
-        ),
-        student=StudentConfig(width=128, context_windows=127),
-        student_train=TrainConfig(
-            steps=20_000,
-            batch_size=64,
-            sequence_windows=256,
-            learning_rate=1e-3,
-            evaluate_every=1000,
-        ),
+        teacher=TeacherConfig(width=96),
+        teacher_train=ACCELERATOR_TRAIN,
+        student=StudentConfig(width=96),
+        student_train=ACCELERATOR_TRAIN,
     ),
 }
 

@@ -2,8 +2,7 @@
 
     python -m launch.export_student --student=WORKDIR --out=student.kdsleep
 
-The file runs with jax, NumPy and SciPy on cpu, cuda or tpu, for nights of any length. With --int8
-weights take a quarter of the room; --data_dir measures what that costs on the validation nights.
+The file runs with jax, NumPy and SciPy on cpu, cuda or tpu, for nights of any length.
 --onnx=FILE also writes the student for onnxruntime, which needs `pip install -e '.[onnx]'`.
 """
 
@@ -17,20 +16,15 @@ from launch import flags
 
 _STUDENT = flags.define_path("student", "Work folder of the trained student.")
 _OUT = absl_flags.DEFINE_string("out", None, "The file to write.", required=True)
-_INT8 = absl_flags.DEFINE_bool("int8", False, "Weights in int8, a scale for each channel.")
-_DATA_DIR = flags.define_path(
-    "data_dir", "Folder of a dataset, to measure what int8 costs.", required=False
-)
 _ONNX = absl_flags.DEFINE_string("onnx", None, "ONNX file to write as well, in float32.")
 flags.define_platform()
 
 
 def main() -> None:
     student, out = flags.path(_STUDENT), Path(_OUT.value).expanduser()
-    data_dir = flags.path(_DATA_DIR) if _DATA_DIR.value else None
     if _ONNX.value:
         assert_installed()
-    print(summary(export_student(student, out, int8=_INT8.value, data_dir=data_dir)))
+    print(summary(export_student(student, out)))
     if _ONNX.value:
         difference = export_onnx(student, Path(_ONNX.value).expanduser())
         print(f"{_ONNX.value}: ONNX, float32; its logits are the student's to {difference:.0e}.")

@@ -91,6 +91,16 @@ def test_the_training_path_needs_no_file_readers(module):
     assert not HEAVY & set(out.stdout.split())
 
 
+def test_inputs_of_a_student_need_numpy_and_scipy_alone():
+    code = (
+        "import sys, kd_sleep.features.bcg, kd_sleep.features.inputs, kd_sleep.features.series\n"
+        "import kd_sleep.features.running_series, kd_sleep.models.kept_share\n"
+        "print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"jax", "flax", *HEAVY} & set(out.stdout.split())
+
+
 def test_the_loss_costs_jax_and_optax_alone():
     code = (
         "import sys, jax.numpy as jnp\n"

@@ -11,22 +11,21 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kd_sleep.benchmark.recordings import _quiet
 from kd_sleep.benchmark.timing import Row
 from kd_sleep.config import CohortConfig, Preset, to_dict
+from kd_sleep.datasets.batches import whole_nights
+from kd_sleep.datasets.nights import blank
 from kd_sleep.inference import container
 from kd_sleep.inference.export import serialized
 from kd_sleep.inference.outputs import stage_file, stage_files
-from kd_sleep.inference.program import Trained, preprocessing
+from kd_sleep.inference.program import Trained, card_of, pure
 from kd_sleep.inference.staging import StagingError, StagingStudent, load_student
-from kd_sleep.models.student import Student
+from kd_sleep.models.student import Student, columns
 from kd_sleep.provenance import versions
-from kd_sleep.schema import BCG_SAMPLES
 from kd_sleep.simulation.cohort import write_cohort
-from kd_sleep.stages import STAGE_NAMES
 
 PART = "staging"
 AIM_COLD_S, AIM_WARM_S = 2.0, 0.1
@@ -82,39 +81,19 @@ def measure(preset: Preset, repeats: int, hours: float = 8.0, nights: int = 100)
 def write_student(preset: Preset, path: Path) -> None:
     """An exported student with parameters as they are before training: speed is the same."""
     module = Student(preset.student)
-    batch = {
-        "bcg": jnp.zeros((1, 1, BCG_SAMPLES)),
-        "bcg_scale": jnp.ones((1, 1)),
-        "valid_BL": jnp.ones((1, 1)),
-    }
-    params = module.init(jax.random.PRNGKey(0), batch)["params"]
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-
-    def function(
-        weights: tuple, bcg_BLS: jax.Array, valid_BL: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        there = jnp.where(valid_BL[..., None] > 0, bcg_BLS, 0.0)
-        batch = {"bcg": there, "bcg_scale": jnp.ones_like(valid_BL), "valid_BL": valid_BL}
-        logits = module.apply({"params": jax.tree.unflatten(structure, weights)}, batch)
-        assert isinstance(logits, jax.Array)
-        return logits, jnp.full(valid_BL.shape, jnp.nan)
-
-    weights = {
-        jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(leaf, np.float32)
-        for place, leaf in leaves
-    }
-    card = {
-        "format": container.FORMAT,
-        "stages": list(STAGE_NAMES),
+    example = next(whole_nights(blank(), columns(preset.student), 1))
+    params = module.init(jax.random.PRNGKey(0), example)["params"]
+    function, weights = pure(module, params)
+    settings = {
         "model": to_dict(preset.student),
-        "temperature": 1.0,
-        "flag_below": None,
-        "preprocessing": preprocessing(),
-        "data": {"cohort": "none: parameters are made up"},
         "distill": to_dict(preset.distill),
         "train": to_dict(preset.student_train),
-        "versions": versions(),
+        "augment": to_dict(preset.augment),
+        "teacher": "none",
+        "labelled": 0,
     }
+    about = {"versions": versions(), "git_revision": "unknown"}
+    card = card_of(about, settings, "parameters are made up", preset.student, None)
     trained = Trained(function, weights, card)
     container.write(path, container.pack(container.Content(card, weights, serialized(trained))))
 
@@ -163,7 +142,8 @@ def cold(exported: Path, night: Path, root: Path, repeats: int) -> list[Row]:
 def warm(student: StagingStudent, night: Path, root: Path, repeats: int) -> list[Row]:
     """A process that has staged before, with and without the picture, and the network alone."""
     rows = []
-    windows = np.zeros((960, BCG_SAMPLES))
+    shapes = student.program.card["inputs"]
+    inputs = {name: np.ones((960, *shape)) for name, shape in shapes.items()}
     for what, aim, work in (
         (
             "EDF to CSV, EDF+ and JSON, warm",
@@ -171,7 +151,7 @@ def warm(student: StagingStudent, night: Path, root: Path, repeats: int) -> list
             lambda: stage_file(student, night, "warm", root, picture="none"),
         ),
         ("the same with a picture", None, lambda: stage_file(student, night, "warm", root)),
-        ("the network alone, 960 windows", None, lambda: student.run(windows, windows[:, 0] == 0)),
+        ("the network alone, 960 windows", None, lambda: student.network(inputs)),
     ):
         work()
         seconds, cpu = [], []

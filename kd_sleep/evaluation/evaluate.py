@@ -32,7 +32,7 @@ from kd_sleep.training.distill import (
     reads_samples,
     student_columns,
 )
-from kd_sleep.training.fit_kept_share import features_of, load_kept_share, log_scales
+from kd_sleep.training.fit_kept_share import features_of, load_kept_share, outputs
 from kd_sleep.training.loop import predict, settings_of
 from kd_sleep.training.metrics_log import read_metrics
 from kd_sleep.training.soft_labels import fingerprint
@@ -93,13 +93,13 @@ def evaluate(
                 f" {', '.join(map(str, teachers))}.",
                 "Evaluate it with its own, all of them in order, or train it again.",
             )
-        columns = student_columns(network.config)
+        columns = student_columns(from_dict(StudentConfig, runs[student]["model"]))
         for each, asked in splits.items():
             logits[each][student] = _log_probs(workdir, network, weights, asked, columns)
         if fitted := load_kept_share(workdir, fingerprint(weights)):
             features = {}
             for each, asked in splits.items():
-                scale_W = log_scales(network, weights, columns, asked)
+                _, scale_W = outputs(network, weights, columns, asked)
                 calibrated = log_softmax(
                     np.concatenate(logits[each][student]) / fitted.temperature, -1
                 )

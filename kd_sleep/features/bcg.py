@@ -4,7 +4,7 @@ One piece of code for training and for use, and light to import: NumPy and SciPy
 
 `prepared` sees the whole night, as a student is trained: its filters have no phase shift, and one
 heartbeat amplitude is the night's median, over windows, of the RMS in the heartbeat band.
-`RunningBcg` sees the past alone.
+`RunningBcg` sees the past alone, and so does `RunningRate`, which brings samples to 50 Hz.
 """
 
 from __future__ import annotations
@@ -102,18 +102,16 @@ def at_bcg_rate(values: NDArray, rate_hz: float) -> NDArray[np.float64]:
     return out
 
 
-class RunningBcg:
-    """A BCG prepared while it is recorded: what `prepared` does, from the past alone.
+class RunningRate:
+    """A BCG brought to `BCG_HZ` while it is recorded: what `at_bcg_rate` does, from the past alone.
 
-    Departures from `prepared`, which a student was trained on:
+    Departures from `at_bcg_rate`:
 
-      - the filters run forwards alone, twice: the same gain at every frequency, another phase;
-      - one heartbeat amplitude is the median over the windows finished so far, this one included;
       - a gap is bridged with the last sample before it, not with a straight line to the one behind;
       - a run without change is missing from its second `FLAT_S` on.
 
-    A change of rate looks 0.2 s ahead, so a window is there 0.2 s after its end. The windows are
-    the same however the samples are cut into pieces.
+    A change of rate looks 0.2 s ahead. The output is the same however the samples are cut into
+    pieces.
     """
 
     def __init__(self, rate_hz: float):
@@ -130,47 +128,33 @@ class RunningBcg:
         before = -self._side % self._down
         self._taps, self._delay = np.pad(taps, (before, 0)), (self._side + before) // self._down
         self._run = max(2, round(FLAT_S * rate_hz))  # equal samples that are a dropout
-        highpass = signal.butter(2, HIGHPASS_HZ, "highpass", fs=BCG_HZ, output="sos")
-        heart = signal.butter(2, HEART_HZ, "bandpass", fs=BCG_HZ, output="sos")
-        self._highpass, self._heart = (np.tile(sos, (2, 1)) for sos in (highpass, heart))
-        self._highpass_state = np.zeros((len(self._highpass), 2))
-        self._heart_state = np.zeros((len(self._heart), 2))
-        self._first = np.nan  # sample there was; all are told relative to it
+        self._first = np.nan  # sample there was; all are relative to it
         self._last, self._equal = np.nan, 0  # sample, and how long it has not changed
         self._samples, self._missing = np.empty(0), np.empty(0, bool)  # not yet at the new rate
         self._begin = 0  # number of the first of these
         self._made = 0  # samples at the new rate so far
-        self._rest = np.empty((3, 0))  # of a window that is not finished: see `push`
-        self._rms: list[float] = []  # of the usable windows so far, in order of size
 
-    def push(self, samples: NDArray) -> PreparedBcg:
-        """The windows that these samples finish; often none.
+    def push(self, samples: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The samples at `BCG_HZ` that are known by now, and which of them are missing.
 
         Args:
           samples: [n] the next ones, in any unit; NaN where missing.
+
+        Returns:
+          [m] relative to the first sample there was, gaps bridged; [m].
         """
         filled, missing = self._bridged(np.asarray(samples, np.float64).ravel())
         self._samples = np.concatenate([self._samples, filled])
         self._missing = np.concatenate([self._missing, missing])
-        values, missing = self._at_bcg_rate()
-        if len(values):
-            values, self._highpass_state = signal.sosfilt(
-                self._highpass, values, zi=self._highpass_state
-            )
-            heart, self._heart_state = signal.sosfilt(self._heart, values, zi=self._heart_state)
-            self._rest = np.concatenate([self._rest, np.stack([values, heart, missing])], axis=1)
-        windows = self._rest.shape[1] // BCG_SAMPLES
-        whole = self._rest[:, : windows * BCG_SAMPLES].reshape(3, windows, BCG_SAMPLES)
-        self._rest = self._rest[:, windows * BCG_SAMPLES :]
-        return self._measured(*whole)
+        return self._at_bcg_rate()
 
-    def finish(self) -> PreparedBcg:
-        """The last window, where only the samples that a change of rate looks ahead are wanting."""
+    def finish(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The samples that only wanted for what a change of rate looks ahead."""
         last = self._samples[-1] if len(self._samples) else 0.0
         ahead = -(-self._side // self._up) + 1
         self._samples = np.concatenate([self._samples, np.full(ahead, last)])
         self._missing = np.concatenate([self._missing, np.ones(ahead, bool)])
-        return self.push(np.empty(0))
+        return self._at_bcg_rate()
 
     def _bridged(self, samples: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Samples relative to the first, gaps filled with the last before them; and the gaps."""
@@ -209,6 +193,44 @@ class RunningBcg:
         self._missing = self._missing[needed - self._begin :]
         self._begin, self._made = needed, made
         return values, missing
+
+
+class RunningBcg:
+    """A BCG prepared while it is recorded: what `prepared` does, from the past alone.
+
+    Departures from `prepared`, which a student was trained on, beside those of `RunningRate`:
+
+      - the filters run forwards alone, twice: the same gain at every frequency, another phase;
+      - one heartbeat amplitude is the median over the windows finished so far, this one included.
+
+    The windows are the same however the samples are cut into pieces.
+    """
+
+    def __init__(self) -> None:
+        highpass = signal.butter(2, HIGHPASS_HZ, "highpass", fs=BCG_HZ, output="sos")
+        heart = signal.butter(2, HEART_HZ, "bandpass", fs=BCG_HZ, output="sos")
+        self._highpass, self._heart = (np.tile(sos, (2, 1)) for sos in (highpass, heart))
+        self._highpass_state = np.zeros((len(self._highpass), 2))
+        self._heart_state = np.zeros((len(self._heart), 2))
+        self._rest = np.empty((3, 0))  # of a window that is not finished
+        self._rms: list[float] = []  # of the usable windows so far, in order of size
+
+    def push(self, values: NDArray, missing: NDArray[np.bool_]) -> PreparedBcg:
+        """The windows that these samples finish; often none.
+
+        Args:
+          values, missing: [n] the next ones, as `RunningRate` has them.
+        """
+        if len(values):
+            values, self._highpass_state = signal.sosfilt(
+                self._highpass, values, zi=self._highpass_state
+            )
+            heart, self._heart_state = signal.sosfilt(self._heart, values, zi=self._heart_state)
+            self._rest = np.concatenate([self._rest, np.stack([values, heart, missing])], axis=1)
+        windows = self._rest.shape[1] // BCG_SAMPLES
+        whole = self._rest[:, : windows * BCG_SAMPLES].reshape(3, windows, BCG_SAMPLES)
+        self._rest = self._rest[:, windows * BCG_SAMPLES :]
+        return self._measured(*whole)
 
     def _measured(self, values_NS: NDArray, heart_NS: NDArray, missing_NS: NDArray) -> PreparedBcg:
         """Windows in heartbeat amplitudes of their own time."""

@@ -12,13 +12,19 @@ The teacher takes both from the whole night. A student's `scope` says which wind
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.features.rr import HRV_SPAN_WINDOWS
-from kd_sleep.schema import HRV_FEATURES, WINDOW_S
+from kd_sleep.schema import (
+    BCG_SAMPLES,
+    HRV_FEATURES,
+    MOVEMENT_SAMPLES,
+    SERIES_SAMPLES,
+    WINDOW_S,
+)
 
 SCOPES = ("night", "past", "window")
 TYPICAL_S = 0.95  # NN interval of a sleeper: the reference where none is known
@@ -26,7 +32,45 @@ LARGEST_Z = 5.0
 # Columns of a student's summary of a window, in this order.
 JJ_LEVEL, MOVEMENT_LEVEL = 0, 1  # s, and log units: references that the network subtracts
 FEATURES = slice(2, None)
+SUMMARISED = ("jj", "jj_hrv", "breath_depth", "movement")  # series that `summary` reads
 SUMMARY = ("jj_level", "movement_level", *HRV_FEATURES, "level", "breath_depth", "missing", "hours")
+
+# Shape of a window of everything that a student may be shown.
+INPUT_SHAPES: dict[str, tuple[int, ...]] = {
+    "jj": (SERIES_SAMPLES,),
+    "beat_confidence": (SERIES_SAMPLES,),
+    "breath": (SERIES_SAMPLES,),
+    "movement": (MOVEMENT_SAMPLES,),
+    "bcg": (BCG_SAMPLES,),
+    **{f"summary_{scope}": (len(SUMMARY),) for scope in SCOPES},
+}
+
+
+def student_inputs(
+    names: Iterable[str],
+    series: Mapping[str, NDArray],
+    missing_N: NDArray,
+    bcg_NS: NDArray | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """What a student is shown of a night, [N, …] each.
+
+    Args:
+      names: of `INPUT_SHAPES`.
+      series: of the night, as `features.series.BcgSeries.fields` has them.
+      missing_N: [N] share of each window that is missing.
+      bcg_NS: samples at `BCG_HZ` in heartbeat amplitudes, as `features.bcg.prepared` has them;
+        needed by students that read `bcg` alone.
+    """
+    shown = {}
+    for name in names:
+        if name == "bcg":
+            assert bcg_NS is not None
+            shown[name] = bcg_NS
+        elif name.startswith("summary_"):
+            shown[name] = summary(series, missing_N, name.removeprefix("summary_"))
+        else:
+            shown[name] = series[name]
+    return {name: np.asarray(array, np.float32) for name, array in shown.items()}
 
 
 def teacher_inputs(tachogram: NDArray, hrv: NDArray) -> tuple[NDArray, NDArray, NDArray]:
@@ -54,14 +98,14 @@ def summary(series: Mapping[str, NDArray], missing_N: NDArray, scope: str) -> ND
     """[N, len(SUMMARY)] what a student is told of each window beside its series.
 
     Args:
-      series: of a night's record: jj, jj_hrv, breath_depth and movement.
+      series: of a night's record: `SUMMARISED`.
       missing_N: [N] share of each window that is missing.
       scope: of `SCOPES`.
     """
     windows = len(missing_N)
     with np.errstate(invalid="ignore"):
-        jj_N = _median_by_window(series["jj"])
-        movement_N = _median_by_window(series["movement"])
+        jj_N = median_by_window(series["jj"])
+        movement_N = median_by_window(series["movement"])
     table = np.concatenate([series["jj_hrv"], series["breath_depth"][:, None]], axis=1)
     table = table.astype(np.float64)
     if scope == "night":
@@ -97,8 +141,8 @@ def _median(values: NDArray) -> float:
     return float(np.median(known)) if len(known) else np.nan
 
 
-def _median_by_window(values_NT: NDArray) -> NDArray[np.float64]:
-    """[N] median of what is known of each window; NaN where nothing is."""
+def median_by_window(values_NT: NDArray) -> NDArray[np.float64]:
+    """[N] median of what is finite of each window [N, T]; NaN where nothing is."""
     ordered = np.sort(values_NT.astype(np.float64), axis=1)  # NaN last
     count = np.isfinite(ordered).sum(1)
     middle = np.maximum(count - 1, 0) // 2

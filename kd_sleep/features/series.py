@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from kd_sleep.features import rr
 from kd_sleep.features.windows import to_windows
-from kd_sleep.schema import BCG_HZ, SERIES_HZ, SERIES_SAMPLES, WINDOW_S
+from kd_sleep.schema import BCG_HZ, MOVEMENT_SAMPLES, SERIES_HZ, SERIES_SAMPLES, WINDOW_S
 from kd_sleep.signals.filters import bandpass, bridged, resample
 from kd_sleep.signals.j_peaks import Beats, j_peaks
 
@@ -68,7 +68,9 @@ class BcgSeries:
 RECORD_FIELDS = ("jj", "jj_hrv", "beat_confidence", "breath", "breath_depth", "movement")
 
 
-def bcg_series(bcg: NDArray, windows: int, unit: float | None = None) -> BcgSeries:
+def bcg_series(
+    bcg: NDArray, windows: int, unit: float | None = None, ahead: NDArray | None = None
+) -> BcgSeries:
     """The series of a BCG.
 
     A window of which half or more is missing has no series, and no heartbeat is looked for there.
@@ -76,17 +78,20 @@ def bcg_series(bcg: NDArray, windows: int, unit: float | None = None) -> BcgSeri
     Args:
       bcg: [n] samples at `BCG_HZ` in any unit; NaN where missing, and beyond its end.
       windows: how many there are, N.
-      unit: level that `movement` and `breath_depth` are told in; None takes the night's median.
+      unit: level that `movement` and `breath_depth` are relative to; None takes the night's median.
+      ahead: [m] samples behind the last window, some multiple of `LEVEL_S`, where a stream is under
+        way: filters and the search for beats go on into them.
     """
     samples_NS = to_windows(bcg, BCG_HZ, windows)
     missing_NS = np.isnan(samples_NS)
     usable_N = missing_NS.mean(1) < MOST_MISSING
     missing_NS[~usable_N] = True
-    filled, _ = bridged(np.where(missing_NS, np.nan, samples_NS).ravel())
-    beats = heartbeats(samples_NS, usable_N)
+    behind = np.empty(0) if ahead is None or not usable_N[-1] else ahead
+    filled, missing = bridged(np.append(np.where(missing_NS, np.nan, samples_NS).ravel(), behind))
+    beats = heartbeats(samples_NS, usable_N, behind)
     intervals = rr.nn_intervals(beats.times_s)
     jj_NT = rr.tachogram(intervals, windows)
-    movement, unit = _movement(filled, missing_NS.ravel(), unit)
+    movement, unit = _movement(filled, missing, unit)
     breath_NT, depth_N = _breath(filled, missing_NS, unit)
     return BcgSeries(
         beats=beats,
@@ -95,12 +100,12 @@ def bcg_series(bcg: NDArray, windows: int, unit: float | None = None) -> BcgSeri
         beat_confidence=_confidence(beats, windows).astype(np.float16),
         breath=breath_NT.astype(np.float16),
         breath_depth=depth_N.astype(np.float32),
-        movement=movement.reshape(windows, -1).astype(np.float16),
+        movement=movement[: windows * MOVEMENT_SAMPLES].reshape(windows, -1).astype(np.float16),
         unit=unit,
     )
 
 
-def heartbeats(samples_NS: NDArray, usable_N: NDArray[np.bool_]) -> Beats:
+def heartbeats(samples_NS: NDArray, usable_N: NDArray[np.bool_], behind: NDArray) -> Beats:
     """The J peaks of a night's usable windows, in s from the first window's start.
 
     `j_peaks` finds none in a recording whose mean shows no heart, so it is not shown the gaps.
@@ -109,9 +114,10 @@ def heartbeats(samples_NS: NDArray, usable_N: NDArray[np.bool_]) -> Beats:
     Args:
       samples_NS: [N, S] at `BCG_HZ`; NaN where missing.
       usable_N: [N] windows that are looked into.
+      behind: [m] samples behind the last window, which is usable where there are any.
     """
     there_NS = samples_NS[usable_N]
-    beats = j_peaks(there_NS.ravel(), BCG_HZ)
+    beats = j_peaks(np.append(there_NS, behind), BCG_HZ)
     if not len(beats.times_s) and len(there_NS) >= 2 * PIECE_WINDOWS:
         pieces_NS = np.array_split(there_NS, len(there_NS) // PIECE_WINDOWS)
         starts_s = WINDOW_S * np.cumsum([0, *map(len, pieces_NS[:-1])])
@@ -156,7 +162,7 @@ def _breath(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Chest movement [N, 120] in its local RMS, and the log of each window's RMS over `unit`."""
     windows = len(missing_NS)
-    chest = resample(filled, BCG_HZ, SERIES_HZ)[: windows * SERIES_SAMPLES]
+    chest = resample(filled, BCG_HZ, SERIES_HZ)[: round(len(filled) * SERIES_HZ / BCG_HZ)]
     chest = bandpass(chest, SERIES_HZ, *BREATH_HZ)
     frame = round(LEVEL_S * SERIES_HZ)
     rms = np.sqrt((chest**2).reshape(-1, frame).mean(1))
@@ -167,10 +173,10 @@ def _breath(
     missing_NT = missing_NS[:, (np.arange(SERIES_SAMPLES) * BCG_HZ / SERIES_HZ).astype(np.int64)]
     if unit <= 0.0:
         return np.full(missing_NT.shape, np.nan), np.full(windows, np.nan)
-    breath = np.clip(
-        chest / np.maximum(smooth, SILENT * unit), -LARGEST_BREATH, LARGEST_BREATH
-    ).reshape(windows, -1)
-    depth_N = np.median(rms.reshape(windows, -1), axis=1) / unit
+    breath = np.clip(chest / np.maximum(smooth, SILENT * unit), -LARGEST_BREATH, LARGEST_BREATH)
+    breath = breath[: windows * SERIES_SAMPLES].reshape(windows, -1)
+    frames = round(WINDOW_S / LEVEL_S)
+    depth_N = np.median(rms[: windows * frames].reshape(windows, -1), axis=1) / unit
     gone_N = missing_NT.mean(1) >= MOST_MISSING
     return (
         np.where(missing_NT, np.nan, breath),

@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 from kd_sleep.errors import ExportError
 
 MAGIC = b"kdsleep\0"
-FORMAT = 1
+FORMAT = 2
 LARGEST = 64 * 2**20  # bytes of a file, and of its program; the presets' students stay below 3 MB
 _HEAD = struct.Struct("<8sIIQ")
 _DIGEST = hashlib.sha256().digest_size
-_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int8": np.dtype("i1")}
+_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4")}
 _MOST_AXES = 8
 _AGAIN = "Copy it again, or export the student again with `python -m launch.export_student`."
 
@@ -47,7 +47,7 @@ class Content:
 
     Attributes:
       card: plain JSON about the student.
-      arrays: float32 or int8 by name, in order.
+      arrays: float32 by name, in order.
       program: serialized by `jax.export`.
     """
 

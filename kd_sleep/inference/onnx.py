@@ -1,32 +1,70 @@
 """Writes a trained student as an ONNX model, for onnxruntime where there is no jax.
 
-The network is written out once more in ONNX's operators, in the order of `models.frontends`,
-`models.sequence` and `models.quality`: general converters either fix B and L or take minutes, and
-one of them wants an older Orbax. Before a model is in place onnxruntime runs it, and its logits are
-held to the student's; a network that has changed on one side alone is refused there.
+The student's jaxpr, with B and L left open, is translated primitive by primitive (`_OPERATORS` and
+the methods of `_Graph`), so that a front end that is added needs no line here. A primitive that is
+not among them is refused by name. Before a model is in place onnxruntime runs it, and its logits
+are held to the student's.
 
-Inputs `bcg` [B, L, S] in heartbeat amplitudes at 50 Hz and `valid` [B, L], outputs `logits`
-[B, L, K] and, where the student has an SQI, `sqi` [B, L]; float32, any B and L. The card, as of
+Inputs are those of the card's "inputs", [B, L, ...] each by name, and `valid` [B, L]; outputs
+`logits` [B, L, K] and `log_scale` [B, L]; float32, any B and L. The card, as of
 `inference.program.Program`, is the model's metadata under "card", in JSON.
 """
 
 from __future__ import annotations
 
+import ast
+import itertools
 import json
+import string
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.extend import core
 from numpy.typing import ArrayLike, NDArray
 
 from kd_sleep.errors import ConfigError, ExportError
 from kd_sleep.inference import container
-from kd_sleep.inference.export import TOLERANCE, largest_difference
-from kd_sleep.inference.program import Program, Trained, Weights, bound, trained
-from kd_sleep.schema import BCG_SAMPLES
-from kd_sleep.stages import NUM_STAGES
+from kd_sleep.inference.export import TOLERANCE, largest_difference, open_arguments
+from kd_sleep.inference.program import Program, Shapes, Trained, checked, trained
 
 OPSET, IR_VERSION = 18, 9  # of 2022 and 2023: onnxruntime 1.15 and later read them
+# Primitives that are one operator, or a few, of the same inputs.
+_OPERATORS = {
+    "abs": "Abs",
+    "add": "Add",
+    "add_any": "Add",
+    "and": "And",
+    "asinh": "Asinh",
+    "copy": "Identity",
+    "cos": "Cos",
+    "div": "Div",
+    "eq": "Equal",
+    "erf": "Erf",
+    "exp": "Exp",
+    "floor": "Floor",
+    "ge": "GreaterOrEqual",
+    "gt": "Greater",
+    "le": "LessOrEqual",
+    "log": "Log",
+    "logistic": "Sigmoid",
+    "lt": "Less",
+    "max": "Max",
+    "min": "Min",
+    "mul": "Mul",
+    "neg": "Neg",
+    "not": "Not",
+    "or": "Or",
+    "pow": "Pow",
+    "sign": "Sign",
+    "sin": "Sin",
+    "sqrt": "Sqrt",
+    "sub": "Sub",
+    "tanh": "Tanh",
+}
+_CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint")
 
 
 def assert_installed() -> None:
@@ -42,12 +80,12 @@ def export_onnx(workdir: Path, out: Path) -> float:
     """Writes the student of `workdir` to `out`, and runs the model before it is in place.
 
     Returns:
-      The largest difference of its logits, and SQI, from the student's.
+      The largest difference of its logits, and log scales, from the student's.
 
     Raises:
       TrainingError: no trained student in the folder.
-      ExportError: the model does not say what the student says, or the student computes in
-        bfloat16, which ONNX's float32 is not equal to.
+      ExportError: the student computes what cannot be translated, or in bfloat16, which ONNX's
+        float32 is not equal to; or the model's logits are not the student's.
     """
     assert_installed()
     student = trained(workdir)
@@ -55,11 +93,15 @@ def export_onnx(workdir: Path, out: Path) -> float:
         raise ExportError(
             out, f"not written: this student computes in {dtype}.", "Use the .kdsleep file."
         )
-    data = model_of(student)
-    difference = largest_difference(
-        Program(student.card, onnx_call(data)),
-        Program(student.card, bound(student.function, student.weights)),
-    )
+    try:
+        data = model_of(student)
+        call = onnx_call(data, student.card["inputs"])
+    except Exception as error:  # no translation, or one that onnxruntime does not load
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+        raise ExportError(
+            out, f"not written: {reason}.", "Use the .kdsleep file, or extend inference/onnx.py."
+        ) from error
+    difference = largest_difference(Program(student.card, call), student.program())
     if not difference < TOLERANCE:
         raise ExportError(
             out,
@@ -70,42 +112,52 @@ def export_onnx(workdir: Path, out: Path) -> float:
     return difference
 
 
-def onnx_call(data: bytes) -> Any:
-    """`Program.call` of an ONNX model."""
+def onnx_call(data: bytes, shapes: Shapes) -> Callable:
+    """`Program.call` of an ONNX model, and of the shapes of its inputs."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
-    def call(bcg_BLS: ArrayLike, valid_BL: ArrayLike) -> tuple[NDArray, NDArray]:
-        inputs = {
-            "bcg": np.asarray(bcg_BLS, np.float32),
-            "valid": np.asarray(valid_BL, np.float32),
-        }
-        logits_BLK, *sqi = session.run(None, inputs)
-        return logits_BLK, sqi[0] if sqi else np.full(logits_BLK.shape[:2], np.nan, np.float32)
+    def call(inputs: Mapping[str, ArrayLike], valid_BL: ArrayLike) -> tuple[NDArray, NDArray]:
+        arrays, valid_BL = checked(inputs, valid_BL, shapes)
+        fed = dict(zip(shapes, arrays, strict=True)) | {"valid": valid_BL}
+        logits_BLK, log_scale_BL = session.run(None, fed)
+        return logits_BLK, log_scale_BL
 
     return call
 
 
 def model_of(student: Trained) -> bytes:
-    """The model's bytes."""
+    """The model's bytes.
+
+    Raises:
+      NotImplementedError: a primitive that has no translation.
+    """
     from onnx import TensorProto, checker, helper
 
-    graph = _Graph(student.weights)
-    outputs = _network(graph, student.card["model"])
-    shapes = {"logits": ["B", "L", NUM_STAGES], "sqi": ["B", "L"]}
-    floats = TensorProto.FLOAT
+    traced = jax.jit(student.function).trace(*open_arguments(student)).jaxpr
+    graph = _Graph()
+    names = [*student.card["inputs"], "valid"]
+    size = graph.op("Shape", "valid")
+    for place, dim in enumerate(("b", "l")):
+        graph.dims[dim] = graph.op("Slice", size, [place], [place + 1], [0])
+    weights = [np.asarray(weight, np.float32) for weight in student.weights.values()]
+    outputs = graph.jaxpr(traced.jaxpr, traced.consts, [*weights, *names])
+    for value, name in zip(outputs, ("logits", "log_scale"), strict=True):
+        graph.op("Identity", value, out=name)
+
+    def described(name: str, aval: Any) -> Any:
+        shape = [dim if isinstance(dim, int) else str(dim) for dim in aval.shape]
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "kd_sleep_student",
-            [
-                helper.make_tensor_value_info("bcg", floats, ["B", "L", BCG_SAMPLES]),
-                helper.make_tensor_value_info("valid", floats, ["B", "L"]),
-            ],
-            [helper.make_tensor_value_info(name, floats, shapes[name]) for name in outputs],
+            list(map(described, names, traced.in_avals[len(weights) :])),
+            list(map(described, ("logits", "log_scale"), traced.out_avals)),
             graph.constants,
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -118,15 +170,19 @@ def model_of(student: Trained) -> bytes:
 
 
 class _Graph:
-    """Nodes and constants, as they are added; values go by their names."""
+    """Nodes and constants, as they are added.
 
-    def __init__(self, weights: Weights):
-        self.weights = weights
+    A value is the name of a tensor, or a NumPy array that is not in the graph yet. A method named
+    after a primitive takes its equation and values and returns its only output, or all of them.
+    """
+
+    def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        self.dims: dict[str, str] = {}  # the open dimensions, [1] int64 each
 
     def op(self, kind: str, *inputs: Any, **attributes: Any) -> str:
-        """The value of an operator; inputs that are no names are constants."""
+        """The output of an operator; inputs that are no names are constants."""
         from onnx import helper
 
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
@@ -138,143 +194,239 @@ class _Graph:
         from onnx import numpy_helper
 
         array = np.asarray(value)
-        array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
         self.constants.append(numpy_helper.from_array(array, f"c{len(self.constants)}"))
         return self.constants[-1].name
 
-    def dense(self, x: str, name: str) -> str:
-        kernel, bias = self.weights[f"{name}/kernel"], self.weights[f"{name}/bias"]
-        return self.op("Add", self.op("MatMul", x, kernel), bias)
+    def shape(self, dims: Sequence[Any]) -> Any:
+        """Dimensions as int64 [n]: a constant, or computed where some are open."""
+        if all(isinstance(dim, int) for dim in dims):
+            return np.array(dims, np.int64)
+        parts = [self.size(dim) for dim in dims]
+        return self.op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
 
-    def relu(self, x: str) -> str:
-        return self.op("Relu", x)
+    def size(self, dim: Any) -> Any:
+        """One dimension as int64 [1]."""
 
-    def norm(self, x: str) -> str:
-        """`models.sequence.Norm`: root mean square 1 over the last axis."""
-        mean = self.op("ReduceMean", self.op("Mul", x, x), [-1])
-        return self.op("Div", x, self.op("Sqrt", self.op("Add", mean, 1e-6)))
+        def of(node: ast.AST) -> Any:
+            match node:
+                case ast.Expression(body=body):
+                    return of(body)
+                case ast.Name(id=name) if name in self.dims:
+                    return self.dims[name]
+                case ast.Constant(value=int(value)):
+                    return np.array([value], np.int64)
+                case ast.UnaryOp(op=ast.USub(), operand=operand):
+                    return self.op("Neg", of(operand))
+                case ast.BinOp(left=left, op=ast.Add(), right=right):
+                    return self.op("Add", of(left), of(right))
+                case ast.BinOp(left=left, op=ast.Sub(), right=right):
+                    return self.op("Sub", of(left), of(right))
+                case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                    return self.op("Mul", of(left), of(right))
+            raise NotImplementedError(f"a dimension of {dim} has no translation")
 
-    def join(self, *inputs: str) -> str:
-        return self.op("Concat", *inputs, axis=-1)
+        return of(ast.parse(str(dim), mode="eval"))
 
-    def part(self, x: str, axis: int, start: int, stop: int | None = None) -> str:
-        stop = np.iinfo(np.int64).max if stop is None else stop
-        return self.op("Slice", x, [start], [stop], [axis])
+    def jaxpr(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+        """The values of a jaxpr's outputs."""
+        known: dict[Any, Any] = dict(
+            zip([*jaxpr.constvars, *jaxpr.invars], [*map(np.asarray, consts), *inputs], strict=True)
+        )
 
-    def shift(self, x: str, name: str, reach: int = 1, *, causal: bool = False) -> str:
-        """`models.sequence.Shift`."""
-        third = self.weights[f"{name}/Dense_0/kernel"].shape[0] // 3
-        earlier = self.op("Pad", self.part(x, 2, 0, third), [0, reach, 0, 0, 0, 0])
-        moved = [self.part(earlier, 1, 0, -reach)]
-        if causal:
-            moved.append(self.part(x, 2, third))
-        else:
-            later = self.op("Pad", self.part(x, 2, 2 * third), [0, 0, 0, 0, reach, 0])
-            moved += [self.part(x, 2, third, 2 * third), self.part(later, 1, reach)]
-        return self.dense(self.join(*moved), f"{name}/Dense_0")
+        def read(atom: Any) -> Any:
+            if isinstance(atom, core.Literal):
+                aval: Any = atom.aval
+                return np.asarray(atom.val, aval.dtype)
+            return known[atom]
 
-    def pool(self, x: str) -> str:
-        """`models.sequence.pool`."""
-        mean = self.op("ReduceMean", x, [1], keepdims=0)
-        return self.join(mean, self.op("ReduceMax", x, [1], keepdims=0))
+        for equation in jaxpr.eqns:
+            values = self.equation(equation, [read(atom) for atom in equation.invars])
+            known.update(zip(equation.outvars, values, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
 
+    def equation(self, equation: Any, values: list[Any]) -> list[Any]:
+        """The values of an equation's outputs."""
+        name, parameters = equation.primitive.name, equation.params
+        if name in _CALLS:
+            inner = parameters.get("jaxpr", parameters.get("call_jaxpr"))
+            inner = inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
+            return self.jaxpr(inner.jaxpr, inner.consts, values)
+        shapes = [dim for out in equation.outvars for dim in out.aval.shape]
+        if not any(isinstance(v, str) for v in values) and all(isinstance(d, int) for d in shapes):
+            out = equation.primitive.bind(*values, **parameters)
+            return [*map(np.asarray, out if equation.primitive.multiple_results else [out])]
+        if name in _OPERATORS:
+            return [self.op(_OPERATORS[name], *values)]
+        translate = getattr(self, f"_{name}", None)
+        if translate is None:
+            raise NotImplementedError(f"the primitive {name} has no translation to ONNX")
+        out = translate(equation, *values)
+        return out if isinstance(out, list) else [out]
 
-def _network(g: _Graph, config: dict[str, Any]) -> list[str]:
-    """Adds the student to a graph; names of its outputs."""
-    from kd_sleep.models.frontends import FRONT_ENDS
+    def part(self, x: Any, starts: ArrayLike, ends: Any, steps: Sequence[int]) -> str:
+        return self.op("Slice", x, np.array(starts), ends, np.arange(len(steps)), np.array(steps))
 
-    mask = g.op("Unsqueeze", "valid", [-1])
-    bcg = g.op("Where", g.op("Greater", mask, 0.0), "bcg", 0.0)
-    bcg = g.op("Reshape", bcg, [-1, BCG_SAMPLES])
-    part = f"student/{FRONT_ENDS[config['front_end']].__name__}_0"
-    x = {"autocorrelation": _autocorrelation, "convolution": _convolution}[config["front_end"]](
-        g, bcg, part
-    )
-    shape = g.op("Concat", g.op("Shape", "valid"), [config["width"]], axis=0)
-    x = g.op("Reshape", x, shape)
-    for layer in range((config["context_windows"] + 1).bit_length() - 1):
-        y = g.op("Mul", g.norm(x), mask)
-        name = f"student/Context_0/Shift_{layer}"
-        y = g.relu(g.shift(y, name, 2**layer, causal=config["causal"]))
-        x = g.op("Add", x, g.dense(y, f"student/Context_0/Dense_{layer}"))
-    x = g.norm(x)
-    logits = g.op("Identity", g.dense(x, "student/Dense_0"), out="logits")
-    if "sqi/scale" not in g.weights:
-        return [logits]
-    log_probs = g.op("LogSoftmax", logits, axis=-1)
-    surprise = g.op("Mul", g.op("Exp", log_probs), log_probs)
-    entropy = g.op("Neg", g.op("ReduceSum", surprise, [-1]))
-    x = g.join(x, g.op("Max", log_probs, -10.0), entropy)
-    for layer in range(2):
-        x = g.relu(g.dense(x, f"sqi/params/Dense_{layer}"))
-    logit = g.op("Squeeze", g.dense(x, "sqi/params/Dense_2"), [-1])
-    curve = g.op("Add", g.op("Mul", logit, g.weights["sqi/scale"]), g.weights["sqi/shift"])
-    return [logits, g.op("Sigmoid", curve, out="sqi")]
+    # Primitives that are no single operator
 
+    def _broadcast_in_dim(self, equation: Any, x: Any, *_: Any) -> str:
+        dims, shape = equation.params["broadcast_dimensions"], equation.params["shape"]
+        new = [axis for axis in range(len(shape)) if axis not in dims]
+        if new:
+            x = self.op("Unsqueeze", x, np.array(new))
+        return self.op("Expand", x, self.shape(shape))
 
-def _autocorrelation(g: _Graph, bcg: str, name: str) -> str:
-    """`models.frontends.Autocorrelation`."""
-    from kd_sleep.models import frontends as f
+    def _clamp(self, equation: Any, low: Any, x: Any, high: Any) -> str:
+        return self.op("Min", self.op("Max", x, low), high)
 
-    frame, hop = round(f.FRAME_S * f.BCG_HZ), round(f.HOP_S * f.BCG_HZ)
-    frames = np.arange((BCG_SAMPLES - frame) // hop + 1)[:, None] * hop + np.arange(frame)
-    forward, back = f.heart_matrices()
-    spectrum = g.op("MatMul", g.op("Gather", bcg, frames, axis=1), forward)
-    half = forward.shape[1] // 2
-    cosine, sine = g.part(spectrum, 2, 0, half), g.part(spectrum, 2, half)
-    power = g.op("Add", g.op("Mul", cosine, cosine), g.op("Mul", sine, sine))
-    energy = g.op("Add", g.op("ReduceSum", power, [-1]), 1e-3)
-    correlation = g.op("Div", g.op("MatMul", power, back), energy)
-    loudness = g.op("Mul", g.op("Sub", g.op("Log", energy), 8.0), 0.3)
-    heart = g.dense(g.join(g.op("Mul", correlation, 2.0), loudness), f"{name}/Dense_0")
-    for layer in range(2):
-        change = g.shift(g.relu(g.norm(heart)), f"{name}/Shift_{layer}")
-        heart = g.op("Add", heart, change)
+    def _concatenate(self, equation: Any, *x: Any) -> str:
+        return self.op("Concat", *x, axis=equation.params["dimension"])
 
-    samples, side = round(BCG_SAMPLES * f.SLOW_HZ / f.BCG_HZ), f.SLOW_FRAME // 2
-    wave = g.op("Reshape", bcg, [-1, samples, BCG_SAMPLES // samples])
-    wave = g.op("ReduceMean", wave, [-1], keepdims=0)
-    wave = g.op("Sub", wave, g.op("ReduceMean", wave, [-1]))
-    mean = g.op("ReduceMean", g.op("Mul", wave, wave), [-1])
-    shape = g.op("Div", wave, g.op("Sqrt", g.op("Add", mean, 1e-3)))
-    size = g.op("Div", g.op("Asinh", wave), 3.0)
-    both = g.join(g.op("Unsqueeze", shape, [-1]), g.op("Unsqueeze", size, [-1]))
-    both = g.op("Pad", both, [0, side, 0, 0, side, 0])
-    places = np.arange(0, samples, f.SLOW_HOP)[:, None] + np.arange(f.SLOW_FRAME)
-    slow = g.op("Gather", both, places, axis=1)
-    slow = g.op("Reshape", slow, [-1, len(places), 2 * f.SLOW_FRAME])
-    slow = g.relu(g.norm(g.dense(slow, f"{name}/Dense_1")))
-    slow = g.relu(g.norm(g.shift(slow, f"{name}/Shift_2")))
-    return g.dense(g.join(g.pool(g.relu(heart)), g.pool(slow)), f"{name}/Dense_2")
+    def _conv_general_dilated(self, equation: Any, x: Any, kernel: Any) -> str:
+        p = equation.params
+        lhs, rhs, out = p["dimension_numbers"]
+        if any(d != 1 for d in p["lhs_dilation"]) or p["batch_group_count"] != 1:
+            raise NotImplementedError("a transposed convolution has no translation to ONNX")
+        before, after = zip(*p["padding"], strict=True)
+        y = self.op(
+            "Conv",
+            self.op("Transpose", x, perm=lhs),
+            self.op("Transpose", kernel, perm=rhs),
+            strides=p["window_strides"],
+            pads=[*before, *after],
+            dilations=p["rhs_dilation"],
+            group=p["feature_group_count"],
+        )
+        return self.op("Transpose", y, perm=np.argsort(out).tolist())
 
+    def _convert_element_type(self, equation: Any, x: Any) -> str:
+        from onnx import helper
 
-def _convolution(g: _Graph, bcg: str, name: str) -> str:
-    """`models.frontends.Convolution`."""
+        dtype = np.dtype(equation.params["new_dtype"])
+        return self.op("Cast", x, to=helper.np_dtype_to_tensor_dtype(dtype))
 
-    def conv(x_NCW: str, layer: int, stride: int, samples: int) -> tuple[str, int]:
-        kernel = g.weights[f"{name}/Conv_{layer}/kernel"]  # [size, in, out]
-        count = -(-samples // stride)
-        padding = max((count - 1) * stride + len(kernel) - samples, 0)  # "SAME"
-        x_NCW = g.op(
-            "Conv", x_NCW, kernel.transpose(2, 1, 0), g.weights[f"{name}/Conv_{layer}/bias"],
-            strides=[stride], pads=[padding // 2, padding - padding // 2],
-        )  # fmt: skip
-        return x_NCW, count
+    def _dot_general(self, equation: Any, x: Any, y: Any) -> str:
+        (sum_x, sum_y), (batch_x, batch_y) = equation.params["dimension_numbers"]
+        axes_x, axes_y = (range(len(atom.aval.shape)) for atom in equation.invars)
+        if not batch_x and sum_x == (len(axes_x) - 1,) and sum_y == (0,) and len(axes_y) == 2:
+            return self.op("MatMul", x, y)
+        letters = iter(string.ascii_lowercase)
+        of_x = {axis: next(letters) for axis in axes_x}
+        shared = dict(
+            zip([*sum_y, *batch_y], [of_x[axis] for axis in (*sum_x, *batch_x)], strict=True)
+        )
+        of_y = {axis: shared.get(axis) or next(letters) for axis in axes_y}
+        out = [of_x[axis] for axis in batch_x]
+        out += [of_x[axis] for axis in axes_x if axis not in (*sum_x, *batch_x)]
+        out += [of_y[axis] for axis in axes_y if axis not in shared]
+        terms = "".join(of_x.values()), "".join(of_y.values()), "".join(out)
+        return self.op("Einsum", x, y, equation="{},{}->{}".format(*terms))
 
-    def turned(x: str) -> str:
-        return g.op("Transpose", x, perm=[0, 2, 1])
+    def _expand_dims(self, equation: Any, x: Any) -> str:
+        return self.op("Unsqueeze", x, np.array(equation.params["dimensions"]))
 
-    slope = g.op("Sub", g.part(bcg, 1, 1), g.part(bcg, 1, 0, -1))
-    slope = g.op("Pad", slope, [0, 1, 0, 0])
-    x = g.op(
-        "Concat",
-        g.op("Unsqueeze", g.op("Div", g.op("Asinh", bcg), 3.0), [1]),
-        g.op("Unsqueeze", g.op("Asinh", slope), [1]),
-        axis=1,
-    )
-    samples = BCG_SAMPLES
-    for layer, stride in enumerate((3, 5, 3)):
-        x, samples = conv(x, layer, stride, samples)
-        x = turned(g.relu(g.norm(turned(x))))
-    x = turned(g.op("Add", x, conv(x, 3, 1, samples)[0]))
-    return g.dense(g.pool(g.relu(x)), f"{name}/Dense_0")
+    def _gather(self, equation: Any, x: Any, index: Any) -> str:
+        """A slice from a constant place, or constant places along each of some axes."""
+        numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
+        mapped, dropped = numbers.start_index_map, numbers.collapsed_slice_dims
+        if isinstance(index, str) or numbers.operand_batching_dims:
+            raise NotImplementedError("a gather from computed places has no translation to ONNX")
+        index = index.astype(np.int64)
+        if index.ndim == 1:
+            starts = np.zeros(len(sizes), np.int64)
+            starts[list(mapped)] = index
+            ends = [int(start) + size for start, size in zip(starts, sizes, strict=True)]
+            x = self.part(x, starts, self.shape(ends), [1] * len(sizes))
+            return self.op("Squeeze", x, np.array(dropped)) if dropped else x
+        # Places [..., len(mapped)]; each axis has its own dimensions of them.
+        batch = index.ndim - 1
+        along = [
+            [k for k in range(batch) if (places != places.take([0], k)).any()]
+            for places in np.moveaxis(index, -1, 0)
+        ]
+        free = [k for k in range(batch) if not any(k in dims for dims in along)]
+        along[0] = sorted(along[0] + free)
+        taken = sorted(itertools.chain(*along))
+        if sorted(dropped) != sorted(mapped) or taken != [*range(batch)]:
+            raise NotImplementedError("a gather of scattered places has no translation to ONNX")
+        axes: list[Any] = [("own", axis) for axis in range(len(sizes))]
+        for number in np.argsort(mapped)[::-1]:  # from the last: axes before it stay in place
+            axis, dims = mapped[number], along[number]
+            here = tuple(slice(None) if k in dims else 0 for k in range(batch))
+            x = self.op("Gather", x, index[(*here, number)], axis=axis)
+            axes[axis : axis + 1] = [("place", k) for k in dims]
+        places, own = iter(range(batch)), iter(a for a in axes if a[0] == "own")
+        wanted = [
+            next(own) if place in numbers.offset_dims else ("place", next(places))
+            for place in range(len(axes))
+        ]
+        return self.op("Transpose", x, perm=[axes.index(axis) for axis in wanted])
+
+    def _integer_pow(self, equation: Any, x: Any) -> str:
+        return self.op("Pow", x, np.array(equation.params["y"], np.float32))
+
+    def _is_finite(self, equation: Any, x: Any) -> str:
+        return self.op("Not", self.op("Or", self.op("IsNaN", x), self.op("IsInf", x)))
+
+    def _ne(self, equation: Any, x: Any, y: Any) -> str:
+        return self.op("Not", self.op("Equal", x, y))
+
+    def _log1p(self, equation: Any, x: Any) -> str:
+        return self.op("Log", self.op("Add", x, np.float32(1.0)))
+
+    def _pad(self, equation: Any, x: Any, value: Any) -> str:
+        before, after, inside = zip(*equation.params["padding_config"], strict=True)
+        if any(inside):
+            raise NotImplementedError("padding between samples has no translation to ONNX")
+        return self.op("Pad", x, np.array([*before, *after]), value)
+
+    def _reduce(self, kind: str, equation: Any, x: Any) -> str:
+        return self.op(kind, x, np.array(equation.params["axes"]), keepdims=0)
+
+    def _reduce_max(self, equation: Any, x: Any) -> str:
+        return self._reduce("ReduceMax", equation, x)
+
+    def _reduce_min(self, equation: Any, x: Any) -> str:
+        return self._reduce("ReduceMin", equation, x)
+
+    def _reduce_sum(self, equation: Any, x: Any) -> str:
+        return self._reduce("ReduceSum", equation, x)
+
+    def _reshape(self, equation: Any, x: Any, *_: Any) -> str:
+        return self.op("Reshape", x, self.shape(equation.params["new_sizes"]))
+
+    def _rsqrt(self, equation: Any, x: Any) -> str:
+        return self.op("Reciprocal", self.op("Sqrt", x))
+
+    def _select_n(self, equation: Any, which: Any, *cases: Any) -> str:
+        if len(cases) != 2 or equation.invars[0].aval.dtype != bool:
+            raise NotImplementedError("a choice of more than two has no translation to ONNX")
+        return self.op("Where", which, cases[1], cases[0])
+
+    def _slice(self, equation: Any, x: Any) -> str:
+        p = equation.params
+        steps = p["strides"] or [1] * len(p["start_indices"])
+        return self.part(x, p["start_indices"], self.shape(p["limit_indices"]), steps)
+
+    def _split(self, equation: Any, x: Any) -> list[Any]:
+        axis, sizes = equation.params["axis"], equation.params["sizes"]
+        ends = np.cumsum(sizes)
+        return [
+            self.op("Slice", x, [int(end - size)], [int(end)], [axis])
+            for end, size in zip(ends, sizes, strict=True)
+        ]
+
+    def _square(self, equation: Any, x: Any) -> str:
+        return self.op("Mul", x, x)
+
+    def _squeeze(self, equation: Any, x: Any) -> str:
+        return self.op("Squeeze", x, np.array(equation.params["dimensions"]))
+
+    def _stack(self, equation: Any, *x: Any) -> str:
+        axis = equation.params["axis"]
+        return self.op("Concat", *(self.op("Unsqueeze", v, [axis]) for v in x), axis=axis)
+
+    def _stop_gradient(self, equation: Any, x: Any) -> Any:
+        return x
+
+    def _transpose(self, equation: Any, x: Any) -> str:
+        return self.op("Transpose", x, perm=equation.params["permutation"])

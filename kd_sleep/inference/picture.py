@@ -158,7 +158,8 @@ def _sqi(axes: Axes, staging: Staging, edges: NDArray) -> None:
     )  # fmt: skip
     if known:
         axes.stairs(staging.sqi, edges, baseline=None, color=INK, label="the student's own")
-        axes.axhline(staging.card["flag_below"], color=ALARM, lw=0.8, ls="--", label="flag below")
+        below = staging.card["sqi"]["flag_below"]
+        axes.axhline(below, color=ALARM, lw=0.8, ls="--", label="flag below")
     axes.set(ylabel="SQI", ylim=(0, 1))
     axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
 

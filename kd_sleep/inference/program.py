@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +20,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from kd_sleep import schema
 from kd_sleep.errors import ExportError
-from kd_sleep.features import bcg
+from kd_sleep.features import bcg, inputs, rr, series
 from kd_sleep.inference import container
+from kd_sleep.models.kept_share import KeptShare
+from kd_sleep.signals import j_peaks
 from kd_sleep.stages import NUM_STAGES, STAGE_NAMES
 
 if TYPE_CHECKING:  # flax is for work folders alone
-    from kd_sleep.models.quality import Quality
+    from kd_sleep.config import StudentConfig
     from kd_sleep.models.student import Student
 
 Weights = Mapping[str, Any]  # float32 arrays by name
-Function = Callable[[tuple, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-SCALE = ":scale"  # ends the name of the scales [C] of an int8 matrix [..., C]
-FLOAT, INT8 = "float32", "int8"
+Shapes = Mapping[str, Sequence[int]]  # of a window, of a student's inputs by name
+Function = Callable[[tuple, tuple, jax.Array], tuple[jax.Array, jax.Array]]
 # The only call out of XLA's own arithmetic that an exported student makes: of B and L, that they
 # are what the program takes them for. A program that makes another is no student.
 _ALLOWED_CALL = "custom_call @shape_assertion("
@@ -44,20 +44,23 @@ class Program:
 
     Attributes:
       card: plain JSON. "format"; "stages", the names of the K classes; "model", a StudentConfig;
-        "temperature", which logits are divided by for calibrated probabilities, 1.0 where none was
-        fitted; "flag_below", the SQI below which a window is not to be trusted, None where the
-        student has no SQI; "preprocessing", as `preprocessing` tells; "data", what it was trained
-        on (cohort, bcg_source, simulated, nights, labelled_nights, …; None where the folder does
-        not tell); "distill", "train", "augment", their configs; "teacher" and "student",
-        fingerprints; "weights", float32 or int8; "versions" and "git_revision" of the training.
-      call: (bcg_BLS, valid_BL) -> (logits_BLK, sqi_BL), float32 on the host. `bcg_BLS` is in
-        heartbeat amplitudes at 50 Hz, 0 where missing; `valid_BL` is 0 for padding, whose BCG is
-        not looked at. `sqi_BL` is in [0, 1], NaN where the student has no SQI. Any B and L from 1
-        on; each new shape is compiled, for seconds.
+        "inputs", the shape of a window of each input by name, in order; "reach", how many windows
+        before and after one its logits depend on; "sqi", a `models.kept_share.KeptShare`, None
+        where none was fitted; "preprocessing", as `preprocessing` has it; "data", what it was
+        trained on (cohort, bcg_source, simulated, nights, labelled_nights, …; None where the folder
+        does not have it); "distill", "train", "augment", their configs; "teacher" and "student",
+        fingerprints; "versions" and "git_revision" of the training.
+      call: (inputs, valid_BL) -> (logits_BLK, log_scale_BL), float32 on the host. `inputs` are
+        [B, L, …] by name, as `features.inputs.student_inputs` makes them; `valid_BL` is 0 for
+        padding, whose inputs are not looked at. `log_scale_BL` is the window's mean log scale of
+        the regressed tachogram, 0 where the student has no signal stage. Any B and L from 1 on;
+        each new shape is compiled, for seconds.
     """
 
     card: Mapping[str, Any]
-    call: Callable[[ArrayLike, ArrayLike], tuple[NDArray[np.float32], NDArray[np.float32]]]
+    call: Callable[
+        [Mapping[str, ArrayLike], ArrayLike], tuple[NDArray[np.float32], NDArray[np.float32]]
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +68,19 @@ class Trained:
     """A student in its work folder, as a pure function and what it reads.
 
     Attributes:
-      function: (weights in order, bcg_BLS, valid_BL) -> (logits_BLK, sqi_BL), to be jitted.
-      weights: of the network and of its SQI; nothing that only training needs.
+      function: (weights, inputs, valid_BL) -> (logits_BLK, log_scale_BL), to be jitted; weights
+        and inputs are tuples in the order of `weights` and of the card's "inputs".
+      weights: of the network; nothing that only training needs.
       card: as of `Program`.
     """
 
     function: Function
     weights: Weights
     card: Mapping[str, Any]
+
+    def program(self) -> Program:
+        """Ready to run."""
+        return Program(self.card, bound(self.function, self.weights, self.card["inputs"]))
 
 
 def load_program(path: str | os.PathLike) -> Program:
@@ -83,8 +91,7 @@ def load_program(path: str | os.PathLike) -> Program:
       TrainingError: a folder without a trained student.
     """
     if Path(path).is_dir():
-        student = trained(path)
-        return Program(student.card, bound(student.function, student.weights))
+        return trained(path).program()
     if not Path(path).exists():
         raise ExportError(
             path,
@@ -95,45 +102,60 @@ def load_program(path: str | os.PathLike) -> Program:
 
 
 def preprocessing() -> dict[str, Any]:
-    """How a BCG becomes what a student is shown (`features.bcg`), as plain JSON."""
-    return {
-        "schema": schema.SCHEMA_VERSION,
-        "rate_hz": schema.BCG_HZ,
-        "window_s": schema.WINDOW_S,
-        "samples": schema.BCG_SAMPLES,
-        "unit": "the night's median over windows of the RMS in heart_hz",
-        "highpass_hz": bcg.HIGHPASS_HZ,
-        "heart_hz": list(bcg.HEART_HZ),
-        "largest": bcg.LARGEST,
-        "flat_s": bcg.FLAT_S,
-        "most_missing": bcg.MOST_MISSING,
+    """How a BCG becomes what a student is shown, as plain JSON.
+
+    The schema's version, and every constant of the modules that make a student's inputs.
+    """
+    constants = {
+        f"{module.__name__.rpartition('.')[2]}.{name}": value
+        for module in (bcg, series, inputs, rr, j_peaks)
+        for name, value in vars(module).items()
+        if name.isupper() and isinstance(value, int | float | str | tuple)
     }
+    return json.loads(json.dumps({"schema": schema.SCHEMA_VERSION, **constants}))
 
 
-def bound(function: Function, weights: Weights) -> Callable:
-    """`Program.call` of a function and its weights."""
+def bound(function: Function, weights: Weights, shapes: Shapes) -> Callable:
+    """`Program.call` of a function, its weights and the shapes of its inputs."""
     run, values = jax.jit(function), jax.device_put(tuple(weights.values()))
 
-    def call(bcg_BLS: ArrayLike, valid_BL: ArrayLike) -> tuple[NDArray, NDArray]:
-        bcg_BLS, valid_BL = np.asarray(bcg_BLS, np.float32), np.asarray(valid_BL, np.float32)
-        if bcg_BLS.shape != (*valid_BL.shape, schema.BCG_SAMPLES) or valid_BL.ndim != 2:
-            raise ValueError(
-                f"expected bcg [B, L, {schema.BCG_SAMPLES}] and valid [B, L],"
-                f" got {list(bcg_BLS.shape)} and {list(valid_BL.shape)}"
-            )
-        if not valid_BL.size:
-            raise ValueError("there are no windows")
-        logits_BLK, sqi_BL = run(values, bcg_BLS, valid_BL)
-        return np.asarray(logits_BLK), np.asarray(sqi_BL)
+    def call(inputs: Mapping[str, ArrayLike], valid_BL: ArrayLike) -> tuple[NDArray, NDArray]:
+        arrays, valid_BL = checked(inputs, valid_BL, shapes)
+        logits_BLK, log_scale_BL = run(values, arrays, valid_BL)
+        return np.asarray(logits_BLK), np.asarray(log_scale_BL)
 
     return call
+
+
+def checked(
+    inputs: Mapping[str, ArrayLike], valid_BL: ArrayLike, shapes: Shapes
+) -> tuple[tuple[NDArray[np.float32], ...], NDArray[np.float32]]:
+    """The inputs in order, and `valid_BL`, in float32.
+
+    Raises:
+      ValueError: other inputs than a student with these `shapes` takes, or no windows.
+    """
+    valid_BL = np.asarray(valid_BL, np.float32)
+    if set(inputs) != set(shapes):
+        raise ValueError(f"expected inputs {', '.join(shapes)}; got {', '.join(inputs)}")
+    arrays = {name: np.asarray(inputs[name], np.float32) for name in shapes}
+    for name, array in arrays.items():
+        if valid_BL.ndim != 2 or array.shape != (*valid_BL.shape, *shapes[name]):
+            shape = ", ".join(["B", "L", *map(str, shapes[name])])
+            raise ValueError(
+                f"expected {name} [{shape}] and valid [B, L],"
+                f" got {list(array.shape)} and {list(valid_BL.shape)}"
+            )
+    if not valid_BL.size:
+        raise ValueError("there are no windows")
+    return tuple(arrays.values()), valid_BL
 
 
 def of_content(content: container.Content, path: str | os.PathLike) -> Program:
     """The student that an exported file holds; `path` is for its errors.
 
     Raises:
-      ExportError: a program that is no student's, or a BCG prepared in another way than here.
+      ExportError: a program that is no student's, or inputs made in another way than here.
     """
     card = content.card
     here, there = preprocessing(), card.get("preprocessing")
@@ -146,13 +168,13 @@ def of_content(content: container.Content, path: str | os.PathLike) -> Program:
         ]
         raise ExportError(
             path,
-            f"this student is shown a BCG prepared in another way: {'; '.join(differing)}.",
+            f"this student's inputs are made in another way: {'; '.join(differing)}.",
             f"Use the kd_sleep it is of ({_version(card)}), or train it again with this one.",
         )
     try:
         _check(card)
-        weights = dequantised(content.arrays)
-        return Program(card, bound(_deserialized(content.program, weights), weights))
+        function = _deserialized(content.program, content.arrays, card["inputs"])
+        return Program(card, bound(function, content.arrays, card["inputs"]))
     except Exception as error:  # whatever jax makes of bytes that are no program
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ExportError(
@@ -166,18 +188,27 @@ def _check(card: Mapping[str, Any]) -> None:
     """Raises ValueError where a card lacks what running a student takes."""
     if card.get("stages") != list(STAGE_NAMES):
         raise ValueError("its stages are others")
-    temperature, flag_below = card.get("temperature"), card.get("flag_below", "absent")
-    if type(temperature) is not float or not 0.0 < temperature < math.inf:
-        raise ValueError(f"its temperature is {temperature}")
-    if flag_below is not None and not (type(flag_below) is float and math.isfinite(flag_below)):
-        raise ValueError(f"its flag_below is {flag_below}")
     absent = [
         name
-        for name in ("model", "data", "distill", "train", "versions")
+        for name in ("model", "inputs", "reach", "data", "distill", "train", "versions")
         if not isinstance(card.get(name), dict)
     ]
     if absent:
         raise ValueError(f"its card has no {', '.join(absent)}")
+    unknown = {
+        name: shape
+        for name, shape in card["inputs"].items()
+        if tuple(shape) != inputs.INPUT_SHAPES.get(name)
+    }
+    if unknown or not card["inputs"]:
+        raise ValueError(f"it takes inputs that nobody makes: {unknown}")
+    reach = card["reach"]
+    if set(reach) != {"before", "after"} or not all(
+        type(n) is int and n >= 0 for n in reach.values()
+    ):
+        raise ValueError(f"its reach is {reach}")
+    if card.get("sqi") is not None:
+        KeptShare.from_json(card["sqi"])
 
 
 def _version(card: Mapping[str, Any]) -> str:
@@ -186,20 +217,20 @@ def _version(card: Mapping[str, Any]) -> str:
     return found[:40] if isinstance(found, str) else "unknown"
 
 
-def _deserialized(program: bytes, weights: Weights) -> Function:
+def _deserialized(program: bytes, weights: Weights, inputs: Shapes) -> Function:
     from jax import export
 
     exported = export.deserialize(bytearray(program))
     text = exported.mlir_module()
     if text.count("custom_call") != text.count(_ALLOWED_CALL):
         raise ValueError("it calls what no student calls")
-    *taken, bcg_BLS, valid_BL = map(_described, exported.in_avals)
-    if taken != [f"float32{list(array.shape)}" for array in weights.values()]:
+    taken = list(map(_described, exported.in_avals))
+    if taken[: len(weights)] != [f"float32{list(array.shape)}" for array in weights.values()]:
         raise ValueError("it takes other weights than these")
     batch, length = exported.in_avals[-1].shape
-    shapes = ([batch, length, schema.BCG_SAMPLES], [batch, length, NUM_STAGES], [batch, length])
-    if [bcg_BLS, *map(_described, exported.out_avals), valid_BL] != [
-        f"float32{shape}" for shape in (*shapes, shapes[2])
+    shapes = [[batch, length, *shape] for shape in (*inputs.values(), (), (NUM_STAGES,), ())]
+    if [*taken[len(weights) :], *map(_described, exported.out_avals)] != [
+        f"float32{shape}" for shape in shapes
     ]:
         raise ValueError("it takes or gives other arrays than a student does")
     return exported.call
@@ -209,51 +240,65 @@ def _described(array: Any) -> str:
     return f"{np.dtype(array.dtype)}{list(array.shape)}"
 
 
-def dequantised(arrays: Mapping[str, NDArray]) -> dict[str, NDArray[np.float32]]:
-    """Float32 weights from arrays of which some are int8, each with its scales."""
-    return {
-        name: (array.astype(np.float32) * arrays[name + SCALE] if array.dtype == np.int8 else array)
-        for name, array in arrays.items()
-        if not (name.endswith(SCALE) and name.removesuffix(SCALE) in arrays)
-    }
-
-
 def trained(workdir: str | os.PathLike) -> Trained:
     """The student of a work folder.
 
     Raises:
-      TrainingError: no trained student in the folder.
+      TrainingError: no trained student in the folder, or an SQI that is not its own.
     """
     from kd_sleep.datasets.nights import blank
     from kd_sleep.training.distill import load_student
+    from kd_sleep.training.fit_kept_share import load_kept_share
     from kd_sleep.training.soft_labels import fingerprint
 
     workdir = Path(workdir)
     module, params, settings = load_student(workdir, blank())
-    name = fingerprint(params)
-    quality, fitted = _quality(workdir, name) or (None, {"temperature": 1.0, "flag_below": None})
-    function, weights = pure(module, params, quality)
+    function, weights = pure(module, params)
     about = json.loads((workdir / "settings.json").read_text())
-    return Trained(function, weights, _card(about, settings, name, fitted))
+    name = fingerprint(params)
+    card = card_of(about, settings, name, module.config, load_kept_share(workdir, name))
+    return Trained(function, weights, card)
 
 
-def pure(module: Student, params: Any, quality: Quality | None) -> tuple[Function, Weights]:
+def input_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of a window of each of a student's inputs, by name."""
+    from kd_sleep.models.student import columns
+
+    # `bcg_scale` is 1 at use: the samples come in heartbeat amplitudes.
+    return {name: inputs.INPUT_SHAPES[name] for name in columns(config) if name != "bcg_scale"}
+
+
+def pure(module: Student, params: Any) -> tuple[Function, Weights]:
     """A student at use as `Trained.function` and `Trained.weights`."""
-    from kd_sleep.models.quality import stage_with_quality
     from kd_sleep.models.student import Student
 
-    student = Student(module.config, module.dtype)  # without what a hint adds in training
-    example = _batch(jnp.zeros((1, 1, schema.BCG_SAMPLES)), jnp.ones((1, 1)))
-    needed = jax.eval_shape(student.init, jax.random.PRNGKey(0), example)["params"]
-    tree = {"student": {part: params[part] for part in needed}, "sqi": quality}
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    student = Student(module.config, module.dtype)  # without what training adds
+    shapes = input_shapes(module.config)
 
-    def function(
-        weights: tuple, bcg_BLS: jax.Array, valid_BL: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        held = jax.tree.unflatten(structure, weights)
-        batch = _batch(bcg_BLS, valid_BL)
-        return stage_with_quality(student, held["student"], held["sqi"], batch)
+    def batch_of(arrays: tuple, valid_BL: jax.Array) -> dict[str, jax.Array]:
+        there = valid_BL[..., None] > 0
+        batch = {
+            name: jnp.where(there, array, 1.0)  # any finite number: padding is masked
+            for name, array in zip(shapes, arrays, strict=True)
+        }
+        return batch | {"bcg_scale": jnp.ones_like(valid_BL), "valid_BL": valid_BL}
+
+    example = batch_of(tuple(jnp.ones((1, 1, *s)) for s in shapes.values()), jnp.ones((1, 1)))
+    needed = jax.eval_shape(student.init, jax.random.PRNGKey(0), example)["params"]
+    leaves, structure = jax.tree_util.tree_flatten_with_path(
+        {part: params[part] for part in needed}
+    )
+
+    def function(weights: tuple, arrays: tuple, valid_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits_BLK, sown = student.apply(
+            {"params": jax.tree.unflatten(structure, weights)},
+            batch_of(arrays, valid_BL),
+            mutable=["sown"],
+        )
+        log_scale = sown["sown"].get("tachogram_log_scale")
+        if log_scale is None:
+            return logits_BLK, jnp.zeros_like(valid_BL)
+        return logits_BLK, log_scale[0].mean(-1)
 
     return function, {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, np.float32)
@@ -261,31 +306,33 @@ def pure(module: Student, params: Any, quality: Quality | None) -> tuple[Functio
     }
 
 
-def _batch(bcg_BLS: jax.Array, valid_BL: jax.Array) -> dict[str, jax.Array]:
-    """A student's batch of BCG that is in heartbeat amplitudes already."""
-    there = jnp.where(valid_BL[..., None] > 0, bcg_BLS, 0.0)
-    return {"bcg": there, "bcg_scale": jnp.ones_like(valid_BL), "valid_BL": valid_BL}
-
-
-def _quality(workdir: Path, student: str) -> tuple[Any, dict[str, Any]] | None:
-    """The student's SQI, and what was fitted with it, where it was trained."""
-    if not (workdir / "quality.json").exists():
-        return None
-    from kd_sleep.training.quality import load_quality
-
-    return load_quality(workdir, student)
-
-
-def _card(
-    about: dict[str, Any], settings: dict[str, Any], student: str, fitted: Mapping[str, Any]
+def card_of(
+    about: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    student: str,
+    model: StudentConfig,
+    sqi: KeptShare | None,
 ) -> dict[str, Any]:
+    """A `Program.card`.
+
+    Args:
+      about: the folder's settings.json.
+      settings: those of the training in it.
+      student: fingerprint of its parameters.
+      model: its network.
+      sqi: what the folder holds of it, or None.
+    """
+    from kd_sleep.models.student import reach
+
+    before, after = reach(model)
     unknown = dict.fromkeys(("cohort", "bcg_source", "simulated", "nights"))
     return {
         "format": container.FORMAT,
         "stages": list(STAGE_NAMES),
         "model": settings["model"],
-        "temperature": float(fitted["temperature"]),
-        "flag_below": None if fitted["flag_below"] is None else float(fitted["flag_below"]),
+        "inputs": {name: list(shape) for name, shape in input_shapes(model).items()},
+        "reach": {"before": before, "after": after},
+        "sqi": None if sqi is None else sqi.to_json(),
         "preprocessing": preprocessing(),
         "data": unknown
         | settings.get("trained_on", {})
@@ -295,7 +342,6 @@ def _card(
         "augment": settings["augment"],
         "teacher": settings["teacher"],
         "student": student,
-        "weights": FLOAT,
         "versions": about["versions"],
         "git_revision": about["git_revision"],
     }

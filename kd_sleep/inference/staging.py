@@ -8,30 +8,36 @@ Any rate from 40 Hz, gain, offset and polarity will do. A window of which half o
 gets no stage. What is no BCG of a sleeper is refused (`StagingError`) rather than staged, and what
 is unlike the BCG that the student was trained on is staged with a warning; `REASONS` names both.
 
-A causal student is shown a BCG as a stream would show it (`features.bcg.RunningBcg`), so that a
-stream gives the same stages. Any other sees the whole night, as in training.
+A student's inputs are made by the functions that made the training data's (`features.series`,
+`features.inputs`, `features.bcg`). A causal student is shown a BCG as a stream would show it
+(`features.running_series`), so that a stream gives the same stages. Any other sees the whole night.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
 
 from kd_sleep.errors import KdSleepError
 from kd_sleep.evaluation.sleep_measures import sleep_measures
 from kd_sleep.features import bcg as bcg_features
-from kd_sleep.features.bcg import MOST_MISSING, NoHeartbeatBand, PreparedBcg, RunningBcg
+from kd_sleep.features.bcg import MOST_MISSING, NoHeartbeatBand, PreparedBcg
+from kd_sleep.features.inputs import student_inputs
+from kd_sleep.features.running_series import RunningSeries, RunningWindow, as_record
+from kd_sleep.features.series import bcg_series
 from kd_sleep.features.windows import to_windows
 from kd_sleep.inference.program import Program, load_program
+from kd_sleep.models.kept_share import KeptShare, window_features
 from kd_sleep.recordings.paired_bcg import LONGEST_S, SHORTEST_S
-from kd_sleep.schema import BCG_HZ, BCG_SAMPLES, WINDOW_S
-from kd_sleep.signals.j_peaks import Beats, j_peaks
+from kd_sleep.schema import BCG_HZ, SERIES_HZ, WINDOW_S
 from kd_sleep.signals.quality import snr_db
+from kd_sleep.signals.rates import breathing_rate, heart_rate
 from kd_sleep.signals.sqi import MIN_RATE_HZ, signal_sqi
 from kd_sleep.stages import STAGE_NAMES, UNSCORED
 
@@ -46,13 +52,6 @@ NO_STAGE = "Unscored"
 HEART_BPM = (40.0, 100.0)  # a sleeper's median; outside, the rate in Hz is more likely to be wrong
 FEW_HEARTBEATS = 0.25  # share of the windows with a heart rate
 MOST_GAPS = 0.5  # of a night
-PIECE_WINDOWS = 40  # 20 minutes and more: in noise of any colour, none shows a heartbeat
-INTERVAL_S = (0.3, 2.0)  # between beats; longer, and one was missed
-FEWEST_INTERVALS = 8  # of a window, for a heart rate
-BREATH_HZ = (0.1, 0.5)
-SLOW_HZ = 5.0  # breathing is looked for at this rate, in a window and half a window around
-CLEAR_BREATH = 0.5  # share of the band's power within NEAR_HZ of its peak
-NEAR_HZ = 0.04
 
 # Names of what may be wrong with a BCG. The first five are refused, the others are warned of.
 REASONS = {
@@ -196,28 +195,70 @@ class Staging:
             "breaths_per_min": _median(self.breaths_per_min),
             "snr_db": _median(self.snr_db),
             "student": {
-                name: self.card.get(name)
-                for name in ("student", "teacher", "model", "temperature", "flag_below", "weights")
+                name: self.card.get(name) for name in ("student", "teacher", "model", "sqi")
             },
             "trained_on": self.card.get("data"),
             "trained_with": self.card.get("versions"),
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What is known of N windows before they are staged.
+
+    Attributes:
+      series: [N, …] as a night's record has them: `features.series.RECORD_FIELDS`.
+      missing_N: missing share of each.
+      snr_db_N: power in 1-8 Hz over power in 10-20 Hz; NaN where half or more is missing.
+      bcg_NS: samples at 50 Hz in heartbeat amplitudes, 0 where missing; None if no student asks.
+    """
+
+    series: Mapping[str, NDArray]
+    missing_N: NDArray[np.float64]
+    snr_db_N: NDArray[np.float64]
+    bcg_NS: NDArray[np.float64] | None
+
+    @classmethod
+    def of(cls, windows: Sequence[RunningWindow]) -> Shown:
+        """Of windows from a stream's first on."""
+        bcg = [window.bcg for window in windows if window.bcg is not None]
+        return cls(
+            as_record([window.series for window in windows]),
+            np.array([window.missing for window in windows]),
+            np.array([window.snr_db for window in windows]),
+            np.stack(bcg) if bcg else None,
+        )
+
+    @property
+    def usable_N(self) -> NDArray[np.bool_]:
+        """Windows of which more than half is there."""
+        return self.missing_N < MOST_MISSING
+
+    def inputs(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """`features.inputs.student_inputs` of them."""
+        return student_inputs(names, self.series, self.missing_N, self.bcg_NS)
+
+
 class StagingStudent:
     """A student at use. `load_student` makes one.
 
     Attributes:
-      program: the network with its SQI and card.
+      program: the network with its card.
+      kept_share: its SQI; None where it has none.
+      temperature: its logits over this are calibrated.
+      inputs: names of what it is shown.
       causal: whether it sees the past alone.
-      context_windows: how many windows it sees at each side, or of the past.
+      before, after: how many windows before and after one its stage depends on.
     """
 
     def __init__(self, program: Program):
+        card = program.card
         self.program = program
-        model = program.card["model"]
-        self.causal: bool = model["causal"]
-        self.context_windows: int = model["context_windows"]
+        self.kept_share = KeptShare.from_json(card["sqi"]) if card["sqi"] else None
+        self.temperature = self.kept_share.temperature if self.kept_share else 1.0
+        self.inputs = tuple(card["inputs"])
+        self.causal: bool = card["model"]["causal"]
+        self.before, self.after = card["reach"]["before"], card["reach"]["after"]
 
     def stage(self, bcg: ArrayLike, rate_hz: float, *, causal: bool | None = None) -> Staging:
         """Stages a night.
@@ -235,21 +276,21 @@ class StagingStudent:
         samples = _checked(bcg, rate_hz)
         windows = int(len(samples) / rate_hz / WINDOW_S + 1e-9)
         uniform = bcg_features.at_bcg_rate(samples, rate_hz)
-        running = self.causal if causal is None else causal
-        ready = (
-            _prepared_running(samples, rate_hz, windows) if running else _prepared(uniform, windows)
-        )
-        usable = ready.usable_N
-        if not usable.any():
+        ready = _prepared(uniform, windows)
+        if not ready.usable_N.any():
             raise _no_window()
-        beats = _beats(uniform, usable)
-        if not len(beats.times_s):
+        night = bcg_series(uniform, windows)
+        if not len(night.beats.times_s):
             raise _no_heartbeat("no beat comes after another as a heart's do")
-        signal = signal_sqi(uniform, BCG_HZ, beats).by_window(windows)
-        probs, sqi = self.run(ready.values_NS, usable)
-        heart_bpm = heart_rate(beats.times_s, windows)
-        ratio_db = np.where(usable, snr_db(ready.values_NS, BCG_HZ), np.nan)
+        ratio_db = np.where(ready.usable_N, snr_db(ready.values_NS, BCG_HZ), np.nan)
+        shown = Shown(night.fields(), ready.missing_N, ratio_db, ready.values_NS)
+        if self.causal if causal is None else causal:
+            shown = _shown_running(samples, rate_hz, windows, "bcg" in self.inputs)
+        usable = shown.usable_N
+        probs, sqi = self.judged(*self.network(shown.inputs(self.inputs)), shown)
+        signal = signal_sqi(uniform, BCG_HZ, night.beats).by_window(windows)
         doubtful, why = self.doubtful(sqi, signal.reliable())
+        heart_bpm = heart_rate(night.beats.times_s, windows)
         return Staging(
             stages=np.where(usable, probs.argmax(-1), UNSCORED).astype(np.int8),
             probs=probs,
@@ -257,11 +298,11 @@ class StagingStudent:
             signal_sqi=signal.score,
             flagged=doubtful & usable,
             flagged_by=why,
-            missing=ready.missing_N,
+            missing=shown.missing_N,
             amplitude=np.where(usable, ready.heart_N, np.nan),
             heart_bpm=heart_bpm,
-            breaths_per_min=breathing_rate(ready.values_NS, usable),
-            snr_db=ratio_db,
+            breaths_per_min=breathing_rate(night.breath.astype(np.float32), SERIES_HZ),
+            snr_db=np.where(usable, ratio_db, np.nan),
             warnings=_unlike(self.program.card, samples, ready, heart_bpm, ratio_db),
             card=self.program.card,
         )
@@ -281,41 +322,57 @@ class StagingStudent:
         _check_rate(rate_hz)
         return Stream(self, rate_hz)
 
-    def run(
-        self, values_NS: NDArray, usable: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The network on windows of one night, filled up to one of `LENGTHS`.
+    def network(
+        self, inputs: Mapping[str, NDArray]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Logits [N, K] and log scale [N] of one night's windows, filled up to one of `LENGTHS`.
 
         Args:
-          values_NS: in heartbeat amplitudes at 50 Hz, 0 where missing.
-          usable: [N] windows that get a stage.
-
-        Returns:
-          Calibrated probabilities [N, K] and SQI [N]; NaN where `usable` is False.
+          inputs: [N, …] by the names of `inputs`.
         """
-        windows = len(values_NS)
+        windows = len(next(iter(inputs.values())))
         length = next((length for length in LENGTHS if length >= windows), windows)
-        bcg_BLS = np.zeros((1, length, BCG_SAMPLES), np.float32)
-        bcg_BLS[0, :windows] = values_NS
-        valid_BL = np.zeros((1, length), np.float32)
-        valid_BL[0, :windows] = 1.0
-        logits_BLK, sqi_BL = self.program.call(bcg_BLS, valid_BL)
-        logits = logits_BLK[0, :windows] / np.float32(self.program.card["temperature"])
-        probs = np.exp(logits - logits.max(-1, keepdims=True))
-        probs /= probs.sum(-1, keepdims=True)
-        probs[~usable] = np.nan
-        return probs, np.where(usable, sqi_BL[0, :windows], np.float32(np.nan))
+        filled = {}
+        for name, values in inputs.items():
+            filled[name] = np.zeros((1, length, *values.shape[1:]), np.float32)
+            filled[name][0, :windows] = values
+        valid_BL = (np.arange(length) < windows)[None]
+        logits_BLK, log_scale_BL = self.program.call(filled, valid_BL)
+        return logits_BLK[0, :windows].astype(np.float64), log_scale_BL[0, :windows]
+
+    def judged(
+        self, logits_NK: NDArray, log_scale_N: NDArray, shown: Shown
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Calibrated probabilities [N, K] and SQI [N] of what the network gave.
+
+        NaN where half or more is missing; the SQI, too, where the student has none.
+        """
+        usable = shown.usable_N
+        log_probs = log_softmax(logits_NK / self.temperature, axis=-1)
+        sqi = np.full(len(usable), np.nan)
+        if self.kept_share is not None:
+            features = window_features(
+                log_probs,
+                log_scale_N,
+                shown.series["jj"],
+                shown.series["beat_confidence"],
+                shown.missing_N,
+                shown.snr_db_N,
+            )
+            sqi = self.kept_share(features)
+        probs = np.where(usable[:, None], np.exp(log_probs), np.nan)
+        return probs.astype(np.float32), np.where(usable, sqi, np.nan).astype(np.float32)
 
     def doubtful(self, sqi: NDArray, reliable: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], str]:
-        """Which stages are not to be relied on, and what tells so.
+        """Which stages are not to be relied on, and by what.
 
         Args:
           sqi: [N] the student's own SQI.
           reliable: [N] windows that the signal SQI calls so.
         """
-        below = self.program.card["flag_below"]
-        if below is None:
+        if self.kept_share is None:
             return ~reliable, "by the BCG alone, their heartbeats are not to be relied on"
+        below = self.kept_share.flag_below
         return sqi < below, f"the student's own SQI of them is below {below:.2f}"
 
 
@@ -388,93 +445,12 @@ def _prepared(uniform: NDArray, windows: int) -> PreparedBcg:
         raise _no_heartbeat(str(error).rstrip(".")) from error
 
 
-def _prepared_running(samples: NDArray, rate_hz: float, windows: int) -> PreparedBcg:
-    running = RunningBcg(rate_hz)
-    # A second of nothing: what a change of rate looks ahead, and where the rate is no round number.
-    parts = (running.push(samples), running.push(np.full(round(rate_hz), np.nan)))
-    values_NS, missing_N, heart_N = (
-        np.concatenate([getattr(part, name) for part in parts])[:windows]
-        for name in ("values_NS", "missing_N", "heart_N")
-    )
-    return PreparedBcg(values_NS, missing_N, heart_N, min(part.unit for part in parts))
-
-
-def _beats(uniform: NDArray, usable: NDArray[np.bool_]) -> Beats:
-    """The heartbeats in usable windows.
-
-    `j_peaks` finds none in a recording whose mean shows no heart, so it is not shown the gaps.
-    Where it finds none, a heart may still show for a while: it looks into pieces.
-    """
-    there_NS = to_windows(uniform, BCG_HZ, len(usable))[usable]
-    beats = j_peaks(there_NS.ravel(), BCG_HZ)
-    if not len(beats.times_s):
-        # None shorter: in less than that, chance alone may show one.
-        cut = np.array_split(there_NS, max(1, len(there_NS) // PIECE_WINDOWS))
-        starts = np.cumsum([0, *map(len, cut[:-1])])
-        pieces = [j_peaks(piece.ravel(), BCG_HZ) for piece in cut]
-        beats = Beats(
-            np.concatenate(
-                [
-                    piece.times_s + WINDOW_S * start
-                    for piece, start in zip(pieces, starts, strict=True)
-                ]
-            ),
-            np.concatenate([piece.correlation for piece in pieces]),
-            np.concatenate([piece.confidence for piece in pieces]),
-        )
-    window = np.minimum((beats.times_s // WINDOW_S).astype(np.int64), len(there_NS) - 1)
-    moved_s = WINDOW_S * (np.flatnonzero(usable)[window] - window)
-    return dataclasses.replace(beats, times_s=beats.times_s + moved_s)
-
-
-def heart_rate(times_s: NDArray, windows: int) -> NDArray[np.float64]:
-    """[N] beats a minute in each window; NaN where too few follow one another.
-
-    Args:
-      times_s: [M] heartbeats, increasing.
-      windows: N.
-    """
-    interval_s = np.diff(times_s)
-    window = (times_s[1:] // WINDOW_S).astype(np.int64)
-    good = (interval_s >= INTERVAL_S[0]) & (interval_s <= INTERVAL_S[1]) & (window < windows)
-    interval_s, window = interval_s[good], window[good]
-    in_order = interval_s[np.lexsort((interval_s, window))]
-    count = np.bincount(window, minlength=windows)
-    # The median: an interval across a missed beat is one among thirty.
-    middle = np.cumsum(count) - count + count // 2
-    enough = count >= FEWEST_INTERVALS
-    return np.where(
-        enough, 60.0 / np.append(in_order, np.nan)[np.where(enough, middle, -1)], np.nan
-    )
-
-
-def breathing_rate(values_NS: NDArray, usable: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[N] breaths a minute: the peak of the spectrum over a minute around each window.
-
-    NaN where no peak stands out, or the window is not usable.
-
-    Args:
-      values_NS: at 50 Hz.
-      usable: [N].
-    """
-    windows = len(values_NS)
-    slow_NT = values_NS.reshape(windows, -1, round(BCG_HZ / SLOW_HZ)).mean(-1)
-    half = slow_NT.shape[1] // 2
-    padded = np.pad(slow_NT.ravel(), half)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, 4 * half)[:: 2 * half]
-    # Movements would drown the breath: what is far beyond the minute's middle half is cut off.
-    low, high = np.percentile(frames, (25, 75), axis=1, keepdims=True)
-    frames = np.clip(frames, 2.5 * low - 1.5 * high, 2.5 * high - 1.5 * low)
-    frames = frames - frames.mean(1, keepdims=True)
-    points = 2048
-    power = np.abs(np.fft.rfft(frames * np.hanning(4 * half), points, axis=1)) ** 2
-    frequency = np.fft.rfftfreq(points, 1 / SLOW_HZ)
-    band = (frequency >= BREATH_HZ[0]) & (frequency <= BREATH_HZ[1])
-    power, frequency = power[:, band], frequency[band]
-    peak = frequency[power.argmax(1)]
-    near = np.abs(frequency - peak[:, None]) <= NEAR_HZ
-    clear = (power * near).sum(1) > CLEAR_BREATH * power.sum(1)
-    return np.where(clear & usable, 60.0 * peak, np.nan)
+def _shown_running(samples: NDArray, rate_hz: float, windows: int, prepared: bool) -> Shown:
+    """What a stream shows of the first N windows."""
+    running = RunningSeries(rate_hz, prepared=prepared)
+    found = running.push(samples)
+    found += running.push(np.full(round(rate_hz), np.nan))  # a rate that is no round number
+    return Shown.of((found + running.finish())[:windows])
 
 
 def _unlike(

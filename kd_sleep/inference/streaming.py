@@ -6,9 +6,13 @@
             print(window.start_s, window.name, window.flagged)
     stream.close()
 
-For students that see the past alone (`--causal`), or no other window. Stages, probabilities and the
-student's own SQI are those of `StagingStudent.stage` with `causal`, to float tolerance; the flag of
-a student without an SQI is by the BCG of the last minutes, where `stage` sees the whole night's.
+For students that see the past alone (`--causal`), or no other window. A window's stage is there
+`features.running_series.DELAY_S` = 5 s after its end: a tachogram lies between two beats, and the
+one behind the window's last sample must have come.
+
+Stages, probabilities and the student's own SQI are those of `StagingStudent.stage` with `causal`,
+to float tolerance; the flag of a student without an SQI is by the BCG of the last minutes, where
+`stage` sees the whole night's.
 """
 
 from __future__ import annotations
@@ -20,16 +24,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kd_sleep.errors import KdSleepError
-from kd_sleep.features.bcg import PreparedBcg, RunningBcg
-from kd_sleep.schema import BCG_SAMPLES, WINDOW_S
+from kd_sleep.features.bcg import MOST_MISSING
+from kd_sleep.features.inputs import SUMMARISED, median_by_window, student_inputs
+from kd_sleep.features.running_series import RunningSeries, RunningWindow, as_record
+from kd_sleep.inference.staging import Shown
+from kd_sleep.schema import BCG_HZ, BCG_SAMPLES, WINDOW_S
 from kd_sleep.signals.sqi import signal_sqi
 from kd_sleep.stages import STAGE_NAMES, UNSCORED
 
 if TYPE_CHECKING:
     from kd_sleep.inference.staging import StagingStudent
-
-JUDGED_WINDOWS = 5  # of the past that the signal SQI of a window is told from
-_PIECE_S = 10.0  # samples are taken in pieces, so that no two windows end in one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,76 +66,67 @@ class StagedWindow:
 
 
 class Stream:
-    """A night under way; holds minutes of samples and the student's context, however long it is."""
+    """A night under way.
+
+    Holds minutes of samples, the student's context, and some numbers of each window so far.
+    """
 
     def __init__(self, student: StagingStudent, rate_hz: float):
-        if student.context_windows and not student.causal:
+        if student.after:
             raise KdSleepError(
-                f"This student sees {student.context_windows} windows of the future, which a stream"
-                " does not have.",
+                f"This student sees {student.after} windows of the future, which a stream does not"
+                " have.",
                 "Train one with --causal, or with --student=single_window.",
             )
-        self._student, self._rate_hz = student, rate_hz
-        self._running = RunningBcg(rate_hz)
-        self._seen = student.context_windows + 1  # windows that a stage depends on
-        self._windows = np.zeros((0, BCG_SAMPLES))
-        self._usable = np.zeros(0, bool)
-        self._count = 0
-        self._samples = np.empty(0)  # the last minutes, as they came
-        self._first = 0  # number of the first of these
+        self._student = student
+        self._running = RunningSeries(rate_hz, prepared="bcg" in student.inputs)
+        self._past: list[dict[str, NDArray]] = []  # of all windows: what `summary` reads of them
+        self._missing: list[float] = []  # of all windows
+        self._inputs: list[dict[str, NDArray]] = []  # of the windows that a stage depends on
 
     def push(self, samples: ArrayLike) -> list[StagedWindow]:
-        """The windows that have ended by these samples; often none.
+        """The windows that have ended `DELAY_S` before the last of these samples; often none.
 
         Args:
           samples: [n] the next ones, in any unit but always the same; NaN where missing.
         """
-        values = np.asarray(samples, np.float64).ravel()
-        size = max(1, round(_PIECE_S * self._rate_hz))
-        return [
-            window
-            for start in range(0, len(values), size)
-            for window in self._take(values[start : start + size])
-        ]
+        return list(map(self._staged, self._running.push(np.asarray(samples, np.float64))))
 
     def close(self) -> list[StagedWindow]:
-        """The last window, where the stream ended within 0.2 s of its end."""
-        return self._staged(self._running.finish())
+        """The windows that waited for `DELAY_S`; the last may want 0.2 s of its end."""
+        return list(map(self._staged, self._running.finish()))
 
-    def _take(self, values: NDArray) -> list[StagedWindow]:
-        self._samples = np.concatenate([self._samples, values])
-        kept = round((JUDGED_WINDOWS * WINDOW_S + 2 * _PIECE_S) * self._rate_hz)
-        self._first += max(0, len(self._samples) - kept)
-        self._samples = self._samples[-kept:]
-        return self._staged(self._running.push(values))
-
-    def _staged(self, ready: PreparedBcg) -> list[StagedWindow]:
-        return [
-            self._next(values, bool(usable))
-            for values, usable in zip(ready.values_NS, ready.usable_N, strict=True)
-        ]
-
-    def _next(self, values: NDArray, usable: bool) -> StagedWindow:
-        self._windows = np.concatenate([self._windows, values[None]])[-self._seen :]
-        self._usable = np.append(self._usable, usable)[-self._seen :]
-        number, self._count = self._count, self._count + 1
-        probs_NK, sqi_N = self._student.run(self._windows, self._usable)
-        reliable = np.array([usable and self._reliable(number)])
-        doubtful, _ = self._student.doubtful(sqi_N[-1:], reliable)
+    def _staged(self, window: RunningWindow) -> StagedWindow:
+        student, shown = self._student, Shown.of([window])
+        self._inputs.append(self._shown(window, shown))
+        self._inputs = self._inputs[-student.before - 1 :]
+        logits_NK, log_scale_N = student.network(
+            {name: np.concatenate([row[name] for row in self._inputs]) for name in student.inputs}
+        )
+        probs_NK, sqi_N = student.judged(logits_NK[-1:], log_scale_N[-1:], shown)
+        usable = window.missing < MOST_MISSING
+        doubtful, _ = student.doubtful(sqi_N, np.array([usable and self._reliable(window)]))
         return StagedWindow(
-            number=number,
-            stage=int(probs_NK[-1].argmax()) if usable else UNSCORED,
-            probs=probs_NK[-1],
-            sqi=float(sqi_N[-1]),
+            number=len(self._missing) - 1,
+            stage=int(probs_NK[0].argmax()) if usable else UNSCORED,
+            probs=probs_NK[0],
+            sqi=float(sqi_N[0]),
             flagged=bool(doubtful[0]) and usable,
         )
 
-    def _reliable(self, number: int) -> bool:
+    def _shown(self, window: RunningWindow, shown: Shown) -> dict[str, NDArray]:
+        """A window's row [1, …] of every input; its summary is by all windows so far."""
+        levels = {name: median_by_window(window.series[name][None]) for name in ("jj", "movement")}
+        self._past.append({name: (window.series | levels)[name] for name in SUMMARISED})
+        self._missing.append(window.missing)
+        summaries = [name for name in self._student.inputs if name.startswith("summary_")]
+        past = student_inputs(summaries, as_record(self._past), np.array(self._missing))
+        own = shown.inputs(name for name in self._student.inputs if name not in summaries)
+        return own | {name: values[-1:] for name, values in past.items()}
+
+    def _reliable(self, window: RunningWindow) -> bool:
         """Whether the signal SQI calls a window so; only asked where the student has none."""
-        if self._student.program.card["flag_below"] is not None:
+        if self._student.kept_share is not None:
             return True
-        windows = min(JUDGED_WINDOWS, number + 1)
-        first = round((number + 1 - windows) * WINDOW_S * self._rate_hz)
-        last = round((number + 1) * WINDOW_S * self._rate_hz)
-        minutes = self._samples[max(0, first - self._first) : last - self._first]
-        return bool(signal_sqi(minutes, self._rate_hz).by_window(windows).reliable()[-1])
+        minutes = signal_sqi(window.minutes, BCG_HZ, window.beats)
+        return bool(minutes.by_window(len(window.minutes) // BCG_SAMPLES).reliable()[-1])

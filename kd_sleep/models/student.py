@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,8 @@ from kd_sleep.config import StudentConfig
 from kd_sleep.features.inputs import FEATURES, JJ_LEVEL, MOVEMENT_LEVEL
 from kd_sleep.models.frontends import FRONT_ENDS
 from kd_sleep.models.sequence import Context
-from kd_sleep.models.series_network import SeriesNetwork, SignalStage
-from kd_sleep.schema import SERIES_SAMPLES
+from kd_sleep.models.series_network import REACHES, SeriesNetwork, SignalStage
+from kd_sleep.schema import SERIES_SAMPLES, WINDOW_S
 from kd_sleep.stages import NUM_STAGES
 
 SERIES = ("jj", "beat_confidence", "breath", "movement")
@@ -33,6 +34,18 @@ def scope(config: StudentConfig) -> str:
     if config.context_windows == 0:
         return "window"
     return "past" if config.causal else "night"
+
+
+def reach(config: StudentConfig) -> tuple[int, int]:
+    """How many windows before and after a window its logits depend on."""
+    side = config.context_windows
+    if not side:
+        return 0, 0
+    signal = 0
+    if config.front_end == BEATS and config.signal_width:
+        signal = math.ceil(sum(REACHES) / WINDOW_S)
+    # A causal dilated convolution has both of its outer taps in the past.
+    return (2 * side + signal, 0) if config.causal else (side + signal, side + signal)
 
 
 class Student(nn.Module):

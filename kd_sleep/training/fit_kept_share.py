@@ -15,6 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -29,7 +30,7 @@ from kd_sleep.metrics import best_temperature
 from kd_sleep.models.kept_share import FEATURES, KeptShare, standardised, window_features
 from kd_sleep.provenance import write_json
 from kd_sleep.training import soft_labels
-from kd_sleep.training.loop import predict
+from kd_sleep.training.steps import compiler_options
 
 FOLDS = 5
 FLAGGED = 0.2  # share of the validation windows that lie below the flag
@@ -58,12 +59,12 @@ def write_kept_share(
     Raises:
       TrainingError: as `fit_kept_share`.
     """
-    logits_WK = np.concatenate(predict(module, params, validation, columns))
+    logits_WK, log_scale_W = outputs(module, params, columns, validation)
     fitted = fit_kept_share(
         validation,
         logits_WK,
         teacher_log_probs_WK,
-        log_scales(module, params, columns, validation),
+        log_scale_W,
         student=soft_labels.fingerprint(params),
         teacher=teacher,
     )
@@ -111,7 +112,7 @@ def fit_kept_share(
       nights: R nights with W windows.
       logits_WK: of the student.
       teacher_logits_WK: of the teacher.
-      log_scale_W: as `log_scales`.
+      log_scale_W: as `outputs`.
       student, teacher: fingerprints.
 
     Raises:
@@ -217,23 +218,25 @@ def features_of(nights: Nights, log_probs_WK: NDArray, log_scale_W: NDArray) -> 
     )
 
 
-def log_scales(
+def outputs(
     module: nn.Module, params: Any, columns: tuple[str, ...], nights: Nights
-) -> NDArray[np.float64]:
-    """[W] mean log scale of the signal stage over each window; 0 where the student has none."""
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """A student's logits [W, K], and the mean log scale [W] of its signal stage over each window.
 
-    def told(params: Any, batch: dict[str, jax.Array]) -> jax.Array | None:
-        _, collections = module.apply({"params": params}, batch, mutable=["sown"])
+    The latter is 0 where the student has no signal stage.
+    """
+
+    def apply(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        logits_BLK, collections = module.apply({"params": params}, batch, mutable=["sown"])
         found = collections.get("sown", {}).get("tachogram_log_scale")
-        return None if found is None else found[0].mean(-1)
+        return logits_BLK, jnp.zeros(logits_BLK.shape[:2]) if found is None else found[0].mean(-1)
 
-    run, found = jax.jit(told), []
+    run, logits, log_scales = jax.jit(apply, compiler_options=compiler_options()), [], []
     for batch in whole_nights(nights, columns):
-        log_scale_BL = run(params, batch)
-        if log_scale_BL is None:
-            return np.zeros(len(nights.label))
-        found.append(np.asarray(log_scale_BL, np.float64)[batch["valid_BL"]])
-    return np.concatenate(found)
+        logits_BLK, log_scale_BL = run(params, batch)
+        logits.append(np.asarray(logits_BLK)[batch["valid_BL"]])
+        log_scales.append(np.asarray(log_scale_BL, np.float64)[batch["valid_BL"]])
+    return np.concatenate(logits), np.concatenate(log_scales)
 
 
 def seen_weights(nights: Nights) -> NDArray[np.float64]:

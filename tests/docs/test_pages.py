@@ -1,5 +1,6 @@
 """What the pages tell to type works: snippets run, flags exist, the worked examples are worked."""
 
+import importlib.util
 import json
 import os
 import re
@@ -128,6 +129,10 @@ def test_adding_a_student_works_as_told(example, data_dir, teacher_dir):
     )  # fmt: skip
     settings = json.loads((checkout / "envelope" / "settings.json").read_text())["settings"]
     assert settings["model"]["front_end"] == "envelope"
+    export = next(c for c in commands("adding_a_student") if c[0] == "launch.export_student")
+    if not importlib.util.find_spec("onnxruntime"):
+        export = [flag for flag in export if not flag.startswith("--onnx")]
+    run(["-m", *export], checkout, **here)
 
 
 def test_no_page_calls_a_window_an_epoch_or_leaves_out_simulated():

@@ -101,7 +101,7 @@ def said(monkeypatch, tmp_path):
     monkeypatch.setattr(evaluate_module, "settings_of", lambda workdir, kind: run)
     monkeypatch.setattr(evaluate_module, "load_teacher", lambda w, n: ("teacher", None, "t"))
     monkeypatch.setattr(evaluate_module, "load_student", lambda w, n: ("student", None, run))
-    monkeypatch.setattr(evaluate_module, "read_split", lambda d, name, bcg=True: splits[name])
+    monkeypatch.setattr(evaluate_module, "read_split", lambda d, name, **_: splits[name])
 
     def scored(split="test"):
         asked.clear()

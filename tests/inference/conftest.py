@@ -6,21 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kd_sleep.config import StudentConfig, to_dict
-from kd_sleep.inference.program import Program, bound
+from kd_sleep.datasets.batches import whole_nights
+from kd_sleep.datasets.nights import blank
+from kd_sleep.inference.program import Trained, card_of, pure
 from kd_sleep.inference.staging import StagingStudent
-from kd_sleep.models.quality import Quality, QualityHead, stage_with_quality
-from kd_sleep.models.student import Student
+from kd_sleep.models.kept_share import FEATURES, KeptShare
+from kd_sleep.models.student import Student, columns
 from kd_sleep.recordings.paired_bcg import read_bcg
 from kd_sleep.recordings.recording import Signal
-from kd_sleep.schema import BCG_SAMPLES
-from kd_sleep.stages import NUM_STAGES, STAGE_NAMES
-
-WIDTH = 8
 
 
 @pytest.fixture(scope="session")
@@ -36,61 +33,73 @@ def bcg(bcg_path: Path) -> Signal:
 
 
 @pytest.fixture(scope="session")
-def make_student() -> Callable[..., StagingStudent]:
+def make_trained() -> Callable[..., Trained]:
     """Students by StudentConfig fields and card entries; with `sqi` they have one of their own."""
 
-    def make(*, sqi: bool = False, card: dict | None = None, **config: object) -> StagingStudent:
-        model = StudentConfig(width=WIDTH, **({"context_windows": 3} | config))
-        student = Student(model)
-        params = made_up(student)
-        quality = _quality() if sqi else None
-
-        def function(weights, bcg_BLS, valid_BL):
-            batch = {
-                "bcg": jnp.where(valid_BL[..., None] > 0, bcg_BLS, 0.0),
-                "bcg_scale": jnp.ones_like(valid_BL),
-                "valid_BL": valid_BL,
-            }
-            return stage_with_quality(student, params, quality, batch)
-
-        about = {
-            "stages": list(STAGE_NAMES),
+    def make(
+        *, sqi: bool = False, card: dict | None = None, student: Student | None = None, **config
+    ) -> Trained:
+        model = StudentConfig(**({"context_windows": 3, "width": 8} | config))
+        student = student or Student(model)
+        function, weights = pure(student, made_up_params(student))
+        settings = {
             "model": to_dict(model),
-            "temperature": 1.5,
-            "flag_below": 0.5 if sqi else None,
-            "data": {"cohort": "made up", "simulated": True, "snr_db": None},
+            "distill": {},
+            "train": {"compute_dtype": "float32"},
+            "augment": {},
+            "teacher": "a teacher",
+            "labelled": 2,
+            "trained_on": {"cohort": "made up", "simulated": True, "snr_db": None},
         }
-        return StagingStudent(Program(about | (card or {}), bound(function, {})))
+        about = {"versions": {"kd_sleep": "0.1.0"}, "git_revision": "unknown"}
+        fitted = made_up_sqi() if sqi else None
+        found = card_of(about, settings, "a student", model, fitted)
+        return Trained(function, weights, found | (card or {}))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def made_up_params() -> Callable[[Student], dict]:
-    """student -> parameters."""
-    return made_up
+def make_student(make_trained) -> Callable[..., StagingStudent]:
+    """The same, at use."""
+    return lambda **options: StagingStudent(make_trained(**options).program())
 
 
-def made_up(student: Student) -> dict:
+def made_up_params(student: Student) -> dict:
     """Parameters of which none is 0, so that a window hangs on all that it can see."""
-    batch = {
-        "bcg": jnp.zeros((1, 1, BCG_SAMPLES)),
-        "bcg_scale": jnp.ones((1, 1)),
-        "valid_BL": jnp.ones((1, 1)),
-    }
-    params = student.init(jax.random.PRNGKey(0), batch)["params"]
+    example = next(whole_nights(blank(), columns(student.config), 1))
+    params = jax.jit(student.init)(jax.random.PRNGKey(0), example)["params"]
     rng = np.random.default_rng(1)
     return jax.tree.map(
-        lambda leaf: leaf + 0.3 * rng.standard_normal(leaf.shape, np.float32), params
+        lambda leaf: leaf + 0.2 * rng.standard_normal(leaf.shape, np.float32), params
     )
 
 
-def _quality() -> Quality:
-    params = QualityHead().init(
-        jax.random.PRNGKey(0), jnp.zeros((1, WIDTH)), jnp.zeros((1, NUM_STAGES))
-    )["params"]
-    rng = np.random.default_rng(2)
-    params = jax.tree.map(
-        lambda leaf: leaf + 0.3 * rng.standard_normal(leaf.shape, np.float32), params
+def made_up_sqi() -> KeptShare:
+    """An SQI that flags some windows of the recorded BCG."""
+    number = len(FEATURES)
+    scale = [5.0 if "dB" in name else 1.0 for name in FEATURES]
+    mean = [8.0 if "dB" in name else 0.0 for name in FEATURES]
+    weights = np.random.default_rng(2).normal(size=number).round(3).tolist()
+    return KeptShare.from_json(
+        {
+            "features": list(FEATURES),
+            "weights": weights,
+            "bias": -5.9,
+            "mean": mean,
+            "scale": scale,
+            "temperature": 1.5,
+            "teacher_temperature": 1.2,
+            "flag_below": 0.5,
+            "flagged": 0.2,
+            "kept_share": 0.6,
+            "way_to_oracle": 0.3,
+            "best_feature": FEATURES[0],
+            "best_sign": -1.0,
+            "folds": 5,
+            "windows": 100,
+            "subjects": 5,
+            "student": "a student",
+            "teacher": "a teacher",
+        }
     )
-    return Quality(params, jnp.float32(1.0), jnp.float32(0.0))

@@ -1,6 +1,7 @@
 """The exported file: the student's logits from jax alone, and one clear error for a bad file."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import struct
@@ -8,83 +9,38 @@ import subprocess
 import sys
 import zlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export as jax_export
 
-from kd_sleep.config import StudentConfig, to_dict
+from kd_sleep.config import StudentConfig
 from kd_sleep.errors import ConfigError, ExportError
 from kd_sleep.inference import container, export, onnx, program
-from kd_sleep.models.quality import Quality, QualityHead
-from kd_sleep.models.student import Student
-from kd_sleep.schema import BCG_SAMPLES
+from kd_sleep.models import frontends
 from kd_sleep.stages import NUM_STAGES
 
-FITTED = {"temperature": 1.5, "flag_below": 0.3}
 KINDS = {
-    "autocorrelation": {},
-    "convolution": {"front_end": "convolution"},
+    "beats": {},
     "causal": {"causal": True},
+    "single window": {"context_windows": 0},
+    "without a signal stage": {"signal_width": 0, "time_of_night": True},
+    "autocorrelation": {"front_end": "autocorrelation"},
+    "convolution": {"front_end": "convolution"},
 }
 FORBIDDEN = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "sleepecg", "edfio"}
 
 
-def noisy(params, seed):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32), params
-    )
-
-
-def made_up(*, sqi=True, width=8, context_windows=3, **config):
-    """A student of parameters without zeros, as `program.trained` gives one."""
-    model = StudentConfig(width=width, context_windows=context_windows, **config)
-    student = Student(model)
-    example = {
-        "bcg": jnp.zeros((1, 1, BCG_SAMPLES)),
-        "bcg_scale": jnp.ones((1, 1)),
-        "valid_BL": jnp.ones((1, 1)),
-    }
-    params = noisy(jax.jit(student.init)(jax.random.PRNGKey(0), example)["params"], 0)
-    quality = None
-    if sqi:
-        head = QualityHead().init(
-            jax.random.PRNGKey(0), jnp.zeros((1, width)), jnp.zeros((1, NUM_STAGES))
-        )
-        quality = Quality(noisy(head["params"], 1), jnp.float32(1.2), jnp.float32(0.1))
-    function, weights = program.pure(student, params, quality)
-    settings = {
-        "model": to_dict(model),
-        "distill": {},
-        "train": {"compute_dtype": "float32"},
-        "augment": {},
-        "teacher": "t",
-        "labelled": 2,
-    }
-    about = {"versions": {"kd_sleep": "0.1.0"}, "git_revision": "unknown"}
-    fitted = FITTED if sqi else {"temperature": 1.0, "flag_below": None}
-    return program.Trained(function, weights, program._card(about, settings, "s", fitted))
-
-
-def some_bcg(batch, length, seed=0):
-    rng = np.random.default_rng(seed)
-    size = np.exp(rng.uniform(-1.0, 5.0, (batch, length, 1)))
-    bcg_BLS = (size * rng.normal(size=(batch, length, BCG_SAMPLES))).astype(np.float32)
-    valid_BL = np.ones((batch, length), np.float32)
-    valid_BL[-1, length // 2 + 1 :] = 0.0
-    return bcg_BLS, valid_BL
-
-
 @pytest.fixture(scope="module")
-def students():
-    return {name: made_up(**config) for name, config in KINDS.items()}
+def students(make_trained):
+    return {name: make_trained(sqi=True, **config) for name, config in KINDS.items()}
 
 
 @pytest.fixture(scope="module")
 def content(students):
-    student = students["autocorrelation"]
+    student = students["beats"]
     return container.Content(student.card, dict(student.weights), export.serialized(student))
 
 
@@ -98,6 +54,16 @@ def exported(monkeypatch, student, out, **options):
     return export.export_student(out.parent, out, **options)
 
 
+def assert_alike(one, other, shapes, tolerance):
+    for seed, (batch, length) in enumerate(((1, 1), (3, 9))):
+        inputs, valid_BL = export.noise(shapes, batch, length, seed)
+        valid_BL[-1, length // 2 + 1 :] = 0.0
+        there = valid_BL > 0
+        for mine, theirs in zip(one(inputs, valid_BL), other(inputs, valid_BL), strict=True):
+            assert np.isfinite(theirs[there]).all()
+            np.testing.assert_allclose(mine[there], theirs[there], atol=tolerance)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_says_what_the_student_says(students, kind, tmp_path, monkeypatch):
     student, out = students[kind], tmp_path / "made" / "s.kdsleep"
@@ -106,27 +72,14 @@ def test_a_file_says_what_the_student_says(students, kind, tmp_path, monkeypatch
     assert done.size == out.stat().st_size
     loaded = program.load_program(out)
     assert loaded.card == done.card
-    assert (loaded.card["temperature"], loaded.card["flag_below"]) == (1.5, 0.3)
-    assert (loaded.card["weights"], loaded.card["int8"]) == ("float32", None)
-    call = program.bound(student.function, student.weights)
-    for shape in ((1, 1), (3, 9)):
-        inputs = some_bcg(*shape)
-        for mine, theirs in zip(loaded.call(*inputs), call(*inputs), strict=True):
-            there = inputs[1] > 0
-            assert np.isfinite(theirs[there]).all()
-            np.testing.assert_allclose(mine[there], theirs[there], atol=1e-5)
+    assert loaded.card["sqi"]["temperature"] == 1.5
+    assert_alike(loaded.call, student.program().call, student.card["inputs"], 1e-5)
     assert [path.name for path in out.parent.iterdir()] == ["s.kdsleep"]
 
 
-def test_without_an_sqi_there_is_none(monkeypatch, tmp_path):
-    exported(monkeypatch, made_up(sqi=False), tmp_path / "s.kdsleep")
-    loaded = program.load_program(tmp_path / "s.kdsleep")
-    assert loaded.card["flag_below"] is None
-    assert np.isnan(loaded.call(*some_bcg(1, 2))[1]).all()
-
-
-def test_the_default_student_fits_in_500_kb():
-    student = made_up(width=StudentConfig().width, context_windows=StudentConfig().context_windows)
+def test_the_default_student_fits_in_500_kb(make_trained):
+    default = StudentConfig()
+    student = make_trained(width=default.width, context_windows=default.context_windows)
     data = container.pack(
         container.Content(student.card, dict(student.weights), export.serialized(student))
     )
@@ -142,8 +95,9 @@ def test_running_a_file_takes_jax_alone(data, tmp_path):
     code = (
         "import sys, numpy as np\n"
         "from kd_sleep.inference.program import load_program\n"
-        f"call = load_program({str(tmp_path / 's.kdsleep')!r}).call\n"
-        "assert np.isfinite(call(np.ones((1, 2, 1500)), np.ones((1, 2)))[0]).all()\n"
+        f"found = load_program({str(tmp_path / 's.kdsleep')!r})\n"
+        "inputs = {n: np.ones((1, 2, *s)) for n, s in found.card['inputs'].items()}\n"
+        "assert np.isfinite(found.call(inputs, np.ones((1, 2)))[0]).all()\n"
         "print(*sorted({m.split('.')[0] for m in sys.modules}))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -152,80 +106,39 @@ def test_running_a_file_takes_jax_alone(data, tmp_path):
     assert not loaded & FORBIDDEN
 
 
-def test_int8_is_symmetric_by_output_channel(students):
-    weights = students["convolution"].weights
-    arrays = export.quantised(weights)
-    back = program.dequantised(arrays)
-    assert list(back) == list(weights)
-    for name, weight in weights.items():
-        if weight.ndim < 2:
-            np.testing.assert_array_equal(arrays[name], weight)
-            continue
-        rows = weight.reshape(-1, weight.shape[-1])
-        scale = np.abs(rows).max(0) / 127.0
-        assert arrays[name].dtype == np.int8
-        np.testing.assert_allclose(arrays[name + program.SCALE], scale, rtol=1e-6)
-        assert np.all(np.abs(back[name].reshape(rows.shape) - rows) <= 0.5001 * scale)
-    assert np.array_equal(
-        export.quantised({"w": np.zeros((2, 3), np.float32)})["w"], np.zeros((2, 3))
-    )
-
-
-def test_int8_is_smaller_and_says_that_nobody_measured_it(students, tmp_path, monkeypatch):
-    student = students["autocorrelation"]
-    whole = exported(monkeypatch, student, tmp_path / "s.kdsleep")
-    small = exported(monkeypatch, student, tmp_path / "i.kdsleep", int8=True)
-    matrices = sum(weight.size for weight in student.weights.values() if weight.ndim > 1)
-    assert whole.size - small.size > 2 * matrices
-    assert small.card["int8"] == {"measured": False}
-    assert "was not measured" in export.summary(small)
-    loaded = program.load_program(small.path)
-    inputs = some_bcg(2, 5)
-    int8, whole_ = loaded.call(*inputs)[0], program.load_program(whole.path).call(*inputs)[0]
-    there = inputs[1] > 0
-    assert 0.0 < np.abs(int8 - whole_)[there].max() < 1.0
-
-
-def test_what_int8_costs_is_measured_on_validation_nights(
-    data_dir, students, tmp_path, monkeypatch
-):
-    from kd_sleep.datasets.nights import read_split
-
-    nights = read_split(data_dir, "validation")
-    done = exported(
-        monkeypatch, students["autocorrelation"], tmp_path / "s", int8=True, data_dir=data_dir
-    )
-    cost = program.load_program(tmp_path / "s").card["int8"]
-    assert (cost["measured"], cost["split"], cost["nights"]) == (True, "validation", len(nights))
-    assert cost["windows"] == nights.windows.sum()
-    assert 0.0 <= cost["changed"] < 0.3
-    assert set(cost["int8"]) == set(cost["float32"]) == {"accuracy", "kappa"}
-    assert "have another stage; accuracy" in export.summary(done)
-
-
 def test_a_file_that_says_another_thing_is_not_put_in_place(students, tmp_path, monkeypatch):
     out = tmp_path / "s.kdsleep"
     out.write_bytes(b"the old one")
     real = export.serialized
 
     def other(student):
-        def function(weights, bcg_BLS, valid_BL):
-            logits_BLK, sqi_BL = student.function(weights, bcg_BLS, valid_BL)
-            return logits_BLK + 1e-3, sqi_BL
+        def function(weights, inputs, valid_BL):
+            logits_BLK, log_scale_BL = student.function(weights, inputs, valid_BL)
+            return logits_BLK + 1e-3, log_scale_BL
 
         return real(dataclasses.replace(student, function=function))
 
     monkeypatch.setattr(export, "serialized", other)
     with pytest.raises(ExportError, match="not written: its logits would differ"):
-        exported(monkeypatch, students["autocorrelation"], out)
+        exported(monkeypatch, students["beats"], out)
     assert out.read_bytes() == b"the old one"
 
 
-def test_flags_that_do_not_go_together(tmp_path):
+def test_logits_that_are_not_numbers_are_a_difference(students):
+    student = students["beats"]
+    right = student.program()
+
+    def call(inputs, valid_BL):
+        logits_BLK, log_scale_BL = right.call(inputs, valid_BL)
+        return np.full_like(logits_BLK, np.nan), log_scale_BL
+
+    wrong = dataclasses.replace(right, call=call)
+    assert not export.largest_difference(wrong, right) < export.TOLERANCE
+
+
+def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(ConfigError, match="is a folder"):
         export.export_student(tmp_path, tmp_path)
-    with pytest.raises(ConfigError, match="Add --int8"):
-        export.export_student(tmp_path, tmp_path / "s", data_dir=tmp_path)
 
 
 # Bad files
@@ -276,8 +189,8 @@ def test_every_flipped_cut_or_appended_byte_is_one_clear_error(data):
 
 
 def test_a_newer_format_and_another_kind_of_file_are_told_apart(data, tmp_path):
-    newer = data[:8] + struct.pack("<I", 2) + data[12:]
-    with pytest.raises(ExportError, match=r"of format 2; .* up to 1\. Install a newer kd_sleep"):
+    newer = data[:8] + struct.pack("<I", 3) + data[12:]
+    with pytest.raises(ExportError, match=r"of format 3; .* up to 2\. Install a newer kd_sleep"):
         container.unpack(newer, "s")
     for other in (b"", b"PK\3\4 a zip", b"\x80\x04\x95 a pickle"):
         (tmp_path / "other").write_bytes(other)
@@ -327,9 +240,12 @@ def test_a_file_too_large_is_not_read(tmp_path, monkeypatch, data):
 
 CARDS = {
     "stages of another order": {"stages": ["Wake", "Light", "Deep", "REM"]},
-    "no temperature": {"temperature": None},
-    "an endless temperature": {"temperature": float("inf")},
-    "a flag that is a word": {"flag_below": "low"},
+    "an SQI of nothing": {"sqi": {}},
+    "a reach that is a list": {"reach": [3, 3]},
+    "a reach below 0": {"reach": {"before": -1, "after": 0}},
+    "no inputs": {"inputs": {}},
+    "inputs that nobody makes": {"inputs": {"eeg": [3000]}},
+    "inputs of another shape": {"inputs": {"jj": [121]}},
     "versions that are a list": {"versions": []},
     "no model": {"model": None},
 }
@@ -342,10 +258,19 @@ def test_a_card_that_cannot_be_is_refused(content, name):
         program.of_content(bad, "s")
 
 
-def test_a_bcg_prepared_in_another_way_is_refused(content):
-    other = {**content.card["preprocessing"], "highpass_hz": 0.1}
+@pytest.mark.parametrize(
+    ("name", "there", "said"),
+    [
+        ("bcg.HIGHPASS_HZ", 0.1, r"bcg\.HIGHPASS_HZ 0\.1 there, 0\.05 here"),
+        ("schema", "1.0.0", r"schema 1\.0\.0 there, "),
+        ("series.LEVEL_S", 4.0, r"series\.LEVEL_S 4\.0 there, 5\.0 here"),
+        ("inputs.OF_OLD", 1.0, r"inputs\.OF_OLD 1\.0 there, None here"),
+    ],
+)
+def test_inputs_made_by_another_version_are_refused_by_name(content, name, there, said):
+    other = {**content.card["preprocessing"], name: there}
     bad = dataclasses.replace(content, card={**content.card, "preprocessing": other})
-    with pytest.raises(ExportError, match=r"in another way: highpass_hz 0\.1 there, 0\.05 here"):
+    with pytest.raises(ExportError, match=f"in another way: {said}.*kd_sleep it is of .0.1.0"):
         program.of_content(bad, "s")
 
 
@@ -355,7 +280,6 @@ def test_weights_of_another_program_are_refused(content):
     for bad in (
         {**arrays, name: arrays[name][:-1]},
         {key: array for key, array in arrays.items() if key != name},
-        {**arrays, name: arrays[name].astype(np.int8)},
     ):
         with pytest.raises(ExportError, match="its program cannot be used"):
             program.of_content(dataclasses.replace(content, arrays=bad), "s")
@@ -378,11 +302,11 @@ def test_programs_that_are_none_are_refused(content):
 
 
 def test_a_program_that_calls_other_code_is_refused(students):
-    student = students["autocorrelation"]
+    student = students["beats"]
 
-    def function(weights, bcg_BLS, valid_BL):
-        logits_BLK, sqi_BL = student.function(weights, bcg_BLS, valid_BL)
-        return logits_BLK + jnp.linalg.cholesky(jnp.eye(NUM_STAGES)).sum(), sqi_BL
+    def function(weights, inputs, valid_BL):
+        logits_BLK, log_scale_BL = student.function(weights, inputs, valid_BL)
+        return logits_BLK + jnp.linalg.cholesky(jnp.eye(NUM_STAGES)).sum(), log_scale_BL
 
     calling = dataclasses.replace(student, function=function)
     bad = container.Content(student.card, dict(student.weights), export.serialized(calling))
@@ -405,19 +329,57 @@ def test_onnx_says_what_the_student_says(students, kind, tmp_path, monkeypatch):
     student, out = students[kind], tmp_path / "s.onnx"
     monkeypatch.setattr(onnx, "trained", lambda workdir: student)
     assert onnx.export_onnx(tmp_path, out) < 1e-4
-    call = program.bound(student.function, student.weights)
-    for shape in ((1, 1), (3, 9)):
-        inputs = some_bcg(*shape)
-        there = inputs[1] > 0
-        for mine, theirs in zip(
-            onnx.onnx_call(out.read_bytes())(*inputs), call(*inputs), strict=True
-        ):
-            np.testing.assert_allclose(mine[there], theirs[there], atol=1e-4)
+    shapes = student.card["inputs"]
+    call = onnx.onnx_call(out.read_bytes(), shapes)
+    assert_alike(call, student.program().call, shapes, 1e-4)
+
+
+class Odd(nn.Module):
+    """A front end of many primitives, and with `sort` of one that ONNX is not told of."""
+
+    width: int
+    dtype: type = jnp.float32
+    sort: bool = False
+
+    @nn.compact
+    def __call__(self, bcg_NS):
+        x = bcg_NS.reshape(-1, 30, 50)
+        if self.sort:
+            x = jnp.sort(x, axis=-1)
+        kernel = self.param("kernel", nn.initializers.normal(), (30, 50, 4))
+        x = jnp.einsum("nts,tsc->ntc", jnp.tanh(x / 10.0), kernel)
+        x = jnp.log1p(jnp.abs(x)) - jax.lax.clamp(-1.0, nn.sigmoid(x) ** 3, 0.5)
+        x = jnp.where((x > 0.2) & (x != 0.3), jnp.minimum(x, 1.0), -(x**2))
+        x = nn.gelu(jnp.moveaxis(x, 1, 2)[:, ::2, 1:-1:3])
+        x = x.reshape(x.shape[0], -1)
+        x = jnp.concatenate([x, jnp.floor(x), x.min(-1, keepdims=True)], axis=-1)
+        return nn.Dense(self.width)(jnp.pad(x, ((0, 0), (1, 2)), constant_values=0.5))
+
+
+def test_a_front_end_that_is_added_exports_without_a_line_of_onnx(
+    make_trained, tmp_path, monkeypatch
+):
+    pytest.importorskip("onnxruntime", reason="onnx and onnxruntime: pip install -e '.[onnx]'")
+    monkeypatch.setitem(frontends.FRONT_ENDS, "convolution", Odd)
+    student = make_trained(front_end="convolution")
+    monkeypatch.setattr(onnx, "trained", lambda workdir: student)
+    assert onnx.export_onnx(tmp_path, tmp_path / "s.onnx") < 1e-4
+
+
+def test_onnx_names_a_primitive_that_it_cannot_translate(make_trained, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="onnx and onnxruntime: pip install -e '.[onnx]'")
+    sorting = functools.partial(Odd, sort=True)
+    monkeypatch.setitem(frontends.FRONT_ENDS, "convolution", sorting)
+    student = make_trained(front_end="convolution")
+    monkeypatch.setattr(onnx, "trained", lambda workdir: student)
+    with pytest.raises(ExportError, match="not written: the primitive sort has no translation"):
+        onnx.export_onnx(tmp_path, tmp_path / "s.onnx")
+    assert not (tmp_path / "s.onnx").exists()
 
 
 def test_onnx_refuses_a_student_in_bfloat16(students, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnx and onnxruntime: pip install -e '.[onnx]'")
-    student = students["autocorrelation"]
+    student = students["beats"]
     half = dataclasses.replace(
         student, card={**student.card, "train": {"compute_dtype": "bfloat16"}}
     )

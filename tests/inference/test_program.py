@@ -3,11 +3,7 @@
 import dataclasses
 import json
 import shutil
-import sys
-import types
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,11 +12,12 @@ from kd_sleep.datasets.batches import whole_nights
 from kd_sleep.datasets.nights import blank, read_split
 from kd_sleep.errors import ExportError, TrainingError
 from kd_sleep.inference import program
-from kd_sleep.models.quality import Quality, QualityHead, embed
-from kd_sleep.models.student import Student
-from kd_sleep.schema import BCG_SAMPLES
-from kd_sleep.stages import NUM_STAGES, STAGE_NAMES
+from kd_sleep.models.kept_share import KeptShare
+from kd_sleep.models.student import columns
+from kd_sleep.schema import SCHEMA_VERSION
+from kd_sleep.stages import STAGE_NAMES
 from kd_sleep.training import distill
+from kd_sleep.training.fit_kept_share import outputs
 from kd_sleep.training.loop import claim, predict
 from kd_sleep.training.soft_labels import fingerprint
 
@@ -29,10 +26,10 @@ TINY = PRESETS["tiny"]
 
 @pytest.fixture(scope="module")
 def workdir(data_dir, teacher_dir, tmp_path_factory):
-    """A student with a tachogram hint, which only training needs."""
-    out = tmp_path_factory.mktemp("student") / "hinted"
+    """A trained student, with the SQI that training fits."""
+    out = tmp_path_factory.mktemp("student") / "trained"
     train = dataclasses.replace(TINY.student_train, steps=2, evaluate_every=2)
-    loss = DistillConfig(labelled_nights=2, hint_weight=0.1)
+    loss = DistillConfig(labelled_nights=2)
     distill.train_student(data_dir, [teacher_dir], out, TINY.student, loss, train)
     return out
 
@@ -49,29 +46,34 @@ def validation(data_dir):
 
 @pytest.fixture(scope="module")
 def batch(validation):
-    """All validation nights, those that are shorter padded."""
-    found = next(whole_nights(validation, ("bcg", "bcg_scale"), len(validation)))
+    """All validation nights, those that are shorter padded: inputs and which windows are real."""
+    names = columns(TINY.student)
+    found = next(whole_nights(validation, names, len(validation)))
     assert not found["valid_BL"].all()
-    return found["bcg"] * found["bcg_scale"][..., None], found["valid_BL"]
+    return {name: found[name] for name in names}, found["valid_BL"]
 
 
 def test_it_says_what_the_student_said_in_training(loaded, workdir, validation, batch):
     module, params, _ = distill.load_student(workdir, validation)
-    logits_BLK, sqi_BL = loaded.call(*batch)
-    assert logits_BLK.dtype == sqi_BL.dtype == np.float32
-    assert np.isnan(sqi_BL).all()
-    assert sqi_BL.shape == batch[1].shape
-    for row, night in enumerate(predict(module, params, validation, distill.STUDENT_COLUMNS)):
+    logits_BLK, log_scale_BL = loaded.call(*batch)
+    assert logits_BLK.dtype == log_scale_BL.dtype == np.float32
+    assert log_scale_BL.shape == batch[1].shape
+    for row, night in enumerate(predict(module, params, validation, columns(TINY.student))):
         np.testing.assert_allclose(logits_BLK[row, : len(night)], night, atol=2e-5)
+    _, found = outputs(module, params, columns(TINY.student), validation)
+    np.testing.assert_allclose(log_scale_BL[batch[1]], found, atol=2e-5)
 
 
 def test_what_lies_in_padding_is_not_looked_at(loaded, batch):
-    bcg_BLS, valid_BL = batch
-    other = np.where(valid_BL[..., None], bcg_BLS, np.nan)
-    for mine, theirs in zip(
-        loaded.call(bcg_BLS, valid_BL), loaded.call(other, valid_BL), strict=True
-    ):
-        np.testing.assert_array_equal(mine[valid_BL], theirs[valid_BL])
+    inputs, valid_BL = batch
+    for padding in (np.nan, 0.0, 1e4):
+        other = {
+            name: np.where(valid_BL[..., None], values, padding) for name, values in inputs.items()
+        }
+        for mine, theirs in zip(
+            loaded.call(inputs, valid_BL), loaded.call(other, valid_BL), strict=True
+        ):
+            np.testing.assert_array_equal(mine[valid_BL], theirs[valid_BL])
 
 
 def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
@@ -79,11 +81,19 @@ def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
     _, params, settings = distill.load_student(workdir, validation)
     assert json.loads(json.dumps(card, allow_nan=False)) == card
     assert card["stages"] == list(STAGE_NAMES)
-    assert (card["temperature"], card["flag_below"]) == (1.0, None)
+    fitted = KeptShare.from_json(card["sqi"])
+    assert fitted.student == card["student"]
+    assert fitted.to_json() == json.loads((workdir / "sqi.json").read_text())
+    assert list(card["inputs"]) == list(columns(TINY.student))
+    assert card["inputs"]["movement"] == [30]
+    assert card["reach"] == {"before": 6, "after": 6}  # 3 windows of context, 63 s of signal
     assert card["student"] == fingerprint(params)
     for name in ("model", "distill", "train", "augment", "teacher"):
         assert card[name] == settings[name]
-    assert card["preprocessing"]["rate_hz"] == 50.0
+    assert card["preprocessing"]["schema"] == SCHEMA_VERSION
+    assert card["preprocessing"]["series.BREATH_HZ"] == [0.1, 0.7]
+    assert card["preprocessing"]["inputs.TYPICAL_S"] == 0.95
+    assert card["preprocessing"]["j_peaks.BLOCK_S"] == 60.0
     train = read_split(data_dir, "train", bcg=False)
     assert card["data"] == {
         "cohort": train.cohort,
@@ -109,67 +119,40 @@ def test_a_folder_of_before_the_data_card_goes_on_and_tells_what_it_knows(workdi
     claim(tmp_path, "student", now)  # the same run: no error
     with pytest.raises(TrainingError, match="width"):
         claim(tmp_path, "student", now | {"model": now["model"] | {"width": 9}})
-    fitted = {"temperature": 1.0, "flag_below": None}
-    data = program._card(about, before, "student", fitted)["data"]
+    data = program.card_of(about, before, "student", TINY.student, None)["data"]
     assert data["labelled_nights"] == 2
     assert data["cohort"] is data["simulated"] is data["nights"] is None
 
 
-def test_weights_are_those_that_use_needs(workdir):
-    weights = program.trained(workdir).weights
-    assert not [name for name in weights if "hint" in name]
-    _, params, _ = distill.load_student(workdir, blank())
-    assert [name for name in params if "hint" in name]
-
-
-def test_a_learned_sqi_comes_with_its_temperature_and_flag(workdir, batch, monkeypatch, tmp_path):
-    folder = tmp_path / "judged"
+def test_a_folder_without_an_sqi_and_with_anothers(workdir, tmp_path):
+    folder = tmp_path / "copy"
     shutil.copytree(workdir, folder)
-    (folder / "quality.json").write_text("{}")
-    head = QualityHead()
-    width = TINY.student.width
-    made = head.init(jax.random.PRNGKey(3), jnp.zeros((1, width)), jnp.zeros((1, NUM_STAGES)))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: leaf + rng.normal(size=leaf.shape), made["params"])
-    quality = Quality(params, jnp.float32(1.3), jnp.float32(-0.2))
-    module, weights, _ = distill.load_student(folder, blank())
-    asked = []
-
-    def load_quality(workdir, student):
-        asked.append((workdir, student))
-        return quality, {"temperature": 2.5, "flag_below": 0.25, "student": student}
-
-    stub = types.ModuleType("kd_sleep.training.quality")
-    stub.load_quality = load_quality
-    monkeypatch.setitem(sys.modules, "kd_sleep.training.quality", stub)
-    judged = program.load_program(folder)
-    assert asked == [(folder, fingerprint(weights))]
-    assert (judged.card["temperature"], judged.card["flag_below"]) == (2.5, 0.25)
-    bcg_BLS, valid_BL = batch
-    _, sqi_BL = judged.call(bcg_BLS, valid_BL)
-    ones = np.ones(valid_BL.shape, np.float32)
-    logits, embedding = embed(
-        Student(module.config),
-        {name: leaf for name, leaf in weights.items() if "hint" not in name},
-        {"bcg": bcg_BLS, "bcg_scale": ones, "valid_BL": valid_BL},
-    )
-    expected = jax.nn.sigmoid(1.3 * head.apply({"params": params}, embedding, logits) - 0.2)
-    np.testing.assert_allclose(sqi_BL[valid_BL], expected[valid_BL], atol=1e-5)
-    assert np.ptp(sqi_BL[valid_BL]) > 0
+    found = json.loads((folder / "sqi.json").read_text())
+    (folder / "sqi.json").write_text(json.dumps(found | {"student": "another"}))
+    with pytest.raises(TrainingError, match="the SQI of another student"):
+        program.load_program(folder)
+    (folder / "sqi.json").unlink()
+    assert program.load_program(folder).card["sqi"] is None
 
 
-@pytest.mark.parametrize(
-    ("bcg", "valid"),
-    [((1, 2, BCG_SAMPLES - 1), (1, 2)), ((2, BCG_SAMPLES), (2,)), ((1, 2, BCG_SAMPLES), (2, 1))],
-)
-def test_arrays_of_another_shape_are_refused(loaded, bcg, valid):
-    with pytest.raises(ValueError, match=r"expected bcg \[B, L, 1500\]"):
-        loaded.call(np.zeros(bcg), np.ones(valid))
+def test_weights_are_those_that_use_needs(workdir):
+    student = program.trained(workdir)
+    _, params, _ = distill.load_student(workdir, blank())
+    assert {name.split("/")[0] for name in student.weights} == {"signal", "network"}
+    assert {"signal", "network"} <= set(params)
 
 
-def test_no_windows_are_refused(loaded):
+def test_other_inputs_than_a_students_are_refused(loaded, batch):
+    inputs, valid_BL = batch
+    with pytest.raises(ValueError, match=r"expected jj \[B, L, 120\] and valid \[B, L\]"):
+        loaded.call(inputs | {"jj": inputs["jj"][..., 1:]}, valid_BL)
+    with pytest.raises(ValueError, match=r"expected jj \[B, L, 120\]"):
+        loaded.call(inputs, valid_BL[:, 1:])
+    with pytest.raises(ValueError, match="expected inputs jj, beat_confidence"):
+        loaded.call({"bcg": inputs["jj"]}, valid_BL)
+    none = {name: values[:, :0] for name, values in inputs.items()}
     with pytest.raises(ValueError, match="no windows"):
-        loaded.call(np.zeros((1, 0, BCG_SAMPLES)), np.ones((1, 0)))
+        loaded.call(none, valid_BL[:, :0])
 
 
 def test_where_there_is_no_student(tmp_path, teacher_dir):

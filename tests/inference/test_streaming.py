@@ -1,16 +1,12 @@
 """Stages while a night is recorded: the same as of the whole night, and nothing of the future."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_sleep.config import StudentConfig
 from kd_sleep.errors import KdSleepError
-from kd_sleep.features.bcg import RunningBcg
+from kd_sleep.features.running_series import DELAY_S
+from kd_sleep.inference.export import noise
 from kd_sleep.inference.staging import StagingError
-from kd_sleep.models.student import Student
-from kd_sleep.schema import BCG_SAMPLES
 from kd_sleep.signals.filters import resample
 
 
@@ -35,15 +31,17 @@ def damaged(bcg):
     return values
 
 
-@pytest.mark.parametrize("rate_hz", [100.0, 62.5])
-@pytest.mark.parametrize("context", [0, 7])
-def test_a_stream_gives_the_nights_stages(make_student, damaged, rate_hz, context):
-    student = make_student(sqi=True, causal=True, context_windows=context)
+@pytest.mark.parametrize(
+    ("rate_hz", "context", "front_end"),
+    [(100.0, 0, "beats"), (62.5, 3, "beats"), (100.0, 3, "convolution")],
+)
+def test_a_stream_gives_the_nights_stages(make_student, damaged, rate_hz, context, front_end):
+    student = make_student(sqi=True, causal=True, context_windows=context, front_end=front_end)
     values = np.repeat(damaged, 1)
     if rate_hz != 100.0:
         values = resample(np.nan_to_num(damaged), 100.0, rate_hz)
         values[5000:12_000] = np.nan
-    night = student.stage(values, rate_hz)
+    night = student.stage(values, rate_hz, causal=True)
     windows = _streamed(student, values, rate_hz)
     assert [window.number for window in windows] == list(range(len(night)))
     assert [window.start_s for window in windows] == [30.0 * n for n in range(len(night))]
@@ -55,49 +53,67 @@ def test_a_stream_gives_the_nights_stages(make_student, damaged, rate_hz, contex
     assert {window.name for window in windows if window.stage < 0} == {""}
 
 
-def test_a_window_is_told_as_it_ends(make_student, bcg):
+def test_a_window_is_there_a_delay_after_its_end(make_student, bcg):
     stream = make_student(causal=True).stream(bcg.rate_hz)
-    assert stream.push(bcg.values[:3000]) == []  # the change of rate looks 0.2 s ahead
-    assert [window.number for window in stream.push(bcg.values[3000:3030])] == [0]
+    ready = round((30 + DELAY_S) * bcg.rate_hz)
+    assert stream.push(bcg.values[:ready]) == []  # the change of rate looks 0.2 s ahead
+    assert [window.number for window in stream.push(bcg.values[ready : ready + 30])] == [0]
     assert stream.push([]) == []
-    assert [window.number for window in stream.push(bcg.values[3030:12_100])] == [1, 2, 3]
+    later = stream.push(bcg.values[ready + 30 : ready + 9030])
+    assert [window.number for window in later] == [1, 2, 3]
+    assert stream.close() == []
 
 
 def test_what_comes_later_changes_no_stage_before(make_student, bcg):
     student = make_student(causal=True, sqi=True)
     values = bcg.values[: 1200 * 100].copy()
     before = student.stage(values, bcg.rate_hz)
-    values[20 * 3000 + 50 :] = 3 * values[20 * 3000 - 51 :: -1]
+    cut = 20 * 3000 + round((DELAY_S + 0.3) * 100)
+    values[cut:] = 3 * values[len(values) - cut - 1 :: -1][: len(values) - cut]
     after = student.stage(values, bcg.rate_hz)
     np.testing.assert_array_equal(after.probs[:20], before.probs[:20])
+    np.testing.assert_array_equal(after.sqi[:20], before.sqi[:20])
     assert (after.probs[20:] != before.probs[20:]).any()
-    whole = student.stage(values, bcg.rate_hz, causal=False)  # the same network, whole-night unit
+    whole = student.stage(values, bcg.rate_hz, causal=False)  # the same network, the whole night
     assert (whole.probs[:20] != before.probs[:20]).any()
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_a_causal_students_gradient_is_in_the_past_alone(made_up_params, causal):
-    windows, context = 12, 3
-    student = Student(StudentConfig(width=8, context_windows=context, causal=causal))
-    params = made_up_params(student)
-    bcg = jax.random.normal(jax.random.PRNGKey(3), (1, windows, BCG_SAMPLES))
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"causal": True},
+        {"causal": False},
+        {"causal": True, "signal_width": 0},
+        {"causal": True, "front_end": "convolution"},
+        {"context_windows": 0},
+    ],
+)
+def test_a_stage_depends_on_the_windows_that_its_card_names(make_student, config):
+    """On all of `reach` before and after it, and on none beyond."""
+    student = make_student(**({"context_windows": 1} | config))
+    windows, here = 24, 12
+    inputs, valid_BL = noise(student.program.card["inputs"], 1, windows, 0)
+    inputs = {name: np.nan_to_num(values) for name, values in inputs.items()}
 
-    def of_stage(bcg, window):
-        batch = {
-            "bcg": bcg,
-            "bcg_scale": jnp.ones((1, windows)),
-            "valid_BL": jnp.ones((1, windows)),
-        }
-        logits = student.apply({"params": params}, batch)
-        return (logits[0, window] * jnp.arange(1.0, 5.0)).sum()
+    def logits() -> np.ndarray:
+        return student.program.call(inputs, valid_BL)[0][0, here]
 
-    gradient = jax.jit(jax.grad(of_stage), static_argnums=1)(bcg, 6)
-    felt = np.flatnonzero(np.abs(gradient[0]).sum(-1) > 0).tolist()
-    assert felt == list(range(6 - context, 7 if causal else 7 + context))
+    before, felt = logits(), []
+    for window in range(windows):
+        kept = {name: values[0, window].copy() for name, values in inputs.items()}
+        for values in inputs.values():
+            values[0, window] *= 1.5
+        felt += [window] if np.abs(logits() - before).max() > 1e-6 else []
+        for name, values in kept.items():
+            inputs[name][0, window] = values
+    expected = range(here - student.before, here + student.after + 1)
+    assert set(felt) <= set(expected)
+    # The outermost of the signal stage's windows hardly weigh.
+    assert set(range(here - 2, here + (student.after > 0) + 1)) <= set(felt) or not student.before
 
 
 def test_a_student_that_looks_ahead_is_refused(make_student):
-    with pytest.raises(KdSleepError, match=r"sees 3 windows of the future.*--causal"):
+    with pytest.raises(KdSleepError, match=r"sees 6 windows of the future.*--causal"):
         make_student().stream(100.0)
     with pytest.raises(StagingError, match="need 40 Hz"):
         make_student(causal=True).stream(30.0)
@@ -117,7 +133,9 @@ def test_a_stream_holds_minutes_however_long_it_runs(make_student, bcg):
     stream = make_student(causal=True, sqi=True).stream(bcg.rate_hz)
 
     def held() -> int:
-        parts = [*vars(stream).values(), *vars(stream._running).values()]
+        parts = [*vars(stream._running).values(), *vars(stream._running._rate).values()]
+        for row in stream._inputs:
+            parts += row.values()
         return sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
 
     sizes = []
@@ -125,29 +143,6 @@ def test_a_stream_holds_minutes_however_long_it_runs(make_student, bcg):
         stream.push(bcg.values[: 1200 * 100])
         sizes.append(held())
     assert sizes[1] == sizes[2] < 1e6
-
-
-@pytest.mark.parametrize("rate_hz", [40.0, 50.0, 99.97, 128.0, 1000.0 / 7])
-def test_pieces_make_no_difference(rate_hz):
-    rng = np.random.default_rng(0)
-    values = np.cumsum(rng.normal(size=round(200 * rate_hz)))
-    values[rng.random(len(values)) < 0.01] = np.nan
-    values[1000:2500] = 1.0
-    whole = RunningBcg(rate_hz)
-    expected = [whole.push(values), whole.finish()]
-    pieces = RunningBcg(rate_hz)
-    cuts = np.sort(rng.integers(0, len(values), 40))
-    found = [pieces.push(part) for part in np.split(values, cuts)]
-    found.append(pieces.finish())
-    for name in ("values_NS", "missing_N", "heart_N"):
-        expected_N, found_N = (
-            np.concatenate([getattr(part, name) for part in parts]) for parts in (expected, found)
-        )
-        assert len(found_N) == 6
-        np.testing.assert_array_equal(found_N, expected_N)
-
-
-def test_an_empty_stream_ends_empty():
-    running = RunningBcg(100.0)
-    assert len(running.push(np.full(3100, np.nan)).values_NS) == 1
-    assert RunningBcg(100.0).finish().missing_N.shape == (0,)
+    # And of each window some numbers: a night's are a third of a megabyte.
+    assert len(stream._past) == 119
+    assert sum(part.nbytes for part in stream._past[0].values()) < 100

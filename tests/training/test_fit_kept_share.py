@@ -14,6 +14,7 @@ from kd_sleep.errors import TrainingError
 from kd_sleep.models.kept_share import FEATURES, KeptShare, window_features
 from kd_sleep.training import distill
 from kd_sleep.training import fit_kept_share as fitting
+from kd_sleep.training.loop import predict
 from kd_sleep.training.soft_labels import fingerprint
 
 TINY = PRESETS["tiny"]
@@ -69,7 +70,7 @@ def made(data_dir):
         bcg_missing=np.zeros(count, np.float32),
         rr_missing=np.zeros(count, np.float32),
     )
-    teacher = 2.5 * np.eye(4)[rng.integers(0, 4, count)] + rng.normal(size=(count, 4))
+    teacher = 2.5 * np.eye(4)[np.maximum(nights.label, 0)] + rng.normal(size=(count, 4))
     student = sure[:, None] * teacher + (1 - sure[:, None]) * 2 * rng.normal(size=(count, 4))
     return nights, student, teacher, np.zeros(count)
 
@@ -144,7 +145,9 @@ def test_training_writes_it_again_where_it_lacks_and_refuses_anothers(
     assert (sqi.teacher, sqi.student) == (settings["teacher"], fingerprint(params))
     assert sqi.windows == (fitting.seen_weights(nights) > 0).sum()
     columns = distill.student_columns(module.config)
-    scale = fitting.log_scales(module, params, columns, nights)
+    logits, scale = fitting.outputs(module, params, columns, nights)
+    predicted = predict(module, params, nights, columns)
+    np.testing.assert_allclose(logits, np.concatenate(predicted), atol=1e-4)
     assert (scale.shape, scale.std() > 0) == ((len(nights.label),), module.config.signal_width > 0)
 
     (tmp_path / fitting.FILE).unlink()
@@ -161,12 +164,11 @@ def test_training_writes_it_again_where_it_lacks_and_refuses_anothers(
         raise AssertionError("trained before the soft labels were looked at")
 
     monkeypatch.setattr(distill.Lesson, "teach", training)
-    monkeypatch.setattr(
-        fitting.soft_labels,
-        "load",
-        lambda folder, split, name, nights, original=fitting.soft_labels.load: original(
-            folder / "absent" if split == "validation" else folder, split, name, nights
-        ),
-    )
+    load = fitting.soft_labels.load
+
+    def without_validation(folder, split, *rest):
+        return load(folder / "absent" if split == "validation" else folder, split, *rest)
+
+    monkeypatch.setattr(fitting.soft_labels, "load", without_validation)
     with pytest.raises(TrainingError, match=r"validation\.json: no soft labels"):
         distill.train_student(*arguments)
