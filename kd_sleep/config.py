@@ -371,7 +371,7 @@ class StudyConfig(Config):
         6, "Labelled nights of the students that the report looks at most closely.", low=1
     )
     ladder_seeds: int = setting(
-        1, "Seeds of every rung of the information ladder; 0 leaves the ladder out.", low=0
+        3, "Seeds of every rung of the information ladder; 0 leaves the ladder out.", low=0
     )
 
 

@@ -24,7 +24,7 @@ would have to learn. Finite training and chance do the same. Such steps are mark
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kd_sleep.config import EvaluationConfig
 from kd_sleep.errors import DatasetError
-from kd_sleep.evaluation.scores import Interval
+from kd_sleep.evaluation.scores import Interval, seed_weights
 from kd_sleep.evaluation.selective import subject_bootstrap, told
 from kd_sleep.stages import STAGE_NAMES, UNSCORED
 
@@ -128,7 +128,7 @@ def summarise(
         "windows": int(windows_U.sum()),
         "unscored": means.unscored,
         "bootstrap": told(means.bootstrap, config),
-        **means.intervals(sums_US),
+        **means.intervals(means.draws("bits", sums_US[None])),
         "subject_mean": means.bootstrap.interval(float(of_subject.mean()), drawn),
         "by_subject": {
             name: {"windows": int(count), "bits": float(bits)}
@@ -142,7 +142,7 @@ class Ladder:
     """Predictors of one family on inputs from best to worst, judged on the same windows.
 
     The first rungs may be floors that know less than the best input, such as the time of night:
-    up to `top` information should rise, behind it fall.
+    up to `top` information should rise, behind it fall, but for the rungs that `gains` names.
 
     Attributes:
       labels: [N] the scored stage, -1 where nobody scored the window.
@@ -152,6 +152,7 @@ class Ladder:
       rungs: name -> [N, K] natural logarithms of held-out, calibrated probabilities, in order; of
         predictors trained from M seeds [M, N, K], whose mean information counts.
       top: the rung with the best input; the first one where None.
+      gains: rungs behind the top that are shown more than the rung before.
     """
 
     labels: NDArray[np.integer]
@@ -159,24 +160,30 @@ class Ladder:
     log_prior: NDArray[np.floating]
     rungs: Mapping[str, NDArray[np.floating]]
     top: str | None = None
+    gains: Collection[str] = ()
 
     def __post_init__(self) -> None:
         if not self.rungs:
             raise ValueError("rungs: a ladder needs at least one")
         if self.top is not None and self.top not in self.rungs:
             raise ValueError(f"top {self.top!r}: none of {list(self.rungs)}")
+        if unknown := set(self.gains) - set(self.rungs):
+            raise ValueError(f"gains {sorted(unknown)}: none of {list(self.rungs)}")
 
     def measure(self, config: EvaluationConfig) -> dict[str, Any]:
-        """Information on every rung, and the steps between neighbours, paired by subject.
+        """Information on every rung, and the steps between neighbours.
+
+        Intervals are over subjects, drawn alike for all rungs, and over seeds, drawn for each rung
+        by itself: see `scores.seed_weights`.
 
         Returns:
           Plain JSON, None where a number is not defined; an interval is {"value", "low", "high"}:
             "windows", "unscored", "bootstrap", "top"
             "rungs": list of {"name", "bits", "by_stage"}
             "steps": list of {"from" (None is the prior), "to", "change" (bits, to - from),
-              "by_stage", "expected": "gain" up to the top or "loss" behind it, "contrary": whether
-              it goes the other way, "note": what that means, or None}; the first step is from the
-              prior, and the changes add up to the last rung's bits
+              "by_stage", "expected": "gain" up to the top and at `gains`, "loss" elsewhere,
+              "contrary": whether it goes the other way, "note": what that means, or None}; the
+              first step is from the prior, and the changes add up to the last rung's bits
             "gap": {"from": top, "to": last, "change", "by_stage"}: the sum of the steps behind the
               top
 
@@ -186,25 +193,22 @@ class Ladder:
         """
         means = _Means(self.labels, self.subjects, config)
         names = list(self.rungs)
-        sums_RUS = [np.zeros(means.counts_US.shape)]
+        draws_RDS = [means.draws("prior", np.zeros((1, *means.counts_US.shape)))]
         for name, log_probs_NK in self.rungs.items():
             try:
-                bits = np.mean(
-                    [
-                        pointwise_information(of_seed, self.labels, self.log_prior)
-                        for of_seed in np.reshape(log_probs_NK, (-1, *log_probs_NK.shape[-2:]))
-                    ],
-                    axis=0,
-                )
+                sums_MUS = [
+                    means.sums(name, pointwise_information(of_seed, self.labels, self.log_prior))
+                    for of_seed in np.reshape(log_probs_NK, (-1, *log_probs_NK.shape[-2:]))
+                ]
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-            sums_RUS.append(means.sums(name, bits))
+            draws_RDS.append(means.draws(name, np.stack(sums_MUS)))
         top = names.index(self.top) if self.top is not None else 0
         steps = []
         for number, name in enumerate(names):
-            intervals = means.intervals(sums_RUS[number + 1] - sums_RUS[number])
+            intervals = means.intervals(draws_RDS[number + 1] - draws_RDS[number])
             change = intervals["bits"]
-            expected = "gain" if number <= top else "loss"
+            expected = "gain" if number <= top or name in self.gains else "loss"
             contrary = change["value"] < 0 if expected == "gain" else change["value"] > 0
             steps.append(
                 {
@@ -217,15 +221,15 @@ class Ladder:
                     "note": _note_of(change, expected) if contrary else None,
                 }
             )
-        of_gap = means.intervals(sums_RUS[-1] - sums_RUS[top + 1])
+        of_gap = means.intervals(draws_RDS[-1] - draws_RDS[top + 1])
         return {
             "windows": int(means.counts_US.sum()),
             "unscored": means.unscored,
             "bootstrap": told(means.bootstrap, config),
             "top": names[top],
             "rungs": [
-                {"name": name, **means.intervals(sums_US)}
-                for name, sums_US in zip(names, sums_RUS[1:], strict=True)
+                {"name": name, **means.intervals(draws_DS)}
+                for name, draws_DS in zip(names, draws_RDS[1:], strict=True)
             ],
             "steps": steps,
             "gap": {
@@ -307,18 +311,28 @@ class _Means:
             raise ValueError(f"{name}: {count} of {len(values)} scored windows are not finite")
         return np.bincount(self._at, values, int(np.prod(self._shape))).reshape(self._shape)
 
-    def intervals(self, sums_US: NDArray[np.float64]) -> dict[str, Any]:
-        """{"bits", "by_stage"} of sums as `sums` has them."""
+    def draws(self, name: str, sums_MUS: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[1 + D, S] sums over subjects, the mean of M seeds: as they are, then in each draw.
 
-        def means(sums: NDArray, counts: NDArray) -> NDArray[np.float64]:
-            sums = np.concatenate([sums.sum(-1, keepdims=True), sums], -1)
-            counts = np.concatenate([counts.sum(-1, keepdims=True), counts], -1)
-            return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        Args:
+          name: of the system, whose seeds are drawn.
+          sums_MUS: of each seed, as `sums` has them.
+        """
+        drawn_MDS = np.stack([self.bootstrap.draw(sums_US) for sums_US in sums_MUS])
+        weights_DM = seed_weights(name, *drawn_MDS.shape[:2])
+        drawn_DS = np.einsum("dm,mds->ds", weights_DM, drawn_MDS) / len(sums_MUS)
+        return np.concatenate([sums_MUS.sum(1).mean(0)[None], drawn_DS])
 
-        values = means(sums_US.sum(0), self.counts_US.sum(0))
-        draws = means(self.bootstrap.draw(sums_US), self.bootstrap.draw(self.counts_US))
-        overall, *of_stage = (
-            self.bootstrap.interval(value, draws_D)
-            for value, draws_D in zip(values, draws.T, strict=True)
+    def intervals(self, draws_DS: NDArray[np.float64]) -> dict[str, Any]:
+        """{"bits", "by_stage"} of sums as `draws` has them."""
+        counts_DS = np.concatenate(
+            [self.counts_US.sum(0)[None], self.bootstrap.draw(self.counts_US)]
         )
+
+        def total(of_stage_DS: NDArray) -> NDArray:
+            return np.concatenate([of_stage_DS.sum(-1, keepdims=True), of_stage_DS], -1)
+
+        sums, counts = total(draws_DS), total(counts_DS)
+        means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        overall, *of_stage = (self.bootstrap.interval(of[0], of[1:]) for of in means.T)
         return {"bits": overall, "by_stage": dict(zip(STAGE_NAMES, of_stage, strict=True))}

@@ -147,6 +147,15 @@ class Bootstrap:
         return {"value": float(value), "low": float(low), "high": float(high)}
 
 
+def seed_weights(name: str, seeds: int, draws: int) -> NDArray[np.int64]:
+    """[D, M] how often each bootstrap draw takes each of a system's training seeds; M in a row.
+
+    Their luck is a system's own: its name begins the stream of draws.
+    """
+    rng = np.random.default_rng(list(name.encode()))
+    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
+
+
 def majority_probs(
     train_labels: Sequence[NDArray[np.integer]], nights: ScoredNights
 ) -> list[NDArray[np.float64]]:

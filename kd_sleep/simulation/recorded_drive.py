@@ -112,10 +112,15 @@ def simulated_bcg(
       normal: [M] bool, False for ectopic beats.
       sensor: a name in `beds.SENSORS`.
     """
-    seed = int.from_bytes(hashlib.sha256(recording.recording_id.encode()).digest()[:8], "big")
-    drive = drive_of(recording, beats, normal)
-    made = sensors.bcg(np.random.default_rng(seed), drive, BCG_SAMPLING_HZ, sensor=sensor)
+    drive, rng = drive_of(recording, beats, normal), rng_of(recording.recording_id)
+    made = sensors.bcg(rng, drive, BCG_SAMPLING_HZ, sensor=sensor)
     return resample(made.values, made.rate_hz, BCG_HZ)
+
+
+def rng_of(recording_id: str) -> np.random.Generator:
+    """The generator that a night's simulated sensor is drawn from."""
+    seed = int.from_bytes(hashlib.sha256(recording_id.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed)
 
 
 _NONE = np.zeros(0, np.int64)

@@ -36,7 +36,12 @@ def conclusions(study: Found) -> list[str]:
 
 
 def article_table(study: Found, ladder: Found | None = None) -> list[dict[str, str]]:
-    """Each claim of the article beside what was found here: "claim", "here", "verdict"."""
+    """Each claim of the article beside what was found here: "claim", "here", "verdict".
+
+    Args:
+      study: results["study"].
+      ladder: what `study.ladder.climb` returns; None without one.
+    """
     main = _main(study)
     most = max((c["labelled_nights"] for c in study["cells"]), default=0)
     places = [
@@ -240,9 +245,18 @@ def _harm(difference: Interval) -> str:
 
 
 def _blame(ladder: Found) -> str:
-    clear = [loss for loss in ladder["losses"] if loss["change"]["high"] is not None]
-    clear = [loss for loss in clear if loss["change"]["high"] < 0]
-    if not clear:
-        return "no loss shown"
-    worst = min(clear, key=lambda loss: loss["change"]["value"])
-    return f"most is lost to {worst['name']}"
+    """Whether the way from the ECG to the beats found in the BCG loses more than the network."""
+    sensor, network = ladder["parts"]["sensor"], ladder["parts"]["network"]
+    of_network = "no part of its own" if network is None else bits(network)
+    shown = f"sensor and detector {bits(sensor)}, network {of_network}"
+    if ladder["inferred"]:
+        shown += "; timing and detector rest on an inferred body"
+    if not _is_loss(sensor):
+        return f"no loss to the sensor shown: {shown}"
+    if network is None or not _is_loss(network):
+        return f"yes: {shown}"
+    return f"{'mostly' if sensor['value'] < network['value'] else 'no'}: {shown}"
+
+
+def _is_loss(change: Interval) -> bool:
+    return change["high"] is not None and change["high"] < 0

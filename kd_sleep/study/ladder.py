@@ -1,28 +1,35 @@
-"""The information ladder from the ECG's intervals down to the BCG as it was recorded.
+"""The information ladder: what timing, detector, noise and network each cost between ECG and BCG.
 
 Each rung is what one change makes of the same nights:
 
-  RR from the ECG      the dataset's own
-  JJ, every beat       each beat an RJ delay later, as `simulation.sensors` draws it: autonomic
-                       walk, breathing, posture
-  JJ as detected       the same with beats missed and misplaced, as by published detectors
-  BCG, clean           the waveform that these very heartbeats, this breathing and these movements
-                       make in a sensor without noise
-  BCG as recorded      the dataset's own
+  Time of night             the floor
+  RR from the ECG           the dataset's tachogram and HRV: the top
+  JJ, every beat            each of these beats an RJ delay later: `sensors.rj_delay_s` on the
+                            night's drive
+  JJ found, BCG noise-free  `bcg_series` of a BCG without noise, rendered from the same drive
+  JJ found in the BCG       the dataset's own
+  + breath and movement     the dataset's own series, read by the student without a signal stage
+  Student                   as the preset has it; left out where that is the rung above
 
-Predictors on all rungs are of one family: the teacher's or the student's encoder, the same width,
-context and training, on all labels, calibrated on validation. So what lies between two rungs is the
-change alone, and the losses add up to the gap. From intervals to a waveform the encoder has to find
-by itself what a detector gave: that step is the price of capacity, or, where it is a gain, what the
-waveform holds beside intervals, such as breath and movement.
+One network family stands on all rungs but the first: `models.series_network` with the student's
+width, context, dropout and training, on the labels of all training nights, calibrated on
+validation. So what lies between two rungs is the change alone, and the steps add up to the gap.
+
+Weights: in training every scored window weighs the same on every rung, whatever it misses. A window
+without a beat gives the network zeros with validity 0, and is scored as any other: a rung cannot
+do better by leaving out the windows where its sensor or detector fails.
+
+Drive: a simulated cohort's BCG files were rendered from `cohort.true_drive`, and a dataset's
+simulated BCG from `recorded_drive.drive_of`. There the noise-free and the dataset's BCG are of one
+drive, and the step between them is noise. A recorded BCG has no known drive: the noise-free one
+comes from what ECG and belts show of the body, and the step holds whatever they do not.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,44 +37,51 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from kd_sleep.config import DistillConfig, Preset, to_dict
-from kd_sleep.datasets.nights import Nights, read_split, teacher_inputs
+from kd_sleep.config import AugmentConfig, DistillConfig, Preset, TeacherConfig, to_dict
+from kd_sleep.datasets.nights import Nights, open_split, read_split
 from kd_sleep.datasets.splits import SPLITS
 from kd_sleep.errors import DatasetError
 from kd_sleep.evaluation import scores
 from kd_sleep.evaluation.information import Ladder
 from kd_sleep.features import rr
-from kd_sleep.features.bcg import prepared
+from kd_sleep.features.inputs import teacher_inputs
 from kd_sleep.features.night import heartbeats
+from kd_sleep.features.series import bcg_series
 from kd_sleep.metrics import best_temperature
+from kd_sleep.models.student import BEATS
 from kd_sleep.parallel import map_nights
 from kd_sleep.recordings.shhs import NightFiles, find_nights, read_recording
-from kd_sleep.schema import BCG_HZ
+from kd_sleep.schema import BCG_HZ, RECORDED
 from kd_sleep.signals.filters import resample
 from kd_sleep.simulation import beds, sensors
-from kd_sleep.simulation.recorded_drive import drive_of
+from kd_sleep.simulation.cohort import true_drive
+from kd_sleep.simulation.recorded_drive import BCG_SAMPLING_HZ, drive_of, rng_of
 from kd_sleep.stages import NUM_STAGES
-from kd_sleep.training.distill import student_run, student_settings, teacher_run
+from kd_sleep.training.distill import (
+    SIGNAL_COLUMNS,
+    reads_samples,
+    student_run,
+    student_settings,
+    teacher_run,
+)
 from kd_sleep.training.loop import fit, predict
 
-TIME = "Time of night"
-ECG, JITTERED, DETECTED = "RR from the ECG", "JJ, every beat", "JJ as detected"
-CLEAN, RECORDED = "BCG, clean", "BCG as recorded"
-# Overnight detectors: 91 % of intervals found, MAE 34 ms in the lab (PMC11704055). An interval
-# needs both its beats; Gaussian errors of two beats, each of SD s, have a mean absolute difference
-# of 2 s / sqrt(pi).
-MISSED = 1.0 - np.sqrt(0.91)
-BEAT_ERROR_S = 0.034 * np.sqrt(np.pi) / 2.0
-SIMULATED_HZ = 100.0
-LARGEST_COUNT = 32767.0
+TIME, ECG = "Time of night", "RR from the ECG"
+DELAYED, NOISE_FREE, FOUND = "JJ, every beat", "JJ found, BCG noise-free", "JJ found in the BCG"
+SERIES, STUDENT = "+ breath and movement", "Student"
 
-# What each step down costs, and why.
+# What each step below the ECG changes, and why.
 LOSSES = {
-    JITTERED: ("sensor timing", "a pulse reaches the bed by a delay that breath and tone change"),
-    DETECTED: ("detector", "9 % of the intervals missed, beats misplaced by 30 ms"),
-    CLEAN: ("capacity", "the network has to find the beats itself, and gets breath and movement"),
-    RECORDED: ("noise", "of sensor, bed and room"),
+    DELAYED: ("sensor timing", "a pulse reaches the bed by a delay that breath and tone change"),
+    NOISE_FREE: ("detector", "beats that it misses or misplaces although there is no noise"),
+    FOUND: ("noise", "of sensor, bed and room"),
+    SERIES: ("breath and movement", "given back, with how sure each beat is"),
+    STUDENT: ("network", "what the student has beside: its signal stage"),
 }
+INFERRED = (
+    "sensor, bed and inferred body",
+    "noise, and what ECG and belts do not show of the body",
+)
 
 
 def climb(data_dir: Path, shhs_dir: Path, workdir: Path, preset: Preset) -> dict[str, Any]:
@@ -81,163 +95,204 @@ def climb(data_dir: Path, shhs_dir: Path, workdir: Path, preset: Preset) -> dict
 
     Returns:
       What `Ladder.measure` returns, with "losses": {"name", "text", "change", "by_stage"} each, in
-      bits a window, "seeds", and "about", sentences.
+      bits per window; "parts": {"sensor": from the ECG to the beats found in the BCG, "network":
+      its step, or None without one}, intervals; "inferred": whether the noise-free BCG's drive is
+      not that of the dataset's BCG; "seeds"; and "about", sentences.
 
     Raises:
-      DatasetError: a night of the dataset that `shhs_dir` does not have, or no scored night.
+      DatasetError: a night of the dataset that `shhs_dir` does not have, no scored night, or a
+        cohort of another simulator.
     """
-    splits = {split: read_split(data_dir, split) for split in SPLITS}
-    files = {night.recording_id: night for night in find_nights(shhs_dir).nights}
-    absent = {name for nights in splits.values() for name in nights.recording_ids} - set(files)
-    if absent:
-        raise DatasetError(
-            f"{shhs_dir}: lacks {len(absent)} nights of the dataset, {min(absent)} the first.",
-            "Name the folder that the dataset was built from with --shhs_dir.",
-        )
-    made = {
-        split: _rungs_of(nights, files, workdir / "nights", preset.build.workers)
-        for split, nights in splits.items()
-    }
+    samples = reads_samples(preset.student)
+    splits = {split: read_split(data_dir, split, samples=samples) for split in SPLITS}
     test, train = splits["test"], splits["train"]
+    simulated, paired = train.cohort != RECORDED, train.bcg_source == "paired"
+    folder = workdir / "jj"
+    _make_series(splits, shhs_dir, folder, simulated and paired, preset.build.workers)
+
     truth = scores.ScoredNights.of(test)
     time = np.log(np.concatenate(scores.time_of_night_probs(train.labels(), truth)))
-    seeds = range(preset.study.ladder_seeds)
-    rungs = {TIME: time[None]} | {
-        name: np.stack(
-            [
-                _said({split: made[split][name] for split in SPLITS}, name, workdir, preset, seed)
-                for seed in seeds
-            ]
-        )
-        for name in (ECG, *LOSSES)
-    }
+    rungs, seeds = {TIME: time[None]}, range(preset.study.ladder_seeds)
+    for name in (ECG, DELAYED, NOISE_FREE, FOUND):
+        shown = {
+            split: _shown(nights, _series(name, split, nights, data_dir, folder))
+            for split, nights in splits.items()
+        }
+        rungs[name] = _by_seed(name, shown, workdir, preset)
+    plain = dataclasses.replace(
+        preset.student, front_end=BEATS, signal_width=0, causal=False, time_of_night=False
+    )
+    for name, model in ((SERIES, plain), (STUDENT, preset.student)):
+        if name == SERIES or model != plain:
+            student = dataclasses.replace(preset, student=model)
+            if name == SERIES:
+                student = dataclasses.replace(student, augment=AugmentConfig())
+            rungs[name] = _by_seed(name, splits, workdir, student)
+
     prior = np.bincount(train.label[train.label >= 0], minlength=NUM_STAGES) + 1.0
     subjects = np.repeat(np.array(test.subject_ids), test.windows)
-    ladder = Ladder(test.label, subjects, np.log(prior / prior.sum()), rungs, top=ECG)
+    ladder = Ladder(
+        test.label,
+        subjects,
+        np.log(prior / prior.sum()),
+        rungs,
+        top=ECG,
+        gains={SERIES, STUDENT} & set(rungs),
+    )
     found = ladder.measure(preset.evaluation)
+    sensor = dataclasses.replace(
+        ladder, rungs={name: rungs[name] for name in (ECG, FOUND)}, gains=()
+    )
+    inferred = paired and not simulated
+    losses = LOSSES | ({FOUND: INFERRED} if inferred else {})
     found["losses"] = [
-        {
-            "name": LOSSES[step["to"]][0],
-            "text": LOSSES[step["to"]][1],
-            "change": step["change"],
-            "by_stage": step["by_stage"],
-        }
+        dict(zip(("name", "text"), losses[step["to"]], strict=True))
+        | {key: step[key] for key in ("change", "by_stage")}
         for step in found["steps"]
-        if step["to"] in LOSSES
+        if step["to"] in losses
     ]
+    found["parts"] = {
+        "sensor": sensor.measure(preset.evaluation)["gap"]["change"],
+        "network": found["losses"][-1]["change"] if STUDENT in rungs else None,
+    }
+    found["inferred"] = inferred
     found["seeds"] = list(seeds)
     found["about"] = [
         f"Each rung: one network of the same family, {preset.student_train.steps} steps on the"
         f" stages of all {len(train)} training nights, calibrated on validation.",
-        "Intervals and clean BCG are made from this night's recorded heartbeats, breathing and"
-        " movement; only the last rung is the BCG of the dataset.",
+        "The noise-free BCG is rendered from the heartbeats, breathing and movement that ECG and"
+        " belts show of a recorded night, with simulated RJ delays. The step to the recorded BCG is"
+        " therefore not noise alone: it holds all that was not inferred of the body."
+        if inferred
+        else "The noise-free and the dataset's BCG are of the same heartbeats, breathing and"
+        " movement, so the step between them is noise.",
+        "Timing and detector may give as well as take: the pulse's delay follows the breath, and"
+        " where no beat is found, the body moved.",
     ]
     return found
 
 
-def _rungs_of(
-    nights: Nights, files: Mapping[str, NightFiles], folder: Path, workers: int
-) -> dict[str, Nights]:
-    """The same nights on every rung; what is made stays in `folder`, a file for each night."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {name: folder / f"{name}.npz" for name in nights.recording_ids}
-    todo = [files[name] for name, path in paths.items() if not path.exists()]
-    for _ in map_nights(functools.partial(_write_rungs, folder), todo, workers, "Making rungs"):
-        pass
-
-    def joined(prefix: str, columns: tuple[str, ...]) -> Nights:
-        parts: dict[str, list[NDArray]] = {column: [] for column in columns}
-        for (name, path), windows in zip(paths.items(), nights.windows, strict=True):
-            with np.load(path, allow_pickle=False) as arrays:
-                for column in columns:
-                    parts[column].append(_cut(arrays[f"{prefix}{column}"], windows, name))
-        changed = {column: np.concatenate(arrays) for column, arrays in parts.items()}
-        return dataclasses.replace(nights, **changed)  # type: ignore[arg-type]
-
-    intervals = ("tachogram", "tachogram_valid", "hrv", "rr_missing")
-    return {
-        ECG: nights,
-        JITTERED: joined("jittered_", intervals),
-        DETECTED: joined("detected_", intervals),
-        CLEAN: joined("clean_", ("bcg", "bcg_scale", "bcg_missing")),
-        RECORDED: nights,
-    }
-
-
-def _cut(array: NDArray, windows: int, name: str) -> NDArray:
-    if len(array) != windows:
+def _make_series(
+    splits: Mapping[str, Nights], shhs_dir: Path, folder: Path, drive_known: bool, workers: int
+) -> None:
+    """Writes what the rungs between ECG and BCG need, a file per night; finished ones stay."""
+    files = {night.recording_id: night for night in find_nights(shhs_dir).nights}
+    names = [name for nights in splits.values() for name in nights.recording_ids]
+    if absent := set(names) - set(files):
         raise DatasetError(
-            f"{name}: its files have {len(array)} windows, its record {windows}.",
+            f"{shhs_dir}: lacks {len(absent)} nights of the dataset, {min(absent)} the first.",
             "Name the folder that the dataset was built from with --shhs_dir.",
         )
-    return array
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [files[name] for name in names if not (folder / f"{name}.npz").exists()]
+    write = functools.partial(_write_series, folder, shhs_dir if drive_known else None)
+    for _ in map_nights(write, todo, workers, "Making rungs"):
+        pass
 
 
-def _write_rungs(folder: Path, files: NightFiles) -> None:
-    """Makes what the rungs between ECG and BCG need of one night, whole or not at all."""
+def _write_series(folder: Path, cohort_dir: Path | None, files: NightFiles) -> None:
+    """Writes jj [N, 120] in s and jj_hrv [N, F] of both made rungs, whole or not at all.
+
+    Args:
+      folder: to write into.
+      cohort_dir: the simulated cohort whose drive is known; None infers the night's drive.
+      files: of the night.
+    """
     recording = read_recording(files)
     beats, normal, _ = heartbeats(files, recording)
-    windows = len(recording.labels)
-    seed = int.from_bytes(hashlib.sha256(files.recording_id.encode()).digest()[:8], "big")
-    rng = np.random.default_rng([seed, 1])
-    drive = drive_of(recording, beats, normal)
-    body = sensors.prepare(drive, SIMULATED_HZ)
-    source = sensors.NumpySource(rng)
-    draws = sensors.draw_bcg(source, body, beds.quiet(beds.SENSORS["mix"]), SIMULATED_HZ)
-    j_times = beats + sensors.rj_delay_s(draws, body).astype(np.float64)
-    found = rng.random(len(beats)) >= MISSED
-    heard = (j_times + BEAT_ERROR_S * rng.normal(size=len(beats)))[found]
-    order = np.argsort(heard, kind="stable")
-    arrays = _intervals("jittered_", j_times, normal, windows)
-    arrays |= _intervals("detected_", heard[order], normal[found][order], windows)
-    values = sensors.render_bcg(draws, body, SIMULATED_HZ)[: int(body.samples)]
-    shown = prepared(resample(values, SIMULATED_HZ, BCG_HZ), windows)
-    scale = max(float(np.abs(shown.values_NS).max()), 1.0) / LARGEST_COUNT
-    arrays["clean_bcg"] = np.rint(shown.values_NS / scale).astype(np.int16)
-    arrays["clean_bcg_scale"] = np.full(windows, scale, np.float32)
-    arrays["clean_bcg_missing"] = shown.missing_N.astype(np.float32)
+    if cohort_dir is None:
+        drive = drive_of(recording, beats, normal)
+    else:
+        drive = true_drive(cohort_dir, files.recording_id)
+    windows, body = len(recording.labels), sensors.prepare(drive, BCG_SAMPLING_HZ)
+    source = sensors.NumpySource(rng_of(files.recording_id))
+    draws = sensors.draw_bcg(source, body, beds.quiet(beds.SENSORS["mix"]), BCG_SAMPLING_HZ)
+    # The ECG's own beats: what it misses, this rung misses, too.
+    delay_s = np.interp(beats, drive.beat_times_s, sensors.rj_delay_s(draws, body))
+    intervals = rr.nn_intervals(beats + delay_s, normal)
+    jj = rr.tachogram(intervals, windows)
+    values = sensors.render_bcg(draws, body, BCG_SAMPLING_HZ)[: int(body.samples)]
+    found = bcg_series(resample(values, BCG_SAMPLING_HZ, BCG_HZ), windows)
+    arrays = {
+        f"{DELAYED} jj": jj.astype(np.float32),
+        f"{DELAYED} hrv": rr.hrv(intervals, jj).astype(np.float32),
+        f"{NOISE_FREE} jj": found.jj,
+        f"{NOISE_FREE} hrv": found.jj_hrv,
+    }
     partial = folder / f".{files.recording_id}.partial.npz"
     np.savez(partial, **arrays)  # type: ignore[arg-type]
     partial.replace(folder / f"{files.recording_id}.npz")
 
 
-def _intervals(
-    prefix: str, beat_times_s: NDArray, normal: NDArray, windows: int
-) -> dict[str, NDArray]:
-    """Columns of `Nights` that a teacher reads, of these beats."""
-    intervals = rr.nn_intervals(beat_times_s, normal)
-    tachogram = rr.tachogram(intervals, windows)
-    missing = np.isnan(tachogram).mean(1).astype(np.float32)
-    shown = teacher_inputs(tachogram, rr.hrv(intervals, tachogram))
-    return {
-        f"{prefix}{name}": array
-        for name, array in zip(
-            ("tachogram", "tachogram_valid", "hrv", "rr_missing"), (*shown, missing), strict=True
-        )
-    }
+def _series(
+    name: str, split: str, nights: Nights, data_dir: Path, folder: Path
+) -> Iterator[tuple[NDArray, NDArray]]:
+    """Tachogram [N, 120] in s and HRV [N, F] of each night on an interval rung, in order."""
+    if name in (ECG, FOUND):
+        fields = ("tachogram", "hrv") if name == ECG else ("jj", "jj_hrv")
+        records, _ = open_split(data_dir, split, fields)
+        for position in nights.positions:
+            record = records[int(position)]
+            yield record[fields[0]], record[fields[1]]
+        return
+    for recording_id, windows in zip(nights.recording_ids, nights.windows, strict=True):
+        with np.load(folder / f"{recording_id}.npz", allow_pickle=False) as arrays:
+            jj, hrv = arrays[f"{name} jj"], arrays[f"{name} hrv"]
+        if len(jj) != windows:
+            raise DatasetError(
+                f"{recording_id}: its files have {len(jj)} windows, its record {windows}.",
+                "Name the folder that the dataset was built from with --shhs_dir.",
+            )
+        yield jj, hrv
 
 
-def _said(
-    splits: Mapping[str, Nights], name: str, workdir: Path, preset: Preset, seed: int
+def _shown(nights: Nights, series: Iterable[tuple[NDArray, NDArray]]) -> Nights:
+    """The nights with these intervals in place of the ECG's, every window of the same weight."""
+    tachogram, valid, hrv = (
+        np.concatenate(column)
+        for column in zip(*(teacher_inputs(*of_night) for of_night in series), strict=True)
+    )
+    return dataclasses.replace(
+        nights,
+        tachogram=tachogram,
+        tachogram_valid=valid,
+        hrv=hrv,
+        rr_missing=np.zeros_like(nights.rr_missing),
+    )
+
+
+def _by_seed(
+    name: str, splits: Mapping[str, Nights], workdir: Path, preset: Preset
 ) -> NDArray[np.float64]:
-    """[W, K] calibrated log-probabilities of a rung's predictor on the test nights."""
-    train = dataclasses.replace(preset.student_train, seed=seed)
+    """[M, W, K] calibrated log-probabilities of a rung's predictors on the test nights."""
+    seeds = range(preset.study.ladder_seeds)
+    return np.stack([_log_probs(name, splits, workdir, preset, seed) for seed in seeds])
+
+
+def _log_probs(
+    name: str, splits: Mapping[str, Nights], workdir: Path, preset: Preset, seed: int
+) -> NDArray[np.float64]:
+    """[W, K] of one seed."""
+    train, model = dataclasses.replace(preset.student_train, seed=seed), preset.student
     about = {"rung": name, "data": [splits[split].digest() for split in ("train", "validation")]}
-    if name in (CLEAN, RECORDED):
-        loss = DistillConfig(alpha=1.0)
-        settings = student_settings(about, preset.student, loss, train, preset.augment)
-        run, more = student_run(settings), _no_teacher(splits["train"])
+    nights, more = splits["train"], {}
+    if name in (SERIES, STUDENT):
+        loss = DistillConfig(alpha=1.0, signal_weight=preset.distill.signal_weight)
+        run = student_run(student_settings(about, model, loss, train, preset.augment))
+        nights = dataclasses.replace(nights, bcg_missing=np.zeros_like(nights.bcg_missing))
+        more = nights.columns(SIGNAL_COLUMNS)
+        more["teacher_logits"] = np.zeros((len(nights.label), 1, NUM_STAGES), np.float32)
     else:
-        model = dataclasses.replace(
-            preset.teacher,
-            width=preset.student.width,
-            context_windows=preset.student.context_windows,
-            dropout=preset.student.dropout,
-        )
-        run, more = teacher_run({"model": to_dict(model), "train": to_dict(train), **about}), {}
-    folder = workdir / "runs" / f"{name.replace(' ', '_').replace(',', '')}_{seed}"
+        network = TeacherConfig(model.width, model.context_windows, model.dropout)
+        run = teacher_run({"model": to_dict(network), "train": to_dict(train), **about})
+    folder = "".join(letter if letter.isalnum() else "_" for letter in name)
     progress = fit(
-        run, splits["train"], splits["validation"], folder, preset.execution, more_columns=more
+        run,
+        nights,
+        splits["validation"],
+        workdir / "runs" / f"{folder}_{seed}",
+        preset.execution,
+        more_columns=more,
     )
     logits = {
         split: np.concatenate(predict(run.module, progress.best, splits[split], run.columns))
@@ -246,8 +301,3 @@ def _said(
     labels = splits["validation"].label
     temperature = best_temperature(logits["validation"][labels >= 0].T, labels[labels >= 0])
     return log_softmax(logits["test"].astype(np.float64) / temperature, axis=-1)
-
-
-def _no_teacher(nights: Nights) -> dict[str, NDArray]:
-    """The column that the student's loss reads, for a student without a teacher."""
-    return {"teacher_logits": np.zeros((len(nights.label), 1, NUM_STAGES), np.float32)}

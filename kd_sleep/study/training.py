@@ -214,8 +214,7 @@ def drawn_over_seeds(bootstrap: scores.Bootstrap, counts_MRKK: NDArray, name: st
     of_draw_DMX = np.stack(
         [scores.all_metrics(bootstrap.draw(counts)) for counts in counts_MUKK], axis=1
     )
-    rng = np.random.default_rng(list(name.encode()))
-    weights_DM = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
+    weights_DM = scores.seed_weights(name, seeds, draws)
     return (
         _known_mean(of_seed_MX, np.ones((seeds, 1))),
         _known_mean(of_draw_DMX, weights_DM[..., None]),

@@ -192,18 +192,22 @@ def ladder_of(nights, seeds=(0, 1, 2)):
     names = {
         "time of night": 0.15,
         "RR from ECG": 0.7,
-        "RR jittered as R to J is": 0.65,
-        "RR with beats missed": 0.55,
-        "BCG of a quiet sensor": 0.58,
-        "BCG as recorded": 0.35,
+        "JJ, every beat": 0.65,
+        "JJ found, BCG noise-free": 0.55,
+        "JJ found in the BCG": 0.35,
+        "+ breath and movement": 0.5,
     }
     rungs = {
         name: np.log(np.concatenate([soft(rng, n, skill) for n in nights.labels]))
         for name, skill in names.items()
     }
-    ladder = Ladder(labels, subjects, np.log(np.full(4, 0.25)), rungs, top="RR from ECG")
+    ladder = Ladder(
+        labels, subjects, np.log(np.full(4, 0.25)), rungs, "RR from ECG", ["+ breath and movement"]
+    )
     measured = ladder.measure(CONFIG)
     return measured | {
+        "parts": {"sensor": measured["gap"]["change"], "network": None},
+        "inferred": False,
         "losses": [
             {
                 "name": name,
@@ -214,9 +218,9 @@ def ladder_of(nights, seeds=(0, 1, 2)):
             for (name, text), step in zip(
                 (
                     ("sensor timing", "the delay from R to J wanders with the night"),
-                    ("missed beats", "no J peak is found where there is a heartbeat"),
-                    ("detector", "the network finds heartbeats by itself"),
-                    ("sensor noise", "noise, movement and changes of posture"),
+                    ("detector", "no J peak is found where there is a heartbeat"),
+                    ("noise", "of sensor, bed and room"),
+                    ("breath and movement", "given back"),
                 ),
                 measured["steps"][2:],
                 strict=True,

@@ -1,5 +1,6 @@
 """Usable information: cases known in closed form, ladders, and their picture."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -250,6 +251,35 @@ def test_steps_are_paired_by_subject(classes):
 
     assert width(found["steps"][1]["change"]) < 0.5 * width(found["rungs"][0]["bits"])
     assert found["steps"][1]["change"]["high"] < 0
+
+
+def test_a_rung_that_is_shown_more_should_gain(classes):
+    labels, subjects, _ = classes
+    labels, subjects = labels[:8000], np.repeat(np.arange(20), 400)
+    good, bad = (bayes(noisy(labels, sd), sd) for sd in (0.6, 1.5))
+    ladder = Ladder(labels, subjects, np.log(PRIOR), {"a": good, "b": bad, "c": good}, "a", ["c"])
+    step = ladder.measure(CONFIG)["steps"][2]
+    assert (step["expected"], step["contrary"], step["note"]) == ("gain", False, None)
+    assert dataclasses.replace(ladder, gains=()).measure(CONFIG)["steps"][2]["contrary"]
+    with pytest.raises(ValueError, match="gains"):
+        dataclasses.replace(ladder, gains=["d"])
+
+
+def test_seeds_that_differ_widen_a_rungs_interval(classes):
+    labels, subjects, _ = classes
+    labels, subjects = labels[:8000], np.repeat(np.arange(20), 400)
+    one, other = (bayes(noisy(labels, sd), sd) for sd in (0.6, 1.5))
+    mean = 0.5 * (pointwise_information(one, labels, np.log(PRIOR)).mean()
+                  + pointwise_information(other, labels, np.log(PRIOR)).mean())  # fmt: skip
+
+    def bits(*of_seeds):
+        ladder = Ladder(labels, subjects, np.log(PRIOR), {"a": np.stack(of_seeds)})
+        return ladder.measure(CONFIG)["rungs"][0]["bits"]
+
+    apart, alike = bits(one, other), bits(one, one)
+    assert apart["value"] == pytest.approx(mean)
+    assert alike == pytest.approx(bits(one))
+    assert apart["high"] - apart["low"] > 5 * (alike["high"] - alike["low"])
 
 
 def test_a_ladder_refuses_rungs_that_do_not_fit(classes):

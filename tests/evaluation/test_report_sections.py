@@ -19,7 +19,7 @@ from kd_sleep.evaluation.report.gains import gains, recovered_lead, stage_gains
 from kd_sleep.evaluation.report.ladder import ladder_section
 from kd_sleep.evaluation.report.sleep import sleep_section
 from kd_sleep.evaluation.report.sqi import risk_curves, sqi_section
-from kd_sleep.evaluation.report.words import points, real, show
+from kd_sleep.evaluation.report.words import points, real, show, with_interval
 from kd_sleep.features.bcg import MOST_MISSING
 from kd_sleep.stages import STAGE_NAMES
 
@@ -166,11 +166,12 @@ def test_an_ablation_is_clear_where_its_interval_is(study):
 
 def test_the_ladder_names_its_losses(ladder):
     html = ladder_section(ladder)
-    words = spoken(html, "Named losses")
+    words = spoken(html, "Usable information in bits")
     for loss in ladder["losses"]:
         value = real(loss["change"]["value"], 3, sign=True)
-        assert f"{loss['name']} {value}" in words
+        assert f"({loss['name']} {value}" in words
         assert loss["text"] in html
+    assert f"found in the BCG {with_interval(ladder['parts']['sensor'], 3, sign=True)}" in html
     assert escape(ladder["about"][0]) in html
     assert "3 training runs" in html
     assert ladder_section(None) == ""
@@ -182,11 +183,11 @@ def test_a_ladder_alone_without_intervals(ladder):
         row["change"] |= {"low": None, "high": None}
     ladder["losses"][0] |= {"change": made_up.NONE}
     html = ladder_section(ladder)
-    assert "sensor timing not defined" in spoken(html, "Named losses")
     assert "None" not in html
-    for key in ("losses", "about", "seeds"):
+    for key in ("losses", "about", "seeds", "parts"):
         del ladder[key]
-    assert "What is lost" not in ladder_section(ladder)
+    assert "Changed by" in html
+    assert "Changed by" not in ladder_section(ladder)
 
 
 def test_the_sqis_curves_tell_the_risk_at_the_coverage():

@@ -1,4 +1,4 @@
-"""The information ladder: bits per window from the prior to the BCG as it was recorded."""
+"""The information ladder: bits per window on every rung, and what each step loses or gives back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kd_sleep.evaluation.information import RISE_BY_CHANCE
-from kd_sleep.evaluation.report.marks import SMALL, not_defined, rows_of, whisker
+from kd_sleep.evaluation.report.marks import SMALL, rows_of
 from kd_sleep.evaluation.report.words import (
     findings,
     is_clear,
@@ -18,6 +18,7 @@ from kd_sleep.evaluation.report.words import (
     real_interval,
     small_print,
     two_lines,
+    with_interval,
 )
 from kd_sleep.pages import (
     INK,
@@ -33,23 +34,26 @@ from kd_sleep.stages import STAGE_NAMES
 
 # From Okabe & Ito's palette, as the stages' and systems' colours are, but none of the stages'.
 GAIN, LOSS = "#009E73", "#D55E00"
-_WRAP = 26  # characters of a rung's name on a line
+_WRAP, _STEP_WRAP = 26, 20  # characters on a line of a rung's name, and of its step's
 
 
 def ladder_section(ladder: Mapping[str, Any] | None) -> str:
-    """Waterfall, named losses and the rungs; nothing where no ladder was climbed."""
+    """The waterfall, what each step stands for, and the rungs; nothing without a ladder."""
     if not ladder:
         return ""
     seeds = ladder.get("seeds", [])
-    trained = f" Every rung is {len(seeds)} training runs." if len(seeds) > 1 else ""
-    gap = ladder["gap"]
+    trained = f" and seeds; every rung is {len(seeds)} training runs" if len(seeds) > 1 else ""
+    gap, parts = ladder["gap"], ladder.get("parts")
+    sensor = (
+        f", of which up to the beats found in the BCG {_bits(parts['sensor'])}" if parts else ""
+    )
     caption = (
         "Usable information: by how much a system of one and the same kind raises the probability"
-        " of the scored stage, in bits per 30-s window, when it is shown ever less; 0 is knowing"
-        " how common each stage is. A bar is what a rung adds or loses against the one above it,"
-        " the thin line the 95 % interval of that step over subjects; hatched bars go against"
+        " of the scored stage, in bits per 30-s window; 0 is knowing how common each stage is. Grey"
+        " is what a rung has, colour what it loses or gains against the one above it; the thin line"
+        f" is the 95 % interval of that step over subjects{trained}. Hatched steps go against"
         f" expectation. From <b>{escape(gap['from'])}</b> to <b>{escape(gap['to'])}</b>:"
-        f" {' '.join(real_interval(gap['change'], 3, sign=True))} bits.{trained}"
+        f" {_bits(gap['change'])} bits{sensor}."
     )
     noted = {step["to"]: step["note"] for step in ladder["steps"] if step["note"]}
     notes = list(dict.fromkeys(note.removesuffix(RISE_BY_CHANCE) for note in noted.values()))
@@ -66,10 +70,12 @@ def ladder_section(ladder: Mapping[str, Any] | None) -> str:
     )
 
 
+def _bits(change: Mapping[str, Any]) -> str:
+    return with_interval(change, 3, sign=True)
+
+
 def _losses(losses: Sequence[Mapping[str, Any]]) -> str:
-    """What each named part of the sensor costs."""
-    if not losses:
-        return ""
+    """What each named step loses or gives back."""
     rows = [
         [
             f"{escape(loss['name'])}<small>{escape(loss['text'])}</small>",
@@ -78,12 +84,8 @@ def _losses(losses: Sequence[Mapping[str, Any]]) -> str:
         ]
         for loss in losses
     ]
-    heads = ["What is lost", "Bits per window", *map(stage_chip, STAGE_NAMES)]
-    caption = (
-        "What each part of the way from the ECG to the BCG changes, in bits per window. Below 0,"
-        " information is lost."
-    )
-    return figure_of(loss_forest(losses), caption) + table_of(heads, rows, "scores wordy")
+    heads = ["Changed by", "Bits per window", *map(stage_chip, STAGE_NAMES)]
+    return table_of(heads, rows, "scores wordy") if rows else ""
 
 
 def _rungs(ladder: Mapping[str, Any]) -> str:
@@ -106,27 +108,34 @@ def _by_stage(by_stage: Mapping[str, Any], *, sign: bool = False) -> list[str]:
 
 @drawing
 def waterfall(ladder: Mapping[str, Any]) -> tuple[Figure, str]:
-    """Bits per window on every rung, each bar the step from the rung above.
+    """Bits per window on every rung, each with its step from the rung above and its interval.
 
-    A step that goes the other way than its rung suggests is hatched. The line at a bar's end is the
-    interval of the step.
+    Steps up to the top are grey. A step that goes the other way than its rung suggests is hatched.
 
     Args:
-      ladder: what `information.Ladder.measure` returns.
+      ladder: what `information.Ladder.measure` returns; its last "losses", where it has any, name
+        the last steps.
     """
     steps, rungs = ladder["steps"], ladder["rungs"]
+    losses = [loss["name"] for loss in ladder.get("losses", [])]
+    names = [""] * (len(steps) - len(losses)) + losses
+    top = [rung["name"] for rung in rungs].index(ladder["top"])
     figure = Figure((NARROW, 0.9 + 0.5 * len(steps)), layout="constrained")
     axes = figure.subplots()
     start, spoken = 0.0, []
     reach = [0.0]
-    for row, (step, rung) in enumerate(zip(steps, rungs, strict=True)):
+    for row, (step, rung, name) in enumerate(zip(steps, rungs, names, strict=True)):
         change, end = step["change"], rung["bits"]["value"]
+        colour = MUTED if row <= top else GAIN if change["value"] >= 0 else LOSS
+        if start * end > 0:
+            held = min(start, end, key=abs)
+            axes.barh(row, held, height=0.6, color=MUTED, alpha=0.3)
         axes.barh(
             row,
             change["value"],
             left=start,
             height=0.6,
-            color=GAIN if change["value"] >= 0 else LOSS,
+            color=colour,
             hatch="////" if step["contrary"] else None,
             edgecolor=INK if step["contrary"] else "none",
             linewidth=0.6 if step["contrary"] else 0.0,
@@ -136,7 +145,7 @@ def waterfall(ladder: Mapping[str, Any]) -> tuple[Figure, str]:
             sides += [start + change["low"], start + change["high"]]
             axes.plot(sides[2:], [row, row], color=INK, linewidth=1.4)
         axes.annotate(
-            real(change["value"], 3, sign=True),
+            "\n".join([real(change["value"], 3, sign=True), *textwrap.wrap(name, _STEP_WRAP)]),
             (max(sides), row),
             (4, 0),
             textcoords="offset points",
@@ -147,14 +156,14 @@ def waterfall(ladder: Mapping[str, Any]) -> tuple[Figure, str]:
             axes.plot([end, end], [row + 0.3, row + 0.7], color=MUTED, linewidth=0.8)
         reach += sides
         spoken.append(
-            f"{step['to']} {real(end, 3)} ({_aloud(change)}"
+            f"{step['to']} {real(end, 3)} ({f'{name} ' if name else ''}{_aloud(change)}"
             f"{', against expectation' if step['contrary'] else ''})"
         )
         start = end
     axes.axvline(0, color=MUTED, linewidth=1)
     rows_of(axes, [textwrap.fill(rung["name"], _WRAP) for rung in rungs])
     room = max(max(reach) - min(reach), 1e-3)
-    axes.set_xlim(min(reach) - 0.03 * room, max(reach) + 0.22 * room)
+    axes.set_xlim(min(reach) - 0.03 * room, max(reach) + (0.5 if losses else 0.22) * room)
     axes.set_xlabel("Usable information, bits per window")
     gap = ladder["gap"]
     text = (
@@ -162,22 +171,6 @@ def waterfall(ladder: Mapping[str, Any]) -> tuple[Figure, str]:
         f" {'; '.join(spoken)}. From {gap['from']} to {gap['to']}: {_aloud(gap['change'])}."
     )
     return figure, text
-
-
-@drawing
-def loss_forest(losses: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
-    """The named losses, each with its interval, in bits."""
-    figure = Figure((NARROW, 0.8 + 0.36 * len(losses)), layout="constrained")
-    axes = figure.subplots()
-    axes.axvline(0, color=MUTED, linewidth=1)
-    for row, loss in enumerate(losses):
-        whisker(axes, row, loss["change"], INK, scale=1.0)
-        if loss["change"]["value"] is None:
-            not_defined(axes, row, 0)
-    rows_of(axes, [textwrap.fill(loss["name"], _WRAP) for loss in losses])
-    axes.set_xlabel("Change, bits per window")
-    spoken = "; ".join(f"{loss['name']} {_aloud(loss['change'])}" for loss in losses)
-    return figure, f"Named losses in bits per window: {spoken}."
 
 
 def _aloud(change: Mapping[str, Any]) -> str:
