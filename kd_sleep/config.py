@@ -204,9 +204,9 @@ class StudentConfig(Config):
         choices=("beats", "autocorrelation", "convolution"),
     )
     signal_width: int = setting(
-        32,
+        0,
         "Channels of the stage that regresses the ECG's tachogram from a BCG's series; 0 leaves it"
-        " out.",
+        " out, 32 is what was tried.",
         low=0,
     )
     time_of_night: bool = setting(
