@@ -174,6 +174,26 @@ class TeacherConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True)
+class SoftLabelConfig(Config):
+    """Who labels a teacher's own training nights softly."""
+
+    folds: int = setting(
+        0,
+        "Folds of the training subjects: each training night is labelled by a teacher that was"
+        " trained on the other folds. 0 takes the teacher itself, which knows these nights.",
+        low=0,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds == 1:
+            raise ConfigError(
+                "SoftLabelConfig.folds=1: one fold leaves no other to train on.",
+                "Take 0, or 2 and more.",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class StudentConfig(Config):
     """The student: BCG windows in, stage logits out."""
 
@@ -357,13 +377,18 @@ class StudyConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """One size of the whole mission. `student_train` serves every student alike."""
+    """One size of the whole mission. `student_train` serves every student alike.
+
+    `soft_labels` is of a teacher alone and the quickstart's, `study_soft_labels` of a study's.
+    """
 
     cohort: CohortConfig = CohortConfig()
     dataset: DatasetConfig = DatasetConfig()
     build: BuildConfig = BuildConfig()
     teacher: TeacherConfig = TeacherConfig()
     teacher_train: TrainConfig = TrainConfig()
+    soft_labels: SoftLabelConfig = SoftLabelConfig()
+    study_soft_labels: SoftLabelConfig = SoftLabelConfig(folds=5)
     student: StudentConfig = StudentConfig()
     student_train: TrainConfig = TrainConfig()
     distill: DistillConfig = DistillConfig()
@@ -380,6 +405,7 @@ PRESETS: dict[str, Preset] = {
         build=BuildConfig(workers=2),
         teacher=TeacherConfig(width=8, context_windows=3),
         teacher_train=TrainConfig(steps=20, batch_size=4, sequence_windows=16, evaluate_every=10),
+        study_soft_labels=SoftLabelConfig(folds=2),
         student=StudentConfig(width=8, context_windows=3),
         student_train=TrainConfig(steps=20, batch_size=4, sequence_windows=16, evaluate_every=10),
         distill=DistillConfig(labelled_nights=2),

@@ -22,7 +22,7 @@ from launch import flags
 
 _WORKDIR = flags.define_path("workdir", "Folder for everything that is made.")
 flags.define_platform()
-flags.define_config("cohort", "distill", "evaluation")
+flags.define_config("cohort", "soft_labels", "distill", "evaluation")
 
 
 def main() -> None:
@@ -31,7 +31,9 @@ def main() -> None:
     write_cohort(cohort, preset.cohort, preset.build.workers)
     source = dataclasses.replace(preset.dataset, bcg_source="paired")
     shhs_bcg.build(cohort, data_dir, source, preset.build, cohort / "bcg")
-    train_teacher(data_dir, teacher, preset.teacher, preset.teacher_train)
+    train_teacher(
+        data_dir, teacher, preset.teacher, preset.teacher_train, labels=preset.soft_labels
+    )
     students = {HARD_LABELS: 1.0, DISTILLED: preset.distill.alpha}
     for name, alpha in students.items():
         loss = dataclasses.replace(preset.distill, alpha=alpha)

@@ -2,11 +2,12 @@
 
     python -m launch.study --data_dir=DIR --shhs_dir=DIR --workdir=DIR
 
-Trains a teacher, then students with and without it, that see one window or many, on ever fewer
-labelled nights; each is tuned on validation and trained from several seeds. Then ablations of the
-loss, the learned SQI, and, where --shhs_dir names the dataset's recordings, the information ladder
-from ECG to BCG. Ends with report.html and results.json. The same command goes on where a stopped
-one was; an hour or two on two cores, minutes on an accelerator.
+Trains a teacher and those of --folds that label its training nights, then students with and
+without them, that see one window or many, on ever fewer labelled nights; each is tuned on
+validation and trained from several seeds. Then ablations of the loss, the learned SQI, and, where
+--shhs_dir names the dataset's recordings, the information ladder from ECG to BCG. Ends with
+report.html and results.json. The same command goes on where a stopped one was; an hour or two on
+two cores, minutes on an accelerator.
 """
 
 from kd_sleep.evaluation.report import table
@@ -32,8 +33,9 @@ _RATES = flags.define_numbers(
 _SMOOTHINGS = flags.define_numbers("smoothings", (0.0, 0.1, 0.2), "Likewise: label smoothing.")
 flags.define_platform()
 flags.define_config(
-    "study", "student", "student_train", "execution", "evaluation", leave_out=("seed",)
-)
+    "study", "study_soft_labels", "student", "student_train", "execution", "evaluation",
+    leave_out=("seed",),
+)  # fmt: skip
 
 
 def main() -> None:

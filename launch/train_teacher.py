@@ -2,6 +2,8 @@
 
     python -m launch.train_teacher --data_dir=DIR --workdir=DIR
 
+With --folds=5 five more teachers, each trained without a fifth of the training subjects, label
+those, so that soft labels of training nights are as sure as those of other nights and no surer.
 The same command goes on where a stopped run was.
 """
 
@@ -11,7 +13,7 @@ from launch import flags
 _DATA_DIR = flags.define_path("data_dir", "Folder of the dataset.")
 _WORKDIR = flags.define_path("workdir", "Folder of the run: settings, metrics, checkpoints.")
 flags.define_platform(hosts=True)
-flags.define_config("teacher", "teacher_train", "execution")
+flags.define_config("teacher", "teacher_train", "soft_labels", "execution")
 
 
 def main() -> None:
@@ -22,6 +24,7 @@ def main() -> None:
         preset.teacher,
         preset.teacher_train,
         preset.execution,
+        preset.soft_labels,
     )
     print(f"teacher in {flags.path(_WORKDIR)}")
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from kd_sleep import config
-from kd_sleep.config import PRESETS, DistillConfig, StudentConfig, TrainConfig
+from kd_sleep.config import PRESETS, DistillConfig, SoftLabelConfig, StudentConfig, TrainConfig
 from kd_sleep.errors import ConfigError
 
 PARTS = [getattr(PRESETS["cpu"], field.name) for field in dataclasses.fields(config.Preset)]
@@ -24,6 +24,8 @@ PARTS = [getattr(PRESETS["cpu"], field.name) for field in dataclasses.fields(con
         (StudentConfig, {"context_windows": 4}, "expected one of 0, 1, 3"),
         (StudentConfig, {"front_end": "fft"}, "autocorrelation, convolution"),
         (TrainConfig, {"steps": 0}, "at least 1"),
+        (SoftLabelConfig, {"folds": 1}, "no other to train on"),
+        (SoftLabelConfig, {"folds": -2}, "at least 0"),
     ],
 )
 def test_a_wrong_value_names_field_value_and_bound(kind, values, word):

@@ -78,7 +78,7 @@ def measure(
         ours = times["one"] / many
         seconds = float(np.median(ours))
         rate = train.batch_size * train.sequence_windows / seconds
-        a_pass = crops.per_pass / train.batch_size * seconds
+        a_pass = crops.before(1) / train.batch_size * seconds
         of_all = "" if held == nights else f" of {nights:,}, what fits;"
         rows = [
             compared(

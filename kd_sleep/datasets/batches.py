@@ -58,23 +58,30 @@ def masked(batch: Batch, valid_BL: Any) -> Batch:
 class Crops:
     """Which B sequences of L windows a batch holds; in a pass each window comes up once.
 
-    A night is cut into ceil(windows / L) sequences whose grid is shifted anew in every pass. The
-    nights are permuted, and sequences are permuted within pools of `POOL_NIGHTS` nights: a reader
-    from disk needs to hold two pools, and reads each night once a pass.
+    In every pass the grid that cuts a night is shifted by a random 0 to L - 1 windows, so that a
+    window's place in its sequence, and with it the context that it is seen in, is uniform. A night
+    of N windows shifted by s gives ceil((N + s) / L) sequences, the mean (N + L - 1) / L; how many
+    a pass holds depends on its shifts. The nights are permuted, and sequences are permuted within
+    pools of `POOL_NIGHTS` nights: a reader from disk needs to hold two pools, and reads each night
+    once a pass.
     """
 
     POOL_NIGHTS = 256
 
     def __init__(self, windows: NDArray[np.int64], batch_size: int, length: int, seed: int):
         self.windows, self.batch_size, self.length, self.seed = windows, batch_size, length, seed
-        self._cuts = np.ceil(windows / length).astype(np.int64)
         self._first = np.cumsum(windows) - windows
+        self._before = [0]  # sequences in all passes before each one, as far as was asked
         self._passes: dict[int, _Pass] = {}
 
-    @property
-    def per_pass(self) -> int:
-        """Sequences in a pass."""
-        return int(self._cuts.sum())
+    def before(self, number: int) -> int:
+        """Sequences in all passes before a pass."""
+        known = list(self._before)
+        while len(known) <= number:
+            _, _, cuts = self._grid(len(known) - 1)
+            known.append(known[-1] + int(cuts.sum()))
+        self._before = known
+        return known[number]
 
     def __call__(self, step: int) -> tuple[NDArray, NDArray]:
         """Rows [B] and first windows [B] of batch number `step`, from 0."""
@@ -93,9 +100,9 @@ class Crops:
 
     def pool_of(self, step: int) -> tuple[int, int]:
         """(pass, pool) that batch number `step` begins in; no later one goes back behind it."""
-        number, place = divmod(step * self.batch_size, self.per_pass)
-        made = self._pass(number)
-        return number, int(made.pools[made.rows[place]])
+        numbers, places = self._places(step)
+        made = self._pass(numbers[0])
+        return int(numbers[0]), int(made.pools[made.rows[places[0]]])
 
     def night_order(self, number: int) -> NDArray[np.int64]:
         """Rows of all nights in the order of their pools in a pass."""
@@ -116,7 +123,12 @@ class Crops:
 
     def _places(self, step: int) -> tuple[NDArray, NDArray]:
         """Number of the pass, and place in it, of each sequence of a batch."""
-        return np.divmod(step * self.batch_size + np.arange(self.batch_size), self.per_pass)
+        wanted = step * self.batch_size + np.arange(self.batch_size)
+        while self._before[-1] <= wanted[-1]:
+            self.before(len(self._before))
+        before = np.array(self._before)
+        numbers = np.searchsorted(before, wanted, side="right") - 1
+        return numbers, wanted - before[numbers]
 
     def _pass(self, number: int) -> _Pass:
         number = int(number)
@@ -128,16 +140,21 @@ class Crops:
             self._passes = kept | {number: found}
         return found
 
-    def _make_pass(self, number: int) -> _Pass:
+    def _grid(self, number: int) -> tuple[np.random.Generator, NDArray, NDArray]:
+        """The generator of a pass, each night's shift [R], and its number of sequences [R]."""
         rng = np.random.default_rng([self.seed, number])
-        shift = rng.integers(0, self._cuts * self.length - self.windows + 1)
+        shift = rng.integers(0, self.length, len(self.windows))
+        return rng, shift, -(-(self.windows + shift) // self.length)
+
+    def _make_pass(self, number: int) -> _Pass:
+        rng, shift, cuts_R = self._grid(number)
         order = rng.permutation(len(self.windows))
         pools = np.empty_like(order)
         pools[order] = np.arange(len(order)) // self.POOL_NIGHTS
         sequences = []
         for first in range(0, len(order), self.POOL_NIGHTS):
             nights = order[first : first + self.POOL_NIGHTS]
-            cuts = self._cuts[nights]
+            cuts = cuts_R[nights]
             rows = np.repeat(nights, cuts)
             cut = np.arange(len(rows)) - np.repeat(np.cumsum(cuts) - cuts, cuts)
             starts = cut * self.length - shift[rows]

@@ -1,4 +1,4 @@
-"""Train, validation and test by subject, decided by the subject's id alone, or by a file.
+"""Train, validation and test by subject, decided by the subject's id alone, or by a file; folds.
 
 An id's place on the unit interval is its multiple of the golden ratio, modulo 1. Such points fill
 the interval evenly however few there are, so that a cohort of ten has its three splits like one of
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kd_sleep.errors import DatasetError, RecordingError
 from kd_sleep.recordings import files
@@ -34,6 +37,26 @@ def split_of(subject_id: str) -> str:
         if place < edge:
             return name
     return SPLITS[-1]
+
+
+def folds_of(subject_ids: Sequence[str], folds: int) -> NDArray[np.int64]:
+    """[R] the fold, 0 to `folds` - 1, of each of R nights; all nights of a subject are in one.
+
+    Subjects are put in the order of a hash of their ids and dealt out in turn: folds differ by one
+    subject at most.
+
+    Args:
+      subject_ids: [R] of the nights.
+      folds: at least 1.
+
+    Raises:
+      DatasetError: fewer subjects than folds.
+    """
+    subjects = sorted(set(subject_ids), key=lambda name: hashlib.sha256(name.encode()).digest())
+    if len(subjects) < folds:
+        raise DatasetError(f"{len(subjects)} subjects do not make {folds} folds.", "Take fewer.")
+    fold = {name: number % folds for number, name in enumerate(subjects)}
+    return np.array([fold[name] for name in subject_ids])
 
 
 def read_splits(path: str | Path) -> dict[str, str]:

@@ -59,7 +59,14 @@ def run_study(
     """
     if not teachers:
         teachers = [workdir / "teacher"]
-        train_teacher(data_dir, teachers[0], preset.teacher, preset.teacher_train, preset.execution)
+        train_teacher(
+            data_dir,
+            teachers[0],
+            preset.teacher,
+            preset.teacher_train,
+            preset.execution,
+            preset.study_soft_labels,
+        )
     samples = reads_samples(preset.student)
     bench = Bench(
         workdir / "students",
@@ -73,6 +80,7 @@ def run_study(
     settings["grid"] = {name: list(values) for name, values in vars(grid).items()}
     settings["data"] = [*bench.material.data, bench.test.digest()]
     settings["taught_by"] = bench.material.teacher
+    settings["folds"] = bench.material.folds
     claim(workdir, "study", settings)
     every = dataclasses.replace(preset.distill, labelled_nights=0)
     scored = len(labelled_rows(bench.material.nights, every))

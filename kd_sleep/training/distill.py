@@ -20,6 +20,7 @@ from kd_sleep.config import (
     AugmentConfig,
     DistillConfig,
     ExecutionConfig,
+    SoftLabelConfig,
     StudentConfig,
     TeacherConfig,
     TrainConfig,
@@ -27,7 +28,7 @@ from kd_sleep.config import (
     to_dict,
 )
 from kd_sleep.datasets.nights import Nights, read_split
-from kd_sleep.datasets.splits import SPLITS
+from kd_sleep.datasets.splits import SPLITS, folds_of
 from kd_sleep.errors import TrainingError
 from kd_sleep.models import student as student_model
 from kd_sleep.models import teacher as teacher_model
@@ -54,25 +55,67 @@ def train_teacher(
     model: TeacherConfig,
     train: TrainConfig,
     execution: ExecutionConfig | None = None,
+    labels: SoftLabelConfig | None = None,
 ) -> None:
-    """Trains the teacher on the scored stages of the training nights and writes its soft labels."""
+    """Trains the teacher on the scored stages of the training nights and writes its soft labels.
+
+    A teacher remembers the nights that it was trained on and is too sure of them. With K folds each
+    training night is therefore labelled by a teacher that was trained on the other folds' subjects
+    (cross-fitting: Chernozhukov et al., Econometrics Journal 2018). The K teachers stay in
+    `workdir/folds/K/`; validation chooses the best step of each of them, too.
+
+    Raises:
+      DatasetError: no dataset there, or fewer training subjects than folds.
+      TrainingError: as `fit`.
+    """
+    execution, folds = execution or ExecutionConfig(), (labels or SoftLabelConfig()).folds
     splits = {split: read_split(data_dir, split, bcg=False) for split in SPLITS}
-    settings = {
-        "model": to_dict(model),
-        "train": to_dict(train),
-        "data": [splits[split].digest() for split in ("train", "validation")],
-    }
-    run = teacher_run(settings)
-    progress = fit(
-        run, splits["train"], splits["validation"], workdir, execution or ExecutionConfig()
-    )
-    name = soft_labels.fingerprint(progress.best)
-    for split, nights in splits.items():
-        if jax.process_index() == 0:
-            logits = predict(run.module, progress.best, nights, TEACHER_COLUMNS)
-            soft_labels.save(workdir / "soft_labels", split, name, nights, logits)
+    nights, validation = splits["train"], splits["validation"]
+    fold_R = folds_of(nights.subject_ids, max(folds, 1))
+    settings = {"model": to_dict(model), "train": to_dict(train), "folds": folds}
+
+    def trained(folder: Path, nights: Nights, **more: Any) -> Any:
+        data = {"data": [nights.digest(), validation.digest()]}
+        run = teacher_run(settings | data | more)
+        return fit(run, nights, validation, folder, execution).best
+
+    teacher = trained(workdir, nights)
+    of_folds = [
+        trained(folder, nights.select(np.flatnonzero(fold_R != fold)), fold=fold)
+        for fold, folder in enumerate(_fold_dirs(workdir, folds))
+    ]
+    if jax.process_index() == 0:
+        say = functools.partial(predict, teacher_run(settings).module, columns=TEACHER_COLUMNS)
+        said = {split: say(teacher, nights) for split, nights in splits.items()}
+        for fold, params in enumerate(of_folds):
+            rows = np.flatnonzero(fold_R == fold)
+            for row, logits in zip(rows, say(params, nights.select(rows)), strict=True):
+                said["train"][row] = logits
+        name, *names = map(soft_labels.fingerprint, [teacher, *of_folds])
+        by = {"train": _by_night(names, nights)}
+        for split, asked in splits.items():
+            soft_labels.save(
+                workdir / "soft_labels", split, name, asked, said[split], by.get(split, ())
+            )
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("soft labels are written")
+
+
+def _fold_dirs(workdir: Path, folds: int) -> list[Path]:
+    """Work folders of a teacher's folds."""
+    return [workdir / "folds" / f"{folds}" / f"{fold}" for fold in range(folds)]
+
+
+def _folds_of_teacher(workdir: Path) -> int:
+    """How many folds label its training nights; teachers of before say nothing and have none."""
+    return settings_of(workdir, "teacher").get("folds", 0)
+
+
+def _by_night(of_folds: Sequence[str], nights: Nights) -> list[str]:
+    """[R] fingerprint of the teacher of each night's fold; empty without folds."""
+    if not of_folds:
+        return []
+    return [of_folds[fold] for fold in folds_of(nights.subject_ids, len(of_folds))]
 
 
 def teacher_run(settings: dict[str, Any]) -> Run:
@@ -165,6 +208,7 @@ class Material:
     Attributes:
       nights, validation: training and validation nights, with all their labels.
       teacher: fingerprints of the M teachers.
+      folds: of each of them; 0 where it labelled its training nights itself.
       teacher_logits: [W, M, K].
       data: digests of both splits.
       data_dir: that they were read from.
@@ -174,6 +218,7 @@ class Material:
     nights: Nights
     validation: Nights
     teacher: str
+    folds: list[int]
     teacher_logits: NDArray[np.float32]
     data: tuple[str, str]
     data_dir: Path
@@ -214,6 +259,7 @@ class Material:
             _stage_weights(nights.label, distill.balance),
             {
                 "teacher": self.teacher,
+                "folds": self.folds,
                 "data": list(self.data),
                 "labelled": len(rows),
                 TRAINED_ON: {
@@ -262,11 +308,14 @@ def read_material(
     for teacher in teachers:
         _, _, name = load_teacher(teacher, nights)
         names.append(name)
-        logits.append(soft_labels.load(teacher / "soft_labels", "train", name, nights))
+        fold_dirs = _fold_dirs(teacher, _folds_of_teacher(teacher))
+        by = _by_night([load_teacher(path, nights)[2] for path in fold_dirs], nights)
+        logits.append(soft_labels.load(teacher / "soft_labels", "train", name, nights, by))
     return Material(
         nights,
         validation,
         "+".join(names),
+        [_folds_of_teacher(teacher) for teacher in teachers],
         np.stack(logits, axis=1),
         (nights.digest(), validation.digest()),
         data_dir,

@@ -17,7 +17,6 @@ Where a window is missing, or the teacher had no heartbeats, nothing is learned.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +34,7 @@ from tqdm import tqdm
 from kd_sleep.config import DistillConfig, ExecutionConfig, from_dict
 from kd_sleep.datasets.batches import whole_nights
 from kd_sleep.datasets.nights import Nights
+from kd_sleep.datasets.splits import folds_of
 from kd_sleep.errors import TrainingError
 from kd_sleep.metrics import best_temperature
 from kd_sleep.models.quality import Quality, QualityHead, embed
@@ -81,8 +81,8 @@ def train_sqi(
       the validation windows lies; the mean "kept_share" there; "windows".
 
     Raises:
-      TrainingError: fewer subjects than folds; a student of another teacher; no scored validation
-        night.
+      DatasetError: fewer subjects than folds.
+      TrainingError: a student of another teacher; no scored validation night.
     """
     execution = execution or ExecutionConfig()
     material = read_material(data_dir, teachers, execution)
@@ -102,7 +102,7 @@ def train_sqi(
     lesson = material.lesson(from_dict(DistillConfig, settings["distill"]))
     nights = lesson.nights
     teacher_W = _mixed(lesson.columns["teacher_logits"])
-    fold_R = folds_of(nights, folds)
+    fold_R = folds_of(nights.subject_ids, folds)
     fold_W = np.repeat(fold_R, nights.windows)
     kept_W = np.empty(len(nights.label))
     for fold in range(folds):
@@ -137,24 +137,6 @@ def train_sqi(
     }
     save_quality(student, quality, about)
     return about
-
-
-def folds_of(nights: Nights, folds: int) -> NDArray[np.int64]:
-    """[R] the fold of each night: all nights of a subject in one, subjects dealt out evenly.
-
-    Raises:
-      TrainingError: fewer subjects than folds.
-    """
-    subjects = sorted(
-        set(nights.subject_ids), key=lambda name: hashlib.sha256(name.encode()).digest()
-    )
-    if len(subjects) < folds:
-        raise TrainingError(
-            f"{len(subjects)} subjects do not make {folds} folds.",
-            "A student of so few nights gets no learned SQI; use the signal SQI.",
-        )
-    place = {name: number % folds for number, name in enumerate(subjects)}
-    return np.array([place[name] for name in nights.subject_ids])
 
 
 def kept_share(teacher_logits_NK: NDArray, student_logits_NK: NDArray) -> NDArray[np.float64]:

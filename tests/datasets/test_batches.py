@@ -24,6 +24,11 @@ def small_pools(monkeypatch):
     monkeypatch.setattr(Crops, "POOL_NIGHTS", 2)
 
 
+def steps_of(crops, number):
+    """Batches of a pass, of one sequence each."""
+    return range(crops.before(number), crops.before(number + 1))
+
+
 def windows_of(crops, steps):
     """How often each window of the split comes up in these steps."""
     counts = np.zeros(WINDOWS.sum(), int)
@@ -40,25 +45,43 @@ def test_every_window_comes_once_a_pass(monkeypatch, length, pool):
     monkeypatch.setattr(Crops, "POOL_NIGHTS", pool)
     crops = Crops(WINDOWS, batch_size=1, length=length, seed=3)
     for number in range(3):
-        steps = range(number * crops.per_pass, (number + 1) * crops.per_pass)
-        assert (windows_of(crops, steps) == 1).all()
+        assert (windows_of(crops, steps_of(crops, number)) == 1).all()
 
 
-def test_the_grid_of_cuts_moves_from_pass_to_pass():
-    """Else a window would always have the same neighbours at a sequence's edge."""
+def test_every_window_takes_every_place_in_a_sequence_equally_often():
+    """Also in a night of 64 = 4 x 16 windows, in the shortest night, and at a night's ends."""
+    crops, passes = Crops(WINDOWS, batch_size=1, length=16, seed=3), 800
+    places = np.zeros((len(WINDOWS), 2, 16), int)  # of each night's first and last window
+    for step in range(crops.before(passes)):
+        (row,), (start,) = crops(step)
+        for end, window in enumerate((0, WINDOWS[row] - 1)):
+            if start <= window < start + 16:
+                places[row, end, window - start] += 1
+    assert (places.sum(-1) == passes).all()
+    # Binomial (800, 1 / 16): mean 50, standard deviation 6.8.
+    assert (np.abs(places - passes / 16) < 5 * 6.8).all()
+
+
+def test_a_pass_holds_as_many_sequences_as_its_shifts_make():
+    """ceil((N + s) / L) each; over all shifts the mean is (N + L - 1) / L (Hermite's identity)."""
     crops = Crops(WINDOWS, batch_size=1, length=16, seed=3)
-    cuts = [
-        {(int(row[0]), int(start[0])) for row, start in map(crops, steps)}
-        for steps in (range(crops.per_pass), range(crops.per_pass, 2 * crops.per_pass))
-    ]
-    assert len(cuts[0] & cuts[1]) < len(cuts[0]) / 2
+    counts = np.diff([crops.before(number) for number in range(401)])
+    least = np.ceil(WINDOWS / 16).sum()
+    assert counts.min() >= least
+    assert counts.max() <= least + len(WINDOWS)
+    assert len(set(counts)) > 1
+    mean = ((WINDOWS + 15) / 16).sum()
+    assert counts.mean() == pytest.approx(mean, abs=5 * counts.std() / 20)
 
 
 @pytest.mark.parametrize("size", [7, 100])
 def test_batches_run_over_the_end_of_a_pass(size):
-    """The larger batch holds a whole pass and more."""
-    crops = Crops(WINDOWS, batch_size=size, length=16, seed=3)
-    assert (windows_of(crops, range(crops.per_pass)) == size).all()  # so many passes in all
+    """The same sequences in the same order as one by one; the larger batch holds a whole pass."""
+    crops, one = (Crops(WINDOWS, batch_size, 16, seed=3) for batch_size in (size, 1))
+    found = [np.stack(crops(step)) for step in range(500 // size)]
+    expected = [np.stack(one(step)) for step in range(500 // size * size)]
+    np.testing.assert_array_equal(np.concatenate(found, 1), np.concatenate(expected, 1))
+    assert crops.before(3) < 500
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
@@ -68,14 +91,14 @@ def test_a_batch_is_a_function_of_seed_and_step():
         one(7)
     np.testing.assert_array_equal(one(41), later)
     assert not np.array_equal(one(41), Crops(WINDOWS, 8, 16, seed=6)(41))
-    assert not np.array_equal(one(0), one(0 + one.per_pass))
+    assert not np.array_equal(one(0), one(one.before(1)))
 
 
 def test_pools_are_visited_one_after_another(small_pools):
     crops = Crops(WINDOWS, batch_size=1, length=16, seed=3)
     orders = []
     for number in range(3):
-        steps = range(number * crops.per_pass, (number + 1) * crops.per_pass)
+        steps = steps_of(crops, number)
         order = crops.night_order(number).tolist()
         assert sorted(order) == list(range(len(WINDOWS)))
         visited = [order.index(int(crops(step)[0][0])) // 2 for step in steps]
@@ -100,7 +123,7 @@ def pools_of(crops, step):
 def test_nights_are_left_behind_once_no_later_batch_comes_to_their_pool(small_pools, size):
     crops = Crops(WINDOWS, batch_size=size, length=16, seed=3)
     every = [(number, row) for number in range(3) for row in range(len(WINDOWS))]
-    last = 2 * crops.per_pass // size
+    last = crops.before(2) // size
     for step in range(last):
         coming = {pool for later in range(step + 1, last + 2) for pool in pools_of(crops, later)}
         left = crops.left_behind(every, step)
@@ -118,7 +141,7 @@ def test_a_pass_is_made_once(monkeypatch):
         Crops, "_make_pass", lambda self, number: made.append(number) or make(self, number)
     )
     crops = Crops(WINDOWS, batch_size=7, length=16, seed=3)
-    steps = 5 * crops.per_pass // 7
+    steps = crops.before(5) // 7
     for step in range(steps):
         crops.sequences(step)
         crops.left_behind([], step)
@@ -132,7 +155,7 @@ def test_places_are_int32_and_lie_in_their_nights():
     """JAX has no 64 bits; a place may begin before its night, but holds some of it."""
     crops = Crops(WINDOWS, batch_size=9, length=16, seed=3)
     first = np.cumsum(WINDOWS) - WINDOWS
-    for step in range(20):
+    for step in range(100):
         rows, starts = crops(step)
         where = crops.sequences(step)
         assert {array.dtype for array in where} == {np.dtype(np.int32)}

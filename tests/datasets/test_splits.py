@@ -5,7 +5,14 @@ from collections import Counter
 
 import pytest
 
-from kd_sleep.datasets.splits import SHARES, SPLITS, assert_disjoint, read_splits, split_of
+from kd_sleep.datasets.splits import (
+    SHARES,
+    SPLITS,
+    assert_disjoint,
+    folds_of,
+    read_splits,
+    split_of,
+)
 from kd_sleep.errors import DatasetError
 
 
@@ -28,6 +35,25 @@ def test_known_subjects_stay_where_they_are():
     assert [split_of(str(n)) for n in range(200001, 200009)] == [
         "train", "train", "validation", "train", "test", "train", "train", "validation",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("folds", [1, 2, 3, 7])
+def test_folds_part_subjects_evenly_and_not_their_nights(folds):
+    subjects = [f"20{n // 2:04}" for n in range(23)]  # two nights each but the last
+    fold_R = folds_of(subjects, folds)
+    fold_of = dict(zip(subjects, fold_R.tolist(), strict=True))
+    assert [fold_of[subject] for subject in subjects] == fold_R.tolist()
+    counts = Counter(fold_of.values())
+    assert set(counts) == set(range(folds))
+    assert max(counts.values()) - min(counts.values()) <= 1
+    # The order of the nights and a second night have no say.
+    assert folds_of(subjects[::-1], folds).tolist() == fold_R[::-1].tolist()
+    assert folds_of(subjects[::2], folds).tolist() == fold_R[::2].tolist()
+
+
+def test_fewer_subjects_than_folds_are_refused():
+    with pytest.raises(DatasetError, match="2 subjects do not make 3 folds"):
+        folds_of(["1", "2", "1", "2"], 3)
 
 
 def test_a_subject_in_two_splits_is_an_error():

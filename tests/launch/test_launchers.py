@@ -14,20 +14,22 @@ from kd_sleep.config import PRESETS, Preset
 
 ROOT = Path(__file__).parents[2]
 PARTS = {
-    "quickstart": ("cohort", "distill", "evaluation"),
+    "quickstart": ("cohort", "soft_labels", "distill", "evaluation"),
     "simulate_cohort": ("cohort", "build"),
     "build_dataset": ("dataset", "build"),
     "show_night": ("dataset",),
-    "train_teacher": ("teacher", "teacher_train", "execution"),
+    "train_teacher": ("teacher", "teacher_train", "soft_labels", "execution"),
     "distill_student": ("student", "distill", "student_train", "augment", "execution"),
     "sweep": ("student", "distill", "student_train", "augment", "execution"),
     "train_sqi": ("execution",),
     "evaluate": ("evaluation",),
-    "study": ("study", "student", "student_train", "execution", "evaluation"),
+    "study": (
+        "study", "study_soft_labels", "student", "student_train", "execution", "evaluation",
+    ),
     "export_student": (),
     "stage_night": (),
     "benchmark": ("student", "student_train"),
-}
+}  # fmt: skip
 
 
 BUILD_ALONE = ("engine", "beam_options", "max_excluded_fraction")  # a cohort has no use for them
@@ -92,6 +94,11 @@ WRONG = {
         ("distill_student", "--data_dir=x", "--teacher=x", "--workdir=x", "--alpha=2"),
         2,
         "Error: DistillConfig.alpha=2.0: expected at most 1",
+    ),
+    "one fold": (
+        ("train_teacher", "--data_dir=x", "--workdir=x", "--folds=1"),
+        2,
+        "Error: SoftLabelConfig.folds=1: one fold leaves no other",
     ),
     "an absent platform": (
         ("train_teacher", "--data_dir=x", "--workdir=x", "--platform=tpu"),

@@ -200,3 +200,22 @@ def test_the_best_temperature_undoes_a_factor():
     labels = (logits + rng.gumbel(size=logits.shape)).argmax(0)  # drawn from softmax(logits)
     assert best_temperature(3.0 * logits, labels) == pytest.approx(3.0, rel=0.05)
     assert best_temperature(np.zeros((4, 10)), np.zeros(10, int)) == 1.0
+
+
+def test_a_study_trains_its_teacher_with_its_own_folds(data_dir, tmp_path, monkeypatch):
+    """A teacher alone takes no folds by default, a study five."""
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(*arguments):
+        seen.append(arguments[-1])
+        raise Stop
+
+    monkeypatch.setattr(study, "train_teacher", stop)
+    with pytest.raises(Stop):
+        study.run_study(data_dir, tmp_path, TINY, ONE)
+    assert seen == [TINY.study_soft_labels]
+    cpu = PRESETS["cpu"]
+    assert (cpu.soft_labels.folds, cpu.study_soft_labels.folds) == (0, 5)

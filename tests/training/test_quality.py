@@ -1,4 +1,4 @@
-"""The learned SQI: folds by subject, the gap in closed form, a head that finds what there is."""
+"""The learned SQI: the gap in closed form, a head that finds what there is."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ from scipy.special import expit, softmax
 
 from kd_sleep.config import PRESETS
 from kd_sleep.datasets.nights import read_split
+from kd_sleep.datasets.splits import folds_of
 from kd_sleep.errors import TrainingError
 from kd_sleep.models.quality import stage_with_quality
 from kd_sleep.training import distill, quality
@@ -53,22 +54,10 @@ def test_who_says_what_the_teacher_says_keeps_all():
     assert quality.gap_bits(logits[2:], np.zeros((1, 4)))[0] == pytest.approx(np.log2(4 / 3))
 
 
-def test_folds_part_subjects_and_not_nights(data_dir):
-    nights = read_split(data_dir, "train", bcg=False)
-    folds = quality.folds_of(nights, 3)
-    assert set(folds) == {0, 1, 2}
-    for subject in set(nights.subject_ids):
-        of_subject = [f for f, s in zip(folds, nights.subject_ids, strict=True) if s == subject]
-        assert len(set(of_subject)) == 1
-    alone = nights.select([0])
-    with pytest.raises(TrainingError, match="1 subjects do not make 2 folds"):
-        quality.folds_of(alone, 2)
-
-
 def test_no_window_is_measured_by_a_student_that_knows_it(data_dir, teacher_dir, student_dir):
     """Each fold's student trained on the other folds' subjects alone."""
     nights = read_split(data_dir, "train", bcg=False)
-    folds = quality.folds_of(nights, 2)
+    folds = folds_of(nights.subject_ids, 2)
     seen = []
 
     class Stop(Exception):
