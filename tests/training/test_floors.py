@@ -12,7 +12,6 @@ import pytest
 from kd_sleep import metrics
 from kd_sleep.config import DistillConfig, StudentConfig, TeacherConfig, TrainConfig
 from kd_sleep.datasets.nights import Nights, read_split
-from kd_sleep.schema import BCG_HZ
 from kd_sleep.training import distill, loop
 
 TRAIN = TrainConfig(steps=150, batch_size=4, sequence_windows=48, evaluate_every=50)
@@ -69,12 +68,9 @@ def test_a_teacher_of_permuted_labels_knows_nothing(
 def with_a_telling_bcg(nights: Nights) -> Nights:
     """Hearts that beat at their stage's own rate: what ten nights are enough to learn from."""
     rng = np.random.default_rng(len(nights.label))
-    clock_s = np.arange(nights.bcg.shape[1]) / BCG_HZ
-    rate_hz = np.array([1.5, 1.2, 1.0, 0.8])[nights.label][:, None]
-    beats = np.sin(np.pi * rate_hz * clock_s) ** 16 * np.cos(2 * np.pi * 5.0 * clock_s)
-    bcg = 1000.0 * (beats + 0.3 * rng.normal(size=beats.shape))
-    scale = np.full_like(nights.bcg_scale, 2e-3)
-    return dataclasses.replace(nights, bcg=bcg.astype(np.int16), bcg_scale=scale)
+    stage_s = np.array([0.7, 0.85, 1.0, 1.15])[nights.label][:, None]
+    jj = stage_s + 0.03 * rng.normal(size=nights.jj.shape)
+    return dataclasses.replace(nights, jj=jj.astype(np.float32))
 
 
 def test_a_student_given_the_bcg_of_other_windows_knows_nothing(
@@ -96,9 +92,10 @@ def test_a_student_given_the_bcg_of_other_windows_knows_nothing(
             windows = np.arange(len(nights.label))
             if shuffled:
                 windows = np.random.default_rng(0).permutation(windows)
-            bcg = nights.columns(("bcg", "bcg_scale", "bcg_missing"))
+            columns = distill.student_columns(model)
+            bcg = nights.columns(tuple(name for name in columns if name != "rr_missing"))
             swapped = dataclasses.replace(nights, **{k: v[windows] for k, v in bcg.items()})
-            return loop.predict(module, params, swapped, distill.STUDENT_COLUMNS)
+            return loop.predict(module, params, swapped, columns)
 
         return kappa_on(telling, predicted)
 
