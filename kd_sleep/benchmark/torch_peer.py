@@ -242,7 +242,8 @@ def loss_of(
     kl = F.kl_div(log_q, F.softmax(teacher / t, dim=-1), reduction="none").sum(-1)
     loss = alpha * mean_of(ce, label_weights) + (1.0 - alpha) * t**2 * mean_of(kl, kl_weights)
     if regressed and config.signal_weight:
-        loss = loss + config.signal_weight * mean_of(signal_nll(*regressed, batch), kl_weights)
+        mean, log_scale = regressed
+        loss = loss + config.signal_weight * mean_of(signal_nll(mean, log_scale, batch), kl_weights)
     return loss
 
 
@@ -340,19 +341,20 @@ def lacks(preset: Preset) -> str:
     return ""
 
 
-class KDLoss(nn.KLDivLoss):
+class KDLoss(nn.Module):
     """The loss as torchdistill 1.1 has it (`torchdistill.losses.mid_level.KDLoss`), which has no
     weights: a mean over all windows."""
 
     def __init__(self, temperature: float, alpha: float):
-        super().__init__(reduction="batchmean")
+        super().__init__()
+        self.divergence = nn.KLDivLoss(reduction="batchmean")
         self.temperature, self.alpha = temperature, alpha
         self.cross_entropy = nn.CrossEntropyLoss(ignore_index=-1)
 
     def forward(
         self, student: torch.Tensor, teacher: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        soft = super().forward(
+        soft = self.divergence(
             torch.log_softmax(student / self.temperature, dim=1),
             torch.softmax(teacher / self.temperature, dim=1),
         )
