@@ -71,9 +71,10 @@ class Context(nn.Module):
         self.dilated = nn.ModuleList(
             Convolution(width, width, 3, dilation=reach, padding=reach) for reach in reaches
         )
-        self.denses = nn.ModuleList(nn.Linear(width, width) for _ in reaches)
-        for dense in self.denses:
+        denses = [nn.Linear(width, width) for _ in reaches]
+        for dense in denses:
             nn.init.zeros_(dense.weight)
+        self.denses = nn.ModuleList(denses)
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         mask = valid[..., None].to(x.dtype)

@@ -144,7 +144,9 @@ def test_too_little_room_for_the_dataset_is_seen_before_it_is_written(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
         with pytest.raises(DatasetError, match="no room is left"):
-            shhs_bcg.build(cohort, tmp_path, TEACHERS, ALONE)
+            shhs_bcg.build(
+                cohort, tmp_path, TEACHERS, BuildConfig(workers=1, max_excluded_fraction=0.5)
+            )
 
 
 def test_two_builds_do_not_share_a_folder(cohort, tmp_path):

@@ -32,7 +32,8 @@ def train(
     data_dir, teacher_dir, workdir, train_config=SHORT, loss=TINY.distill, model=TINY.student, **how
 ):
     distill.train_student(data_dir, [teacher_dir], workdir, model, loss, train_config, **how)
-    return distill.load_student(workdir, read_split(data_dir, "validation"))[1]
+    nights = read_split(data_dir, "validation", samples=distill.reads_samples(model))
+    return distill.load_student(workdir, nights)[1]
 
 
 @pytest.fixture(scope="module")
