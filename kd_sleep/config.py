@@ -200,8 +200,8 @@ class StudentConfig(Config):
     front_end: str = setting(
         "beats",
         "What it reads of the BCG: beats are the series of heartbeats, breath and movement;"
-        " autocorrelation and convolution read the samples.",
-        choices=("beats", "autocorrelation", "convolution"),
+        " autocorrelation reads the samples.",
+        choices=("beats", "autocorrelation"),
     )
     signal_width: int = setting(
         0,

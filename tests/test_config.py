@@ -22,7 +22,7 @@ PARTS = [getattr(PRESETS["cpu"], field.name) for field in dataclasses.fields(con
         (DistillConfig, {"labelled_nights": 2.5}, "expected int"),
         (DistillConfig, {"labelled_nights": True}, "expected int"),
         (StudentConfig, {"context_windows": 4}, "expected one of 0, 1, 3"),
-        (StudentConfig, {"front_end": "fft"}, "autocorrelation, convolution"),
+        (StudentConfig, {"front_end": "fft"}, "expected one of beats, autocorrelation"),
         (TrainConfig, {"steps": 0}, "at least 1"),
         (SoftLabelConfig, {"folds": 1}, "no other to train on"),
         (SoftLabelConfig, {"folds": -2}, "at least 0"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping
+from typing import Any
 
 from kd_sleep.benchmark.subject import (
     NIGHT_WINDOWS,
@@ -25,7 +25,7 @@ from kd_sleep.training.meter import Meter
 from kd_sleep.training.steps import create_state, make_predict
 
 PART = "memory"
-FLOAT32 = "BCG in float32"
+FLOAT32 = "all in float32"
 
 
 def measure(preset: Preset, repeats: int) -> list[Row]:
@@ -38,14 +38,12 @@ def measure(preset: Preset, repeats: int) -> list[Row]:
     temporary = compiled.memory_analysis()
     training()
 
-    on_device = sum(array.nbytes for array in training.batch.values())
-    window, wide = bytes_of_a_window(columns), bytes_of_a_window(columns, bcg_as=np.float32)
+    batch, window = training.batch, {name: column[0] for name, column in columns.items()}
     shhs = SHHS_NIGHTS * NIGHT_WINDOWS
-    batch_wide = on_device + training.batch["bcg"].size * 2
     return [
-        room("a batch on the device", on_device, batch_wide),
-        room("a window of the dataset, as training holds it", window, wide),
-        room(f"SHHS, {SHHS_NIGHTS:,} nights of 8 h", shhs * window, shhs * wide),
+        room("a batch on the device", batch),
+        room("a window of the dataset, as training holds it", window),
+        room(f"SHHS, {SHHS_NIGHTS:,} nights of 8 h", window, shhs),
         Row(
             PART, "temporaries of a train step", unit="B",
             ours=None if temporary is None else float(temporary.temp_size_in_bytes),
@@ -60,16 +58,11 @@ def measure(preset: Preset, repeats: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def room(what: str, ours: float, theirs: float) -> Row:
-    return Row(PART, what, FLOAT32, None, theirs / ours, None, float(ours), float(theirs), "B")
-
-
-def bytes_of_a_window(columns: dict[str, NDArray], bcg_as: type | None = None) -> int:
-    """Of all columns [W, ...] of a student's dataset."""
-    return sum(
-        column[0].size * np.dtype(bcg_as if bcg_as and name == "bcg" else column.dtype).itemsize
-        for name, column in columns.items()
-    )
+def room(what: str, arrays: Mapping[str, Any], times: int = 1) -> Row:
+    """Bytes of the arrays, so many times, against 4 bytes for every number in them."""
+    ours = float(times * sum(array.nbytes for array in arrays.values()))
+    theirs = 4.0 * times * sum(array.size for array in arrays.values())
+    return Row(PART, what, FLOAT32, None, theirs / ours, None, ours, theirs, "B")
 
 
 def lookup(preset: Preset, repeats: int) -> Row:

@@ -1,8 +1,8 @@
 """A dataset of SHHS's size in the device's memory: speed, and how near it comes to the machine's.
 
-Records are made on the device. The roofline is measured in the same run: a large matrix product in
-the student's compute dtype, and a copy for the memory's bandwidth. XLA's own count of a step's
-arithmetic and bytes says what the machine could do at best.
+A few nights are repeated until the device holds so many. The roofline is measured in the same run:
+a large matrix product in the student's compute dtype, and a copy for the memory's bandwidth. XLA's
+own count of a step's arithmetic and bytes says what the machine could do at best.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from numpy.typing import NDArray
 
-from kd_sleep.benchmark.memory import bytes_of_a_window
 from kd_sleep.benchmark.subject import (
     NIGHT_WINDOWS,
     SHHS_NIGHTS,
@@ -32,8 +32,6 @@ from kd_sleep.benchmark.subject import (
 from kd_sleep.benchmark.timing import Row, compared, in_turns
 from kd_sleep.config import Preset
 from kd_sleep.datasets.batches import Crops, Sequences
-from kd_sleep.schema import BCG_SAMPLES
-from kd_sleep.stages import NUM_STAGES, UNSCORED
 from kd_sleep.training.feeds import DISPATCH_STEPS, SHARE_OF_DEVICE, Item, host_feed, resident_feed
 from kd_sleep.training.loop import Run
 from kd_sleep.training.mesh import cut, data_mesh, whole
@@ -55,8 +53,9 @@ def measure(
     run, mesh = student(preset), data_mesh()
     host = synthetic_nights(min(nights, HOST_NIGHTS), night_windows)
     on_host = columns_of(run, host)
-    held = nights_that_fit(nights, night_windows * bytes_of_a_window(on_host), mesh)
-    columns = records_on_device(held, night_windows, mesh)
+    night_bytes = sum(column.nbytes for column in on_host.values()) // len(host)
+    held = nights_that_fit(nights, night_bytes, mesh)
+    columns = repeated(on_host, held * night_windows, mesh)
     train = run.train
     crops = Crops(
         np.full(held, night_windows), train.batch_size, train.sequence_windows, train.batch_seed
@@ -136,28 +135,15 @@ def nights_that_fit(nights: int, night_bytes: int, mesh: Mesh) -> int:
     return max(nights // mesh.size, 1) * mesh.size
 
 
-def records_on_device(nights: int, windows: int, mesh: Mesh) -> Batch:
-    """Columns [W, ...] of noise, cut over the mesh, as `subject.columns_of` has them in NumPy."""
-    spec = cut(mesh).spec
+def repeated(columns: dict[str, NDArray], windows: int, mesh: Mesh) -> Batch:
+    """Columns [W, ...] over and over, [windows, ...] cut over the mesh."""
 
-    def night(key: jax.Array) -> Batch:
-        return {
-            "bcg": (1000 * jax.random.normal(key, (windows, BCG_SAMPLES))).astype(jnp.int16),
-            "bcg_scale": jnp.full(windows, 1e-3),
-            "bcg_missing": jax.random.uniform(key, (windows,)) ** 8,
-            "rr_missing": jax.random.uniform(key, (windows,)) ** 8,
-            "label": jax.random.randint(key, (windows,), UNSCORED, NUM_STAGES, jnp.int8),
-            "teacher_logits": 2.0 * jax.random.normal(key, (windows, 1, NUM_STAGES)),
-        }
+    @functools.partial(jax.jit, out_shardings=cut(mesh))
+    def fill(columns: Batch) -> Batch:
+        index = jnp.arange(windows) % len(columns["label"])
+        return {name: column[index] for name, column in columns.items()}
 
-    @jax.jit
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec)
-    def make(keys: jax.Array) -> Batch:
-        # Night after night: random bits take twice the room of what they become.
-        made = jax.lax.map(night, keys)
-        return {name: array.reshape(-1, *array.shape[2:]) for name, array in made.items()}
-
-    return make(jax.device_put(jax.random.split(jax.random.PRNGKey(0), nights), cut(mesh)))
+    return fill(columns)
 
 
 class Roofline(NamedTuple):

@@ -36,7 +36,7 @@ def torch_peers(preset: Preset, batch: Batch) -> tuple[dict[str, Peer], dict[str
         return {}, dict.fromkeys((EAGER, COMPILED), why)
     from kd_sleep.benchmark import torch_peer
 
-    if why := torch_peer.lacks(preset.student, preset.distill, preset.student_train):
+    if why := torch_peer.lacks(preset):
         return {}, dict.fromkeys((EAGER, COMPILED), why)
     torch_peer.use_threads(cores())
     device = torch_peer.device_like(jax.default_backend())

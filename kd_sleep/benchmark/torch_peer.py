@@ -18,18 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kd_sleep.config import DistillConfig, StudentConfig, TrainConfig
-from kd_sleep.models.frontends import (
-    FRAME_S,
-    HOP_S,
-    SLOW_FRAME,
-    SLOW_HOP,
-    SLOW_HZ,
-    heart_matrices,
-)
-from kd_sleep.schema import BCG_HZ
+from kd_sleep.config import AugmentConfig, DistillConfig, Preset, StudentConfig, TrainConfig
+from kd_sleep.features.inputs import FEATURES, JJ_LEVEL, MOVEMENT_LEVEL, SUMMARY, TYPICAL_S
+from kd_sleep.models.series_network import LARGEST_LOG_SCALE, REACHES, SMALLEST_LOG_SCALE
+from kd_sleep.models.student import BEATS, scope
+from kd_sleep.schema import MOVEMENT_SAMPLES, SERIES_HZ, SERIES_SAMPLES
 from kd_sleep.stages import NUM_STAGES
 
+PER_S = round(SERIES_HZ)
+CHANNELS = 5  # of `series_channels`
 Tensors = dict[str, torch.Tensor]
 
 
@@ -41,7 +38,7 @@ def norm(x: torch.Tensor) -> torch.Tensor:
 class Shift(nn.Module):
     """`models.sequence.Shift`: thirds of the channels moved by `reach` places each way, mixed."""
 
-    def __init__(self, width: int, reach: int = 1):
+    def __init__(self, width: int, reach: int):
         super().__init__()
         self.third, self.reach = width // 3, reach
         self.dense = nn.Linear(width, width)
@@ -58,85 +55,145 @@ def pool(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([x.mean(1), x.amax(1)], dim=-1)
 
 
-class Autocorrelation(nn.Module):
-    """`models.frontends.Autocorrelation`: [N, S] -> [N, width]."""
+class Convolution(nn.Conv1d):
+    """`models.series_network.StridedConv` and `models.sequence.Dilated`: [N, T, C] in and out."""
 
-    forward_matrix: torch.Tensor
-    back_matrix: torch.Tensor
-
-    def __init__(self, width: int):
-        super().__init__()
-        forward, back = heart_matrices()
-        self.register_buffer("forward_matrix", torch.from_numpy(forward), persistent=False)
-        self.register_buffer("back_matrix", torch.from_numpy(back), persistent=False)
-        self.heart = nn.Linear(back.shape[1] + 1, width)
-        self.heart_shifts = nn.ModuleList(Shift(width) for _ in range(2))
-        self.slow = nn.Linear(2 * SLOW_FRAME, width)
-        self.slow_shift = Shift(width)
-        self.out = nn.Linear(4 * width, width)
-
-    def forward(self, bcg: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(bcg.device.type, enabled=False):  # float32 in the JAX student, too
-            correlation = self._correlation(bcg)
-            slow = self._slow_frames(bcg)
-        heart = self.heart(correlation)
-        for shift in self.heart_shifts:
-            heart = heart + shift(F.relu(norm(heart)))
-        slow = F.relu(norm(self.slow(slow)))
-        slow = F.relu(norm(self.slow_shift(slow)))
-        return self.out(torch.cat([pool(F.relu(heart)), pool(slow)], dim=-1))
-
-    def _correlation(self, bcg: torch.Tensor) -> torch.Tensor:
-        frames = bcg.unfold(1, round(FRAME_S * BCG_HZ), round(HOP_S * BCG_HZ))
-        cosine, sine = (frames @ self.forward_matrix).chunk(2, dim=-1)
-        power = cosine**2 + sine**2
-        energy = power.sum(-1, keepdim=True)
-        correlation = power @ self.back_matrix / (energy + 1e-3)
-        return torch.cat([2.0 * correlation, 0.3 * (torch.log(energy + 1e-3) - 8.0)], dim=-1)
-
-    def _slow_frames(self, bcg: torch.Tensor) -> torch.Tensor:
-        wave = bcg.reshape(len(bcg), -1, round(BCG_HZ / SLOW_HZ)).mean(-1)
-        wave = wave - wave.mean(-1, keepdim=True)
-        rms = torch.sqrt((wave**2).mean(-1, keepdim=True) + 1e-3)
-        both = torch.stack([wave / rms, torch.arcsinh(wave) / 3.0], dim=1)
-        side = SLOW_FRAME // 2
-        frames = F.pad(both, (side, side)).unfold(2, SLOW_FRAME, SLOW_HOP)  # [N, 2, frames, taps]
-        return frames.permute(0, 2, 3, 1).flatten(2)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.mT).mT
 
 
 class Context(nn.Module):
-    """`models.sequence.Context`: residual shifts by 1, 2, 4, … windows."""
+    """`models.sequence.Context`, not causal: residual convolutions over 1, 2, 4, … windows."""
 
     def __init__(self, width: int, context_windows: int):
         super().__init__()
-        layers = (context_windows + 1).bit_length() - 1
-        self.shifts = nn.ModuleList(Shift(width, 2**layer) for layer in range(layers))
-        self.denses = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
-        for dense in self.denses:
+        reaches = [2**layer for layer in range((context_windows + 1).bit_length() - 1)]
+        self.dilated = nn.ModuleList(
+            Convolution(width, width, 3, dilation=reach, padding=reach) for reach in reaches
+        )
+        denses = [nn.Linear(width, width) for _ in reaches]
+        for dense in denses:
             nn.init.zeros_(dense.weight)
+        self.denses = nn.ModuleList(denses)
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         mask = valid[..., None].to(x.dtype)
-        for shift, dense in zip(self.shifts, self.denses, strict=True):
-            x = x + dense(F.relu(shift(norm(x) * mask)))
+        for dilated, dense in zip(self.dilated, self.denses, strict=True):
+            x = x + dense(F.relu(dilated(norm(x) * mask)))
         return norm(x)
 
 
+class SeriesNetwork(nn.Module):
+    """`models.series_network.SeriesNetwork`: series [B, L, T, C] and features to logits_BLK."""
+
+    def __init__(self, channels: int, features: int, config: StudentConfig):
+        super().__init__()
+        width, half = config.width, config.width // 2
+        self.strided = nn.ModuleList(
+            Convolution(before, after, size, stride=2, padding=size // 2)
+            for before, after, size in ((channels, half, 9), (half, half, 5), (half, width, 5))
+        )
+        self.dense = nn.Linear(2 * width + features, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.context = Context(width, config.context_windows)
+        self.out = nn.Linear(width, NUM_STAGES)
+
+    def forward(
+        self, series: torch.Tensor, features: torch.Tensor, valid: torch.Tensor
+    ) -> torch.Tensor:
+        x = series.flatten(0, 1)
+        for strided in self.strided:
+            x = F.relu(strided(x))
+        x = norm(torch.cat([x.mean(1), x.amax(1)], dim=-1)).unflatten(0, valid.shape)
+        x = self.dropout(self.dense(torch.cat([x, features], dim=-1)))
+        return in_float32(self.out, self.context(x, valid))
+
+
+class SignalStage(nn.Module):
+    """`models.series_network.SignalStage`, not causal: series to mean and log scale [B, L, T]."""
+
+    def __init__(self, width: int, alone: bool):
+        super().__init__()
+        self.alone = alone
+        reaches = REACHES[:4] if alone else REACHES
+        self.into = nn.Linear(PER_S * CHANNELS, width)
+        self.shifts = nn.ModuleList(Shift(width, reach) for reach in reaches)
+        self.denses = nn.ModuleList(nn.Linear(width, width) for _ in reaches)
+        self.out = nn.Linear(width, 2 * PER_S)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, series: torch.Tensor, valid: torch.Tensor) -> list[torch.Tensor]:
+        rows, length = valid.shape
+        x = series * valid[..., None, None]
+        x = x.reshape(rows * length if self.alone else rows, -1, PER_S * CHANNELS)
+        there = valid.repeat_interleave(SERIES_SAMPLES // PER_S, dim=-1).reshape(*x.shape[:2], 1)
+        x = self.into(x)
+        for shift, dense in zip(self.shifts, self.denses, strict=True):
+            x = x + dense(F.relu(shift(norm(x) * there)))
+        out = in_float32(self.out, norm(x)).reshape(rows, length, -1, 2 * PER_S)
+        mean, log_scale = (part.flatten(2) for part in out.chunk(2, dim=-1))
+        return [mean, log_scale.clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE)]
+
+
+def in_float32(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """As the JAX student has its last layers, whatever it computes in before."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.float())
+
+
+def variability(mean: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+    """`models.student.variability`."""
+
+    def log_sd(x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * torch.log(x.var(-1, correction=0) + 1e-3)
+
+    change = mean[..., 4:] - mean[..., :-4]
+    return torch.stack([mean.mean(-1), log_sd(mean), log_sd(change), log_scale.mean(-1)], dim=-1)
+
+
+def series_channels(batch: Tensors, summary: torch.Tensor) -> torch.Tensor:
+    """`models.student.series_channels`: [B, L, T, 5]."""
+    jj = batch["jj"]
+    there = jj.isfinite()
+    relative = (jj / summary[..., JJ_LEVEL, None] - 1.0) * 10.0
+    movement = batch["movement"].float() - summary[..., MOVEMENT_LEVEL, None]
+    movement = movement.repeat_interleave(SERIES_SAMPLES // MOVEMENT_SAMPLES, dim=-1)
+    channels = [relative.clamp(-10.0, 10.0), there, batch["beat_confidence"]]
+    channels += [batch["breath"], movement]
+    return torch.stack([channel.float() for channel in channels], dim=-1).nan_to_num(0.0)
+
+
 class Student(nn.Module):
-    """`models.student.Student` with the front end `autocorrelation`: a batch -> logits_BLK."""
+    """`models.student.Student` with the front end `beats`, not causal.
+
+    A batch -> logits_BLK, and the tachogram's mean and log scale [B, L, T] where there is a signal
+    stage.
+    """
 
     def __init__(self, config: StudentConfig):
         super().__init__()
-        self.front_end = Autocorrelation(config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.context = Context(config.width, config.context_windows)
-        self.out = nn.Linear(config.width, NUM_STAGES)
+        self.config = config
+        features = len(SUMMARY[FEATURES]) - (not config.time_of_night)
+        channels = CHANNELS
+        self.signal = None
+        if config.signal_width:
+            self.signal = SignalStage(config.signal_width, alone=config.context_windows == 0)
+            features, channels = features + 4, channels + 2
+        self.network = SeriesNetwork(channels, features, config)
 
-    def forward(self, batch: Tensors) -> torch.Tensor:
+    def forward(self, batch: Tensors) -> tuple[torch.Tensor, list[torch.Tensor]]:
         valid = batch["valid_BL"]
-        bcg = batch["bcg"].float() * batch["bcg_scale"][..., None]
-        x = self.front_end(bcg.flatten(0, 1)).unflatten(0, valid.shape)
-        return self.out(self.context(self.dropout(x), valid).float())
+        summary = batch[f"summary_{scope(self.config)}"]
+        series, features = series_channels(batch, summary), summary[..., FEATURES]
+        if not self.config.time_of_night:
+            features = features[..., :-1]
+        regressed: list[torch.Tensor] = []
+        if self.signal is not None:
+            mean, log_scale = self.signal(series, valid.float())
+            regressed = [series[..., 0] + mean, log_scale]
+            series = torch.cat([series, torch.stack(regressed, dim=-1)], dim=-1)
+            features = torch.cat([features, variability(*regressed)], dim=-1)
+        return self.network(series, features, valid), regressed
 
 
 def load_flax(student: Student, params: Mapping[str, Any]) -> None:
@@ -145,39 +202,65 @@ def load_flax(student: Student, params: Mapping[str, Any]) -> None:
     Flax numbers the layers of a kind within a module in the order in which they are called.
     """
 
-    def fill(layers: list[nn.Module], leaves: Mapping[str, Any], name: str) -> None:
+    def fill(layers: list[Any], leaves: Mapping[str, Any], name: str) -> None:
         assert len(layers) == sum(key.startswith(f"{name}_") for key in leaves), name
         for number, layer in enumerate(layers):
             leaf = leaves[f"{name}_{number}"]
-            if name == "Shift":
-                layer, leaf = layer.dense, leaf["Dense_0"]
+            leaf = leaf.get("Dense_0", leaf)
+            layer = getattr(layer, "dense", layer)
+            kernel = torch.tensor(np.asarray(leaf["kernel"])).T  # [out, in]
+            if isinstance(layer, Convolution):
+                kernel = kernel.unflatten(1, (*layer.kernel_size, -1)).mT
             with torch.no_grad():
-                layer.weight.copy_(torch.tensor(np.asarray(leaf["kernel"].T)))
+                layer.weight.copy_(kernel)
                 layer.bias.copy_(torch.tensor(np.asarray(leaf["bias"])))
 
-    front, leaves = student.front_end, params["Autocorrelation_0"]
-    fill([front.heart, front.slow, front.out], leaves, "Dense")
-    fill([*front.heart_shifts, front.slow_shift], leaves, "Shift")
-    context, leaves = student.context, params["Context_0"]
-    fill(list(context.denses), leaves, "Dense")
-    fill(list(context.shifts), leaves, "Shift")
-    fill([student.out], params, "Dense")
+    network, leaves = student.network, params["network"]
+    fill(list(network.strided), leaves, "StridedConv")
+    fill([network.dense, network.out], leaves, "Dense")
+    around = leaves.get("Context_0", {})
+    fill(list(network.context.dilated), around, "Dilated")
+    fill(list(network.context.denses), around, "Dense")
+    if (signal := student.signal) is not None:
+        fill(list(signal.shifts), params["signal"], "Shift")
+        fill([signal.into, *signal.denses, signal.out], params["signal"], "Dense")
 
 
-def loss_of(logits: torch.Tensor, batch: Tensors, alpha: float, t: float) -> torch.Tensor:
-    """`distillation_objective` of one teacher: CE and T² KL, each a mean by its own weights."""
+def loss_of(
+    logits: torch.Tensor, regressed: list[torch.Tensor], batch: Tensors, config: DistillConfig
+) -> torch.Tensor:
+    """`distillation_objective` of one teacher: CE, T² KL and the signal stage's Laplace likelihood,
+    each a mean by its own weights."""
+    alpha, t = config.alpha, config.temperature
     seen = batch["valid_BL"] * (1.0 - batch["bcg_missing"])
     label_weights = seen * (batch["label"] >= 0)
     kl_weights = seen * (1.0 - batch["rr_missing"])
     teacher = batch["teacher_logits"][:, :, 0]
     ce = F.cross_entropy(
         logits.flatten(0, 1), batch["label"].flatten(), ignore_index=-1, reduction="none"
-    )
+    ).view_as(seen)
     log_q = F.log_softmax(logits / t, dim=-1)
     kl = F.kl_div(log_q, F.softmax(teacher / t, dim=-1), reduction="none").sum(-1)
-    ce = (ce * label_weights.flatten()).sum() / label_weights.sum().clamp_min(1e-12)
-    kl = (kl * kl_weights).sum() / kl_weights.sum().clamp_min(1e-12)
-    return alpha * ce + (1.0 - alpha) * t**2 * kl
+    loss = alpha * mean_of(ce, label_weights) + (1.0 - alpha) * t**2 * mean_of(kl, kl_weights)
+    if regressed and config.signal_weight:
+        mean, log_scale = regressed
+        loss = loss + config.signal_weight * mean_of(signal_nll(mean, log_scale, batch), kl_weights)
+    return loss
+
+
+def mean_of(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean by weights; 0 where all of them are 0."""
+    return (values * weights).sum() / weights.sum().clamp_min(1e-12)
+
+
+def signal_nll(mean: torch.Tensor, log_scale: torch.Tensor, batch: Tensors) -> torch.Tensor:
+    """[B, L] `training.steps.signal_loss` by window."""
+    (level,) = (values[..., JJ_LEVEL, None] for name, values in batch.items() if "summary" in name)
+    night_s = batch["hrv"][..., -1:] / 5.0 + TYPICAL_S
+    target = (((1.0 + batch["tachogram"] / 10.0) * night_s / level - 1.0) * 10.0).clamp(-10.0, 10.0)
+    valid = batch["tachogram_valid"]
+    nll = (target - mean).abs() * torch.exp(-log_scale) + log_scale
+    return (nll * valid).sum(-1) / valid.sum(-1).clamp_min(1)
 
 
 def to_torch(batch: Mapping[str, Any], device: str) -> Tensors:
@@ -213,9 +296,9 @@ class Training:
         lower = train.compute_dtype == "bfloat16"
 
         def forward(batch: Tensors) -> torch.Tensor:
-            with torch.autocast(batch["bcg"].device.type, torch.bfloat16, enabled=lower):
-                logits = student(batch)
-            return loss_of(logits, batch, loss.alpha, loss.temperature)
+            with torch.autocast(batch["label"].device.type, torch.bfloat16, enabled=lower):
+                logits, regressed = student(batch)
+            return loss_of(logits, regressed, batch, loss)
 
         self._forward = torch.compile(forward) if compiled else forward
 
@@ -242,35 +325,37 @@ def schedule_of(train: TrainConfig) -> Callable[[int], float]:
     return share
 
 
-def lacks(student: StudentConfig, loss: DistillConfig, train: TrainConfig) -> str:
+def lacks(preset: Preset) -> str:
     """What of these settings there is no PyTorch peer of; "" where there is one."""
     plain = dataclasses.replace(
         DistillConfig(),
-        alpha=loss.alpha,
-        temperature=loss.temperature,
-        labelled_nights=loss.labelled_nights,
-        label_seed=loss.label_seed,
+        **{
+            name: getattr(preset.distill, name)
+            for name in ("alpha", "temperature", "signal_weight", "labelled_nights", "label_seed")
+        },
     )
-    if student.front_end != "autocorrelation" or loss != plain:
-        return "the PyTorch student has the front end autocorrelation and the plain loss alone"
-    if train.ema_decay or train.accumulate > 1:
-        return "the PyTorch step neither averages parameters nor accumulates"
+    student, train = preset.student, preset.student_train
+    if student.front_end != BEATS or student.causal or preset.distill != plain:
+        return f"the PyTorch student has the front end {BEATS}, both directions, the plain loss"
+    if train.ema_decay or train.accumulate > 1 or preset.augment != AugmentConfig():
+        return "the PyTorch step neither averages parameters nor accumulates nor augments"
     return ""
 
 
-class KDLoss(nn.KLDivLoss):
+class KDLoss(nn.Module):
     """The loss as torchdistill 1.1 has it (`torchdistill.losses.mid_level.KDLoss`), which has no
     weights: a mean over all windows."""
 
     def __init__(self, temperature: float, alpha: float):
-        super().__init__(reduction="batchmean")
+        super().__init__()
+        self.divergence = nn.KLDivLoss(reduction="batchmean")
         self.temperature, self.alpha = temperature, alpha
         self.cross_entropy = nn.CrossEntropyLoss(ignore_index=-1)
 
     def forward(
         self, student: torch.Tensor, teacher: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        soft = super().forward(
+        soft = self.divergence(
             torch.log_softmax(student / self.temperature, dim=1),
             torch.softmax(teacher / self.temperature, dim=1),
         )

@@ -1,10 +1,9 @@
-"""What a student first makes of a raw BCG window.
+"""What a student that reads samples first makes of a BCG window.
 
 `Autocorrelation`: short-time autocorrelation of the heartbeat band. The IJK complex changes with
 sleeper, posture and sensor, but whatever its shape it comes again after one beat interval: the lag
 of the first peak is the interval, its height the clarity, its wandering from frame to frame the
-variability. BUILD_NOTES.md has what it costs and brings beside strided convolutions on
-the samples.
+variability.
 
 By Wiener-Khinchin the autocorrelation is the inverse transform of the power spectrum, so band-pass
 and autocorrelation are two constant matrix products, which suit a TPU better than an FFT of 250
@@ -125,28 +124,4 @@ def _slow_frames(wave_NSC: jax.Array) -> jax.Array:
     return jnp.concatenate(taps, axis=-1)
 
 
-class Convolution(nn.Module):
-    """Strided convolutions on the samples, [N, S] -> [N, width]: the plain alternative."""
-
-    width: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, bcg_NS: jax.Array) -> jax.Array:
-        conv = functools.partial(nn.Conv, dtype=self.dtype)
-        slope = jnp.diff(
-            bcg_NS, axis=-1, prepend=bcg_NS[:, :1]
-        )  # brings heart to the size of breath
-        x = jnp.stack([jnp.arcsinh(bcg_NS) / 3.0, jnp.arcsinh(slope)], axis=-1)
-        for width, size, stride in (
-            (self.width // 2, 15, 3),
-            (self.width, 11, 5),
-            (self.width, 7, 3),
-        ):
-            x = conv(width, (size,), strides=stride)(x)
-            x = nn.relu(Norm(dtype=self.dtype)(x))
-        x = x + conv(self.width, (5,))(x)
-        return nn.Dense(self.width, dtype=self.dtype)(pool(nn.relu(x)))
-
-
-FRONT_ENDS = {"autocorrelation": Autocorrelation, "convolution": Convolution}
+FRONT_ENDS = {"autocorrelation": Autocorrelation}

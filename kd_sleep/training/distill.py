@@ -29,7 +29,7 @@ from kd_sleep.config import (
 )
 from kd_sleep.datasets.nights import Nights, read_split
 from kd_sleep.datasets.splits import SPLITS, folds_of
-from kd_sleep.errors import TrainingError
+from kd_sleep.errors import ConfigError, TrainingError
 from kd_sleep.models import student as student_model
 from kd_sleep.models import teacher as teacher_model
 from kd_sleep.models.student import Student
@@ -390,10 +390,21 @@ def student_columns(model: StudentConfig) -> tuple[str, ...]:
 
 
 def student_run(settings: dict[str, Any], stage_weights: NDArray | None = None) -> Run:
-    """The run that these settings describe."""
+    """The run that these settings describe.
+
+    Raises:
+      ConfigError: augmentation, which changes samples, of a student that reads series.
+    """
     model = from_dict(StudentConfig, settings["model"])
     distill = from_dict(DistillConfig, settings["distill"])
     train = from_dict(TrainConfig, settings["train"])
+    augmentation = from_dict(AugmentConfig, settings["augment"])
+    if augmentation != AugmentConfig() and not reads_samples(model):
+        raise ConfigError(
+            f"--front_end={model.front_end}: augmentation changes the BCG's samples, and this front"
+            " end reads series.",
+            "Leave the --augment flags out, or take --front_end=autocorrelation.",
+        )
     return Run(
         kind="student",
         module=Student(model, dtype_of(train)),
@@ -402,7 +413,7 @@ def student_run(settings: dict[str, Any], stage_weights: NDArray | None = None) 
         train=train,
         settings=settings,
         loss_settings=loss_settings(distill),
-        augmentation=from_dict(AugmentConfig, settings["augment"]),
+        augmentation=augmentation,
     )
 
 

@@ -127,45 +127,85 @@ def test_our_loss_is_the_one_by_hand():
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-7)
 
 
-def test_records_made_on_the_device_are_like_those_of_the_host():
-    run, nights = subject.student(TINY), subject.synthetic_nights(2, 20)
-    made = scale.records_on_device(2, 20, data_mesh())
-    like = {name: (x.shape, x.dtype) for name, x in subject.columns_of(run, nights).items()}
-    assert {name: (x.shape, x.dtype) for name, x in made.items()} == like
-    assert np.asarray(made["bcg"]).std() > 100
-    assert set(np.unique(made["label"])) == {-1, 0, 1, 2, 3}
+def test_nights_on_the_device_are_the_hosts_over_and_over():
+    nights = subject.synthetic_nights(2, 20)
+    columns = subject.columns_of(subject.student(TINY), nights)
+    made = scale.repeated(columns, 50, data_mesh())
+    for name, column in columns.items():
+        expected = np.concatenate([column, column[:10]])
+        assert made[name].dtype == column.dtype
+        np.testing.assert_array_equal(made[name], expected)
 
 
-def without_dropout(preset):
-    return dataclasses.replace(preset, student=dataclasses.replace(preset.student, dropout=0.0))
+def test_a_batch_is_what_a_lesson_gives():
+    """All that the default loss reads, the signal stage's target included."""
+    for weight, extra in ((0.3, {"tachogram", "tachogram_valid", "hrv"}), (0.0, set())):
+        loss = dataclasses.replace(TINY.distill, signal_weight=weight)
+        run = subject.student(dataclasses.replace(TINY, distill=loss))
+        batch = subject.example_batch(run)
+        others = {*run.columns, "label", "valid_BL", "teacher_logits"}
+        assert set(batch) - others == extra
 
 
-@pytest.mark.parametrize("width", [8, 16])
-def test_the_pytorch_student_is_ours(width):
-    """Logits, then the loss and the parameters over several steps of the optimiser."""
+@pytest.mark.parametrize(
+    "student",
+    [
+        {},
+        {"width": 16, "signal_width": 12},
+        {"context_windows": 0},
+        {"signal_width": 0, "time_of_night": True},
+    ],
+)
+def test_the_pytorch_student_is_ours(student):
+    """Logits, loss and gradients; then loss and parameters over steps of the optimiser."""
     torch = pytest.importorskip("torch")
     from kd_sleep.benchmark import torch_peer
 
-    preset = without_dropout(TINY)
-    preset = dataclasses.replace(preset, student=dataclasses.replace(preset.student, width=width))
+    model = dataclasses.replace(TINY.student, dropout=0.0, **student)
+    preset = dataclasses.replace(TINY, student=model)
+    assert not torch_peer.lacks(preset)
     run = subject.student(preset)
     batch = subject.example_batch(run)
     batch["valid_BL"][0, -3:] = False
     batch["label"][0, -3:] = -1
+    for name in ("jj", "breath", "movement"):
+        batch[name][1, :2] = np.nan
     ours = subject.Training(run, batch, data_mesh())
-    peer = torch_peer.Student(preset.student)
-    torch_peer.load_flax(peer, ours.state.params)
+    # Layers that start from zero would hide all that lies before them.
+    noise = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: x + 0.1 * noise.normal(size=x.shape).astype(np.float32), ours.state.params
+    )
+    ours.state = ours.state.replace(params=params)
+
+    def value(params):
+        logits, sown = run.module.apply({"params": params}, batch, mutable=["sown"])
+        weights = run.objective.weigh(batch)
+        totals = {f"{name}_total": weight.sum() for name, weight in weights.items()}
+        named = {**batch, **weights, **totals}
+        return run.objective.loss(logits, sown["sown"], named, run.loss_settings)[0], logits
+
+    (expected, logits), gradient = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
+    peer, with_gradient = (torch_peer.Student(model) for _ in range(2))
+    torch_peer.load_flax(peer, params)
+    torch_peer.load_flax(with_gradient, gradient)
     on_torch = torch_peer.to_torch(batch, "cpu")
-    expected = run.module.apply({"params": ours.state.params}, batch)
-    with torch.no_grad():
-        found = peer(on_torch)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert np.abs(expected).max() > 0.1
+    found, regressed = peer(on_torch)
+    np.testing.assert_allclose(found.detach(), logits, atol=1e-4)
+    loss = torch_peer.loss_of(found, regressed, on_torch, preset.distill)
+    assert loss.item() == pytest.approx(float(expected), rel=1e-4)
+    loss.backward()
+    named = dict(with_gradient.named_parameters())
+    assert all(torch.any(value != 0) for value in named.values())
+    for name, value in peer.named_parameters():
+        np.testing.assert_allclose(
+            value.grad, named[name].detach(), rtol=1e-2, atol=1e-4, err_msg=name
+        )
 
     theirs = torch_peer.Training(peer, preset.distill, preset.student_train, on_torch)
     for _ in range(6):
         assert float(theirs()) == pytest.approx(float(ours()["loss"]), rel=1e-4)
-    after = torch_peer.Student(preset.student)
+    after = torch_peer.Student(model)
     torch_peer.load_flax(after, ours.state.params)
     for name, value in peer.state_dict().items():
         np.testing.assert_allclose(value, after.state_dict()[name], atol=2e-3, err_msg=name)
@@ -173,10 +213,10 @@ def test_the_pytorch_student_is_ours(width):
 
 def test_what_pytorch_cannot_do_is_said_in_its_row():
     pytest.importorskip("torch")
-    convolution = dataclasses.replace(TINY.student, front_end="convolution")
-    rows = step.measure(dataclasses.replace(TINY, student=convolution), 1)
+    samples = dataclasses.replace(TINY.student, front_end="autocorrelation")
+    rows = step.measure(dataclasses.replace(TINY, student=samples), 1)
     assert [row.ratio for row in rows] == [None, None]
-    assert all("autocorrelation" in row.note for row in rows)
+    assert all("front end beats" in row.note for row in rows)
 
 
 def test_without_torch_a_row_says_how_to_get_it(monkeypatch):

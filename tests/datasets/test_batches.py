@@ -16,7 +16,7 @@ WINDOWS = np.array([100, 37, 64, 1, 250])
 
 @pytest.fixture(scope="module")
 def nights(data_dir):
-    return read_split(data_dir, "train")
+    return read_split(data_dir, "train", samples=True)
 
 
 @pytest.fixture

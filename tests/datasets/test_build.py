@@ -1,6 +1,7 @@
 """A build of the dataset: stopped and gone on with, short of room, of given splits, described."""
 
 import csv
+import dataclasses
 import errno
 import os
 import shutil
@@ -16,7 +17,7 @@ import pytest
 from kd_sleep import schema
 from kd_sleep.config import BuildConfig, DatasetConfig
 from kd_sleep.datasets import shhs_bcg
-from kd_sleep.datasets.nights import read_split
+from kd_sleep.datasets.nights import open_split, read_split
 from kd_sleep.datasets.shhs_bcg import finished
 from kd_sleep.datasets.splits import SPLITS, split_of
 from kd_sleep.errors import ConfigError, DatasetError
@@ -33,7 +34,7 @@ def dataset(data_dir: Path, source: str = "paired") -> Path:
 
 def assert_same_records(one: Path, two: Path) -> None:
     for split in SPLITS:
-        a, b = read_split(one, split), read_split(two, split)
+        a, b = (read_split(path, split, samples=True) for path in (one, two))
         assert a.recording_ids == b.recording_ids
         assert a.digest() == b.digest()
         np.testing.assert_array_equal(a.bcg, b.bcg)
@@ -143,7 +144,9 @@ def test_too_little_room_for_the_dataset_is_seen_before_it_is_written(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
         with pytest.raises(DatasetError, match="no room is left"):
-            shhs_bcg.build(cohort, tmp_path, TEACHERS, ALONE)
+            shhs_bcg.build(
+                cohort, tmp_path, TEACHERS, BuildConfig(workers=1, max_excluded_fraction=0.5)
+            )
 
 
 def test_two_builds_do_not_share_a_folder(cohort, tmp_path):
@@ -217,6 +220,23 @@ def test_a_teachers_dataset_needs_no_edf(cohort, tmp_path):
     assert train.tachogram_valid.mean() > 0.9
     with pytest.raises(DatasetError, match="without BCG"):
         read_split(tmp_path, "train")
+
+
+def test_without_samples_a_dataset_has_the_same_series(cohort, data_dir, tmp_path):
+    bare = DatasetConfig(bcg_source="paired", bcg_samples=False)
+    shhs_bcg.build(cohort, tmp_path, bare, BuildConfig(workers=2))
+    records, _ = open_split(tmp_path, "train", ("bcg",))
+    assert all(len(record["bcg"]) == 0 for record in records)
+    for split in SPLITS:
+        found, full = (read_split(path, split) for path in (tmp_path, data_dir))
+        assert found.bcg is None
+        assert found.digest() == full.digest()
+        for field in dataclasses.fields(found):
+            one, other = (getattr(nights, field.name) for nights in (found, full))
+            np.testing.assert_array_equal(one, other, err_msg=field.name)
+    with pytest.raises(DatasetError, match="without the BCG's samples") as error:
+        read_split(tmp_path, "train", samples=True)
+    assert "--bcg_samples" in str(error.value)
 
 
 def test_rpoints_hold_nothing_to_simulate_a_bcg_from():

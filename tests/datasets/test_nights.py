@@ -8,20 +8,27 @@ import numpy as np
 import pytest
 
 from kd_sleep import schema
+from kd_sleep.config import DatasetConfig
 from kd_sleep.datasets.nights import bcg_source_of, open_split, read_split, stack
 from kd_sleep.errors import DatasetError
 from kd_sleep.features import night
+from kd_sleep.features.series import RECORD_FIELDS
 from kd_sleep.recordings import shhs
 
 COLUMNS = (
     *("label", "tachogram", "tachogram_valid", "hrv", "rr_missing"),
+    *("jj", "beat_confidence", "breath", "movement"),
+    *("summary_night", "summary_past", "summary_window"),
     *("bcg", "bcg_scale", "bcg_missing", "bcg_snr_db"),
 )
+
+# Of them, as the record has them: the others are made when a split is read.
+STORED = {*COLUMNS} & {*schema.NIGHT_FIELDS} - {"tachogram", "hrv", "bcg_scale"}
 
 
 @pytest.fixture(scope="module")
 def nights(data_dir):
-    return read_split(data_dir, "train")
+    return read_split(data_dir, "train", samples=True)
 
 
 @pytest.fixture
@@ -35,8 +42,9 @@ def records(data_dir):
     return sorted(found, key=lambda record: len(record["label"]))
 
 
-def test_without_bcg_a_split_is_the_same_but_for_it(data_dir, nights):
-    bare = read_split(data_dir, "train", bcg=False)
+@pytest.mark.parametrize("bcg", [True, False])
+def test_without_samples_a_split_is_the_same_but_for_them(data_dir, nights, bcg):
+    bare = read_split(data_dir, "train", bcg=bcg)
     assert bare.bcg is None
     assert bare.digest() == nights.digest()
     for field in dataclasses.fields(nights):
@@ -59,12 +67,14 @@ def test_the_digest_follows_labels_and_the_order_of_nights(nights):
     assert nights.select(np.arange(len(nights))).digest() == nights.digest()
 
 
-def test_bcg_is_known_by_its_digest(nights):
+def test_bcg_is_known_by_its_digest(records):
     """What was read is what the digest in the record was made of."""
-    assert len(set(nights.bcg_digest)) == len(nights)
-    scales = nights.bcg_scale[nights.first]
-    for bcg, scale, digest in zip(nights.split(nights.bcg), scales, nights.bcg_digest, strict=True):
-        assert hashlib.sha256(bcg.tobytes() + scale.tobytes()).hexdigest() == digest
+    assert len({record["bcg_digest"] for record in records}) == len(records)
+    for record in records:
+        scale = np.float32(record["bcg_scale"])
+        arrays = [record["bcg"], scale, *(record[name] for name in RECORD_FIELDS)]
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays))
+        assert digest.hexdigest() == record["bcg_digest"]
 
 
 def test_one_other_second_of_bcg_is_another_digest(tmp_path):
@@ -73,7 +83,8 @@ def test_one_other_second_of_bcg_is_another_digest(tmp_path):
     again, other = bcg.copy(), bcg.copy()
     other[100:150] *= 1.5
     one, same, changed = (
-        night._sampled(files, values, 10)["bcg_digest"] for values in (bcg, again, other)
+        night._sampled(files, values, 10, DatasetConfig())["bcg_digest"]
+        for values in (bcg, again, other)
     )
     assert one == same
     assert one != changed
@@ -92,7 +103,7 @@ def test_columns_are_what_the_records_hold(nights, records):
     """By name, not by position: nights are sorted, the dataset's file is not."""
     by_name = {record["recording_id"]: record for record in records}
     assert list(nights.recording_ids) == sorted(by_name)
-    for name in ("label", "bcg", "rr_missing", "bcg_missing", "bcg_snr_db"):
+    for name in STORED:
         for row, part in enumerate(nights.split(getattr(nights, name))):
             np.testing.assert_array_equal(part, by_name[nights.recording_ids[row]][name])
 
@@ -145,8 +156,8 @@ def test_teacher_inputs_are_finite_and_scaled_by_the_night(nights):
 
 
 def test_a_dataset_of_another_version_is_refused_by_name(tmp_path):
-    (tmp_path / "shhs_bcg" / "paired" / "1.0.0").mkdir(parents=True)
-    with pytest.raises(DatasetError, match=rf"1\.0\.0.*{schema.SCHEMA_VERSION}") as caught:
+    (tmp_path / "shhs_bcg" / "paired" / "1.2.0").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=rf"1\.2\.0.*{schema.SCHEMA_VERSION}") as caught:
         read_split(tmp_path, "train")
     assert "launch.build_dataset" in caught.value.remedy
 

@@ -17,12 +17,12 @@ LENGTH = 16
 
 @pytest.fixture(scope="module")
 def full(data_dir):
-    return read_split(data_dir, "train")
+    return read_split(data_dir, "train", samples=True)
 
 
 @pytest.fixture(scope="module")
 def bare(data_dir):
-    return read_split(data_dir, "train", bcg=False)
+    return read_split(data_dir, "train")
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd_sleep.models import frontends
-from kd_sleep.models.frontends import autocorrelation, frames_of, slow_wave
+from kd_sleep.models.frontends import Autocorrelation, autocorrelation, frames_of, slow_wave
 from kd_sleep.schema import BCG_HZ, BCG_SAMPLES
 
 LAGS = np.arange(18, 86) / BCG_HZ
@@ -79,11 +78,8 @@ def test_the_slow_wave_is_the_breath_without_its_gain():
 
 def test_silence_is_finite_in_value_and_gradient():
     silence = np.zeros((1, BCG_SAMPLES), np.float32)
-    for name, front_end in frontends.FRONT_ENDS.items():
-        module = front_end(width=8)
-        params = jax.jit(module.init)(jax.random.PRNGKey(0), silence)
-        value, gradient = jax.jit(
-            jax.value_and_grad(lambda p, m=module: (m.apply(p, silence) ** 2).sum())
-        )(params)
-        assert np.isfinite(value).all(), name
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)), name
+    module = Autocorrelation(width=8)
+    params = jax.jit(module.init)(jax.random.PRNGKey(0), silence)
+    value_and_gradient = jax.value_and_grad(lambda p: (module.apply(p, silence) ** 2).sum())
+    for leaf in jax.tree.leaves(jax.jit(value_and_gradient)(params)):
+        assert np.isfinite(leaf).all()

@@ -32,7 +32,7 @@ COLUMNS = ("bcg", "bcg_scale", "tachogram_valid", "label")
 
 @pytest.fixture(scope="module")
 def nights(data_dir):
-    return read_split(data_dir, "train")
+    return read_split(data_dir, "train", samples=True)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_every_feed_yields_the_same_batches_in_order(data_dir, nights, crops, ki
     if kind == "host":
         feed = host_feed(columns, crops, mesh)
     elif kind == "disk":
-        bare = read_split(data_dir, "train", bcg=False)
+        bare = read_split(data_dir, "train")
         rest = {name: column for name, column in columns.items() if name != "bcg"}
         bcg_from = functools.partial(stream_bcg, data_dir, "train", bare, crops)
         feed = host_feed(rest, crops, mesh, bcg_from)

@@ -14,7 +14,7 @@ import pytest
 
 from kd_sleep.config import PRESETS, AugmentConfig, DistillConfig, ExecutionConfig
 from kd_sleep.datasets.nights import read_split
-from kd_sleep.errors import Stopped, TrainingError
+from kd_sleep.errors import ConfigError, Stopped, TrainingError
 from kd_sleep.evaluation.evaluate import evaluate
 from kd_sleep.training import distill, feeds, loop, soft_labels
 from kd_sleep.training.checkpoints import Checkpoints
@@ -25,10 +25,15 @@ TINY = PRESETS["tiny"]
 SHORT = dataclasses.replace(TINY.student_train, steps=8, evaluate_every=4)
 
 
-def train(data_dir, teacher_dir, workdir, train_config=SHORT, loss=TINY.distill, **kwargs):
-    arguments = (data_dir, [teacher_dir], workdir, TINY.student, loss, train_config)
-    distill.train_student(*arguments, **kwargs)
-    return distill.load_student(workdir, read_split(data_dir, "validation"))[1]
+SAMPLES = dataclasses.replace(TINY.student, front_end="autocorrelation")
+
+
+def train(
+    data_dir, teacher_dir, workdir, train_config=SHORT, loss=TINY.distill, model=TINY.student, **how
+):
+    distill.train_student(data_dir, [teacher_dir], workdir, model, loss, train_config, **how)
+    nights = read_split(data_dir, "validation", samples=distill.reads_samples(model))
+    return distill.load_student(workdir, nights)[1]
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +44,22 @@ def whole(data_dir, teacher_dir, tmp_path_factory):
 
 
 def test_where_the_dataset_lies_makes_no_difference(whole, data_dir, teacher_dir, tmp_path):
-    workdir, params = whole
-    on_disk = ExecutionConfig(dataset_in="disk")
-    streamed = train(data_dir, teacher_dir, tmp_path / "disk", execution=on_disk)
-    assert fingerprint(streamed) == fingerprint(params)
     # Another program, another order of sums.
     on_device = ExecutionConfig(dataset_in="device")
     train(data_dir, teacher_dir, tmp_path / "device", execution=on_device)
-    for one, other in zip(read_metrics(workdir), read_metrics(tmp_path / "device"), strict=True):
+    for one, other in zip(read_metrics(whole[0]), read_metrics(tmp_path / "device"), strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
+
+
+def test_samples_streamed_from_disk_make_no_difference(data_dir, teacher_dir, tmp_path):
+    one, other = (
+        train(
+            data_dir, teacher_dir, tmp_path / place, model=SAMPLES,
+            execution=ExecutionConfig(dataset_in=place),
+        )
+        for place in ("host", "disk")
+    )  # fmt: skip
+    assert fingerprint(one) == fingerprint(other)
 
 
 def test_sigterm_saves_and_the_run_goes_on(whole, data_dir, teacher_dir, tmp_path, monkeypatch):
@@ -89,20 +101,25 @@ def test_a_profile_is_written_where_it_is_asked_for(whole, data_dir, teacher_dir
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-def test_every_option_trains(data_dir, teacher_dir, tmp_path):
+@pytest.mark.parametrize("model", [TINY.student, SAMPLES])
+def test_every_option_trains(data_dir, teacher_dir, tmp_path, model):
     """All of them at once: none is dead, none breaks another."""
     loss = DistillConfig(
         labelled_nights=4, direction="js", label_smoothing=0.1, balance=0.5, standardise=True,
-        hint_weight=0.1,
+        signal_weight=0.1,
     )  # fmt: skip
     config = dataclasses.replace(
         SHORT, accumulate=2, compute_dtype="bfloat16", ema_decay=0.9, batch_seed=7
     )
     augmentation = AugmentConfig(0.3, 0.5, 2.0, 0.1, 10.0)
-    train(data_dir, teacher_dir, tmp_path, config, loss, augmentation=augmentation)
+    if model is TINY.student:
+        with pytest.raises(ConfigError, match="--front_end=beats: augmentation changes"):
+            train(data_dir, teacher_dir, tmp_path, config, loss, augmentation=augmentation)
+        augmentation = None
+    train(data_dir, teacher_dir, tmp_path, config, loss, model, augmentation=augmentation)
     rows = read_metrics(tmp_path)
     assert all(np.isfinite(list(row.values())).all() for row in rows)
-    assert rows[0]["hint"] > 0
+    assert ("signal" in rows[0]) == (model is TINY.student)
 
 
 def test_an_ensemble_of_teachers_teaches(whole, data_dir, teacher_dir, tmp_path):

@@ -13,7 +13,9 @@ import pytest
 
 from kd_sleep.config import PRESETS, AugmentConfig, DistillConfig, StudentConfig, TrainConfig
 from kd_sleep.datasets.batches import Sequences, gather
+from kd_sleep.features.inputs import JJ_LEVEL, SUMMARY, TYPICAL_S
 from kd_sleep.models.student import Student
+from kd_sleep.schema import BCG_SAMPLES, HRV_FEATURES, MOVEMENT_SAMPLES, SERIES_SAMPLES
 from kd_sleep.training import steps
 from kd_sleep.training.mesh import data_mesh, put, whole
 from kd_sleep.training.steps import (
@@ -26,17 +28,31 @@ from kd_sleep.training.steps import (
 
 
 def a_batch(sequences=4, windows=8):
+    """What a single-window student learns from, and the samples besides. A slow heart tells Deep:
+    the ECG's intervals are those of the BCG."""
     rng = np.random.default_rng(0)
-    label = rng.integers(0, 4, (sequences, windows)).astype(np.int8)
-    bcg = rng.normal(size=(sequences, windows, 1500))
-    bcg *= 1 + label[..., None]  # loudness tells the label
+    shape = (sequences, windows)
+    label = rng.integers(0, 4, shape).astype(np.int8)
+    jj = 0.8 + 0.1 * label[..., None] + 0.01 * rng.normal(size=(*shape, SERIES_SAMPLES))
+    summary = np.zeros((*shape, len(SUMMARY)), np.float32)
+    summary[..., JJ_LEVEL] = TYPICAL_S
     return {
-        "bcg": (1000 * bcg).astype(np.int16),
-        "bcg_scale": np.full((sequences, windows), 1e-3, np.float32),
-        "bcg_missing": np.zeros((sequences, windows), np.float32),
-        "rr_missing": np.zeros((sequences, windows), np.float32),
+        "jj": jj.astype(np.float32),
+        "beat_confidence": np.full(jj.shape, 0.9, np.float16),
+        "breath": rng.normal(size=jj.shape).astype(np.float16),
+        "movement": np.full((*shape, MOVEMENT_SAMPLES), np.nan, np.float16),
+        "summary_window": summary,
+        "tachogram": (10.0 * (jj / TYPICAL_S - 1.0)).astype(np.float32),
+        "tachogram_valid": rng.random(jj.shape) > 0.1,
+        "hrv": np.zeros((*shape, len(HRV_FEATURES) + 1), np.float32),
+        "bcg": (1000 * rng.normal(size=(*shape, BCG_SAMPLES)) * (1 + label[..., None])).astype(
+            np.int16
+        ),
+        "bcg_scale": np.full(shape, 1e-3, np.float32),
+        "bcg_missing": np.zeros(shape, np.float32),
+        "rr_missing": np.zeros(shape, np.float32),
         "label": label,
-        "valid_BL": np.ones((sequences, windows), bool),
+        "valid_BL": np.ones(shape, bool),
         "teacher_logits": 4 * np.eye(4, dtype=np.float32)[label][:, :, None],  # one teacher
     }
 
@@ -60,7 +76,7 @@ def with_masks(batch):
 
 
 TRAIN = TrainConfig(steps=60, learning_rate=1e-2)
-MODEL = StudentConfig(width=8, context_windows=0, dropout=0.0)
+MODEL = StudentConfig(width=8, signal_width=8, context_windows=0, dropout=0.0)
 MODULE = Student(MODEL)
 MESH = data_mesh()
 
@@ -71,8 +87,8 @@ class Toy(nn.Module):
     @nn.compact
     def __call__(self, batch, *, train=False):
         bcg = batch["bcg"].astype(jnp.float32) * batch["bcg_scale"][..., None]
-        loud = jnp.stack([jnp.abs(bcg).mean(-1), jnp.abs(bcg[..., :9]).max(-1)], -1)
-        return nn.Dense(4)(nn.tanh(nn.Dense(8)(loud)))
+        loud = [jnp.abs(bcg).mean(-1), jnp.abs(bcg[..., :9]).max(-1), batch["jj"].mean(-1)]
+        return nn.Dense(4)(nn.tanh(nn.Dense(8)(jnp.stack(loud, -1))))
 
 
 def begin(module, train, batch, loss):
@@ -216,29 +232,68 @@ def test_the_moving_average_follows_the_parameters(batch):
     assert create_state(Toy(), TRAIN, batch).average is None
 
 
-def test_the_hint_is_the_tachogram(batch):
-    """Its error falls, at use it is gone, and windows without beats have no say."""
+def signal_case(batch):
+    """A density by window and sample, the batch with weights, and levels by window."""
     rng = np.random.default_rng(2)
-    valid = rng.random((4, 8, 120)) > 0.1
-    batch |= {
-        "tachogram": np.broadcast_to(batch["label"][..., None] - 1.5, (4, 8, 120)).astype(
-            np.float32
-        ),
-        "tachogram_valid": valid,
-    }
-    module, loss = Student(MODEL, hint=True), DistillConfig(hint_weight=0.5)
-    _, first = run(batch, 1, module=module, loss=loss)
-    state, last = run(batch, 40, module=module, loss=loss)
-    assert last["hint"] < 0.5 * first["hint"]
-    out = module.apply({"params": state.params}, batch)
-    assert out.shape == (4, 8, 4)
-    prediction = rng.normal(size=(4, 8, 120)).astype(np.float32)
-    weights = np.ones((4, 8), np.float32)
+    mean, log_scale = rng.normal(size=(2, *batch["jj"].shape)).astype(np.float32)
+    hrv = rng.normal(size=batch["hrv"].shape).astype(np.float32)
+    weights = rng.random(batch["label"].shape).astype(np.float32)
     weights[0] = 0.0
-    named = batch | {"kl_weights": weights, "kl_weights_total": weights.sum()}
-    squared = np.where(valid, (prediction - batch["tachogram"]) ** 2, 0.0).sum(-1) / valid.sum(-1)
-    expected = squared[1:].mean()
-    assert float(steps.hint_loss(prediction, named)) == pytest.approx(expected, rel=1e-5)
+    batch = batch | {"hrv": hrv, "kl_weights": weights, "kl_weights_total": weights.sum()}
+    batch["tachogram_valid"][1, 0] = False  # a window without a beat
+    return mean, log_scale, batch, rng.uniform(0.8, 1.1, weights.shape).astype(np.float32)
+
+
+def test_the_signal_loss_is_a_laplace_densitys(batch):
+    """Against float64 by hand: seconds relative to the student's level, weighed by window."""
+    mean, log_scale, batch, level = signal_case(batch)
+    by_window = []
+    for window in np.ndindex(level.shape):
+        night_s = batch["hrv"][window][-1] / 5.0 + 0.95
+        target = (1 + batch["tachogram"][window] / 10.0) * night_s / level[window]
+        target = np.clip(10.0 * (target - 1.0), -10.0, 10.0).astype(np.float64)
+        scale = np.exp(log_scale[window].astype(np.float64))
+        nll = np.abs(target - mean[window]) / scale + np.log(scale)
+        valid = batch["tachogram_valid"][window]
+        by_window.append(nll[valid].mean() if valid.any() else 0.0)
+    expected = np.average(by_window, weights=batch["kl_weights"].ravel())
+    found = steps.signal_loss(mean, log_scale, batch, level)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_signal_loss_is_least_at_the_true_scale(batch):
+    """Of Laplace errors of scale b: the mean of |error| / s + log s has its minimum at s = b."""
+    _, _, batch, level = signal_case(batch)
+    target = batch["tachogram"] = np.zeros_like(batch["tachogram"])
+    batch["hrv"], level = np.zeros_like(batch["hrv"]), np.full_like(level, TYPICAL_S)
+    mean = target + np.random.default_rng(0).laplace(scale=0.3, size=target.shape)
+    scales = 0.3 * np.exp(np.linspace(-1, 1, 21))
+    losses = [
+        float(steps.signal_loss(mean, jnp.full(mean.shape, np.log(scale)), batch, level))
+        for scale in scales
+    ]
+    assert scales[np.argmin(losses)] == pytest.approx(0.3, rel=0.11)
+
+
+def test_the_signal_stage_learns_the_tachogram(batch):
+    """Its loss falls although no label and no teacher says what a stage is."""
+    batch["label"][:] = -1
+    loss = DistillConfig(alpha=1.0, signal_weight=0.5)
+    _, first = run(batch, 1, module=MODULE, loss=loss)
+    _, last = run(batch, 40, module=MODULE, loss=loss)
+    assert last["signal"] < first["signal"] - 1.0
+    assert last["loss"] == pytest.approx(0.5 * last["signal"], rel=1e-5)
+
+
+@pytest.mark.parametrize("model", [{"front_end": "autocorrelation"}, {"signal_width": 0}])
+def test_without_a_signal_stage_its_weight_changes_nothing(batch, model):
+    module = Student(dataclasses.replace(MODEL, **model))
+    with_weight, without = (
+        run(batch, 2, module=module, loss=DistillConfig(signal_weight=weight))
+        for weight in (0.5, 0.0)
+    )
+    assert "signal" not in with_weight[1]
+    assert_near(with_weight[0].params, without[0].params, rtol=0, atol=0)
 
 
 def test_augmentation_is_drawn_anew_in_every_step(batch):
@@ -277,12 +332,13 @@ def test_every_presets_student_takes_a_step(batch, name):
     """Shapes alone: the accelerator's student is too large to run here."""
     preset = PRESETS[name]
     module, loss = Student(preset.student), preset.distill
+    batch["summary_night"] = batch.pop("summary_window")
     state = jax.eval_shape(
         lambda: create_state(module, preset.student_train, batch, loss_settings(loss))
     )
     update = steps.make_update(distillation_objective(loss), preset.student_train)
     _, metrics = jax.eval_shape(update, state, batch)
-    assert metrics["loss"].shape == ()
+    assert metrics["signal"].shape == ()
 
 
 EIGHT = """
