@@ -92,8 +92,10 @@ def map_nights(
                     f"{description}: a worker process died; most often there was no memory left.",
                     "Give the same command again, with fewer --workers if need be.",
                 ) from None
-            finally:  # who stops early waits for the nights under way alone
-                pool.shutdown(wait=False, cancel_futures=True)
+            finally:
+                # Who stops early waits for the nights under way alone. Without waiting, a thread of
+                # the pool goes on while the caller imports TFDS, whose lazy imports then reach it.
+                pool.shutdown(cancel_futures=True)
 
 
 def _settle() -> None:
