@@ -422,7 +422,7 @@ PRESETS: dict[str, Preset] = {
         student=StudentConfig(width=8, context_windows=3, signal_width=8),
         student_train=TINY_TRAIN,
         distill=DistillConfig(labelled_nights=2),
-        study=StudyConfig(study_seeds=2, handful=2),
+        study=StudyConfig(study_seeds=2, handful=2, ladder_seeds=1),
         evaluation=EvaluationConfig(bootstrap_draws=100),
     ),
     # For the quickstart: minutes on two cores.
