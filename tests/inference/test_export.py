@@ -28,7 +28,6 @@ KINDS = {
     "single window": {"context_windows": 0},
     "without a signal stage": {"signal_width": 0, "time_of_night": True},
     "autocorrelation": {"front_end": "autocorrelation"},
-    "convolution": {"front_end": "convolution"},
 }
 FORBIDDEN = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "sleepecg", "edfio"}
 
@@ -360,8 +359,8 @@ def test_a_front_end_that_is_added_exports_without_a_line_of_onnx(
     make_trained, tmp_path, monkeypatch
 ):
     pytest.importorskip("onnxruntime", reason="onnx and onnxruntime: pip install -e '.[onnx]'")
-    monkeypatch.setitem(frontends.FRONT_ENDS, "convolution", Odd)
-    student = make_trained(front_end="convolution")
+    monkeypatch.setitem(frontends.FRONT_ENDS, "autocorrelation", Odd)
+    student = make_trained(front_end="autocorrelation")
     monkeypatch.setattr(onnx, "trained", lambda workdir: student)
     assert onnx.export_onnx(tmp_path, tmp_path / "s.onnx") < 1e-4
 
@@ -369,8 +368,8 @@ def test_a_front_end_that_is_added_exports_without_a_line_of_onnx(
 def test_onnx_names_a_primitive_that_it_cannot_translate(make_trained, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnx and onnxruntime: pip install -e '.[onnx]'")
     sorting = functools.partial(Odd, sort=True)
-    monkeypatch.setitem(frontends.FRONT_ENDS, "convolution", sorting)
-    student = make_trained(front_end="convolution")
+    monkeypatch.setitem(frontends.FRONT_ENDS, "autocorrelation", sorting)
+    student = make_trained(front_end="autocorrelation")
     monkeypatch.setattr(onnx, "trained", lambda workdir: student)
     with pytest.raises(ExportError, match="not written: the primitive sort has no translation"):
         onnx.export_onnx(tmp_path, tmp_path / "s.onnx")

@@ -33,7 +33,7 @@ def damaged(bcg):
 
 @pytest.mark.parametrize(
     ("rate_hz", "context", "front_end"),
-    [(100.0, 0, "beats"), (62.5, 3, "beats"), (100.0, 3, "convolution")],
+    [(100.0, 0, "beats"), (62.5, 3, "beats"), (100.0, 3, "autocorrelation")],
 )
 def test_a_stream_gives_the_nights_stages(make_student, damaged, rate_hz, context, front_end):
     student = make_student(sqi=True, causal=True, context_windows=context, front_end=front_end)
@@ -84,7 +84,7 @@ def test_what_comes_later_changes_no_stage_before(make_student, bcg):
         {"causal": True},
         {"causal": False},
         {"causal": True, "signal_width": 0},
-        {"causal": True, "front_end": "convolution"},
+        {"causal": True, "front_end": "autocorrelation"},
         {"context_windows": 0},
     ],
 )
