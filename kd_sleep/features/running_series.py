@@ -56,14 +56,15 @@ class RunningWindow:
 
 
 class RunningSeries:
-    """Samples of a BCG in, windows' series out; the same however the samples are cut into pieces.
-
-    Args:
-      rate_hz: samples per second.
-      prepared: whether the windows need `bcg`.
-    """
+    """Samples of a BCG in, windows' series out; the same however the samples are cut into pieces."""
 
     def __init__(self, rate_hz: float, *, prepared: bool = False):
+        """A stream that begins.
+
+        Args:
+          rate_hz: samples per second.
+          prepared: whether the windows need `bcg`.
+        """
         self._rate = RunningRate(rate_hz)
         self._prepared = RunningBcg() if prepared else None
         self._bcg_NS = np.empty((0, BCG_SAMPLES))  # of windows that wait for DELAY_S
