@@ -56,7 +56,7 @@ class RunningWindow:
 
 
 class RunningSeries:
-    """Samples of a BCG in, windows' series out; the same however the samples are cut into pieces."""
+    """Samples of a BCG in, windows' series out, however the samples are cut into pieces."""
 
     def __init__(self, rate_hz: float, *, prepared: bool = False):
         """A stream that begins.
