@@ -298,7 +298,7 @@ class TrainConfig(Config):
     seed: int = setting(0, "Seed of initial parameters, dropout and augmentation.", low=0)
     batch_seed: int = setting(0, "Seed of the order of batches.", low=0)
     ema_decay: float = setting(
-        0.99,
+        0.0,
         "Decay per step of the moving average of parameters that is evaluated and kept; 0 keeps"
         " the parameters themselves.",
         low=0.0,
@@ -375,6 +375,9 @@ class StudyConfig(Config):
     )
 
 
+CPU_TRAIN = TrainConfig(ema_decay=0.99)
+
+
 @dataclasses.dataclass(frozen=True)
 class Preset:
     """One size of the whole mission. `student_train` serves every student alike.
@@ -386,11 +389,11 @@ class Preset:
     dataset: DatasetConfig = DatasetConfig()
     build: BuildConfig = BuildConfig()
     teacher: TeacherConfig = TeacherConfig()
-    teacher_train: TrainConfig = TrainConfig()
+    teacher_train: TrainConfig = CPU_TRAIN
     soft_labels: SoftLabelConfig = SoftLabelConfig()
     study_soft_labels: SoftLabelConfig = SoftLabelConfig(folds=5)
     student: StudentConfig = StudentConfig()
-    student_train: TrainConfig = TrainConfig()
+    student_train: TrainConfig = CPU_TRAIN
     distill: DistillConfig = DistillConfig()
     augment: AugmentConfig = AugmentConfig()
     execution: ExecutionConfig = ExecutionConfig()
@@ -404,10 +407,11 @@ TINY_TRAIN = TrainConfig(
     sequence_windows=16,
     learning_rate=3e-3,
     evaluate_every=10,
-    ema_decay=0.0,
 )
 
-ACCELERATOR_TRAIN = TrainConfig(steps=3000, batch_size=32, sequence_windows=256, evaluate_every=250)
+ACCELERATOR_TRAIN = TrainConfig(
+    steps=3000, batch_size=32, sequence_windows=256, evaluate_every=250, ema_decay=0.99
+)
 
 PRESETS: dict[str, Preset] = {
     # For tests: every part runs, no number means anything.
