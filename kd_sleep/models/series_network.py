@@ -41,9 +41,9 @@ class StridedConv(nn.Module):
 
 
 class SeriesNetwork(nn.Module):
-    """series [B, L, T, C] and features [B, L, F] -> logits_BLK and the embedding_BLC they read.
+    """series [B, L, T, C] and features [B, L, F] -> logits_BLK.
 
-    Computes in `dtype`; parameters, logits and embedding are float32.
+    Computes in `dtype`; parameters and logits are float32.
     """
 
     width: int
@@ -55,7 +55,7 @@ class SeriesNetwork(nn.Module):
     @nn.compact
     def __call__(
         self, series_BLTC: jax.Array, features_BLF: jax.Array, valid_BL: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> jax.Array:
         x = series_BLTC.reshape(-1, *series_BLTC.shape[2:])
         # Half the width where most of the samples are: a third of the arithmetic.
         half = self.width // 2
@@ -66,8 +66,7 @@ class SeriesNetwork(nn.Module):
         x = nn.Dense(self.width, dtype=self.dtype)(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = Context(self.width, self.context_windows, self.dtype, self.causal)(x, valid_BL)
-        embedding_BLC = x.astype(jnp.float32)
-        return nn.Dense(NUM_STAGES)(embedding_BLC), embedding_BLC
+        return nn.Dense(NUM_STAGES)(x.astype(jnp.float32))
 
 
 class SignalStage(nn.Module):

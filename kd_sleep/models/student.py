@@ -55,8 +55,7 @@ class Student(nn.Module):
     nothing that comes after it. Computes in `dtype`; parameters and logits are float32.
 
     With a signal stage, `sown` holds `tachogram_mean` and `tachogram_log_scale` [B, L, T]: the
-    ECG's tachogram as the stage regresses it, in tenths of the window's reference interval. At use
-    `embedding` [B, L, C] is sown, too: what the logits are read from.
+    ECG's tachogram as the stage regresses it, in tenths of the window's reference interval.
     """
 
     config: StudentConfig
@@ -65,12 +64,9 @@ class Student(nn.Module):
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool = False) -> jax.Array:
         read = self._series if self.config.front_end == BEATS else self._samples
-        logits_BLK, embedding_BLC = read(batch, train)
-        if not train:
-            self.sow("sown", "embedding", embedding_BLC)
-        return logits_BLK
+        return read(batch, train)
 
-    def _series(self, batch: Mapping[str, jax.Array], train: bool) -> tuple[jax.Array, jax.Array]:
+    def _series(self, batch: Mapping[str, jax.Array], train: bool) -> jax.Array:
         config, valid_BL = self.config, batch["valid_BL"]
         summary = batch[f"summary_{scope(config)}"]
         series_BLTC = series_channels(batch, summary)
@@ -101,7 +97,7 @@ class Student(nn.Module):
         )
         return network(series_BLTC, features_BLF, valid_BL, train=train)
 
-    def _samples(self, batch: Mapping[str, jax.Array], train: bool) -> tuple[jax.Array, jax.Array]:
+    def _samples(self, batch: Mapping[str, jax.Array], train: bool) -> jax.Array:
         width, valid_BL = self.config.width, batch["valid_BL"]
         bcg = batch["bcg"].astype(jnp.float32) * batch["bcg_scale"][..., None]
         x = FRONT_ENDS[self.config.front_end](width, self.dtype)(bcg.reshape(-1, bcg.shape[-1]))
@@ -109,7 +105,7 @@ class Student(nn.Module):
         x = nn.Dropout(self.config.dropout, deterministic=not train)(x)
         context = Context(width, self.config.context_windows, self.dtype, self.config.causal)
         x = context(x, valid_BL).astype(jnp.float32)
-        return nn.Dense(NUM_STAGES)(x), x
+        return nn.Dense(NUM_STAGES)(x)
 
 
 def variability(mean_BLT: jax.Array, log_scale_BLT: jax.Array) -> jax.Array:

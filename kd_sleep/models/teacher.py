@@ -32,5 +32,4 @@ class Teacher(nn.Module):
             name="network",
         )
         series_BLTC = jnp.stack([batch["tachogram"], valid], axis=-1)
-        logits_BLK, _ = network(series_BLTC, batch["hrv"], batch["valid_BL"], train=train)
-        return logits_BLK
+        return network(series_BLTC, batch["hrv"], batch["valid_BL"], train=train)
