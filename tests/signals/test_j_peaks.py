@@ -119,7 +119,7 @@ def test_rj_delay_is_to_the_first_j_in_the_window():
 
 @pytest.mark.parametrize(
     ("snr_db", "at_rest", "error_s", "false"),
-    # At 0 dB nights differ: of eight sleepers 65 to 81 % of the intervals are found, 72 % in the mean.
+    # At 0 dB nights differ: of eight, 65 to 81 % of the intervals are found, 72 % in the mean.
     [(10.0, 0.97, 0.005, 0.01), (6.0, 0.96, 0.007, 0.01), (0.0, 0.72, 0.012, 0.08)],
 )
 def test_a_nights_beats_are_found(snr_db, at_rest, error_s, false):
