@@ -295,7 +295,7 @@ def pure(module: Student, params: Any) -> tuple[Function, Weights]:
             batch_of(arrays, valid_BL),
             mutable=["sown"],
         )
-        log_scale = sown["sown"].get("tachogram_log_scale")
+        log_scale = sown.get("sown", {}).get("tachogram_log_scale")
         if log_scale is None:
             return logits_BLK, jnp.zeros_like(valid_BL)
         return logits_BLK, log_scale[0].mean(-1)
