@@ -215,7 +215,8 @@ class StudentConfig(Config):
     width: int = setting(64, "Channels of the network.", low=4)
     context_windows: int = setting(
         127,
-        "Windows that it sees on each side; 2**n - 1. 0 is the article's single-window student.",
+        "Windows that it sees on each side, 2**n - 1; a causal student sees twice as many before"
+        " it. 0 is the article's single-window student.",
         choices=_CONTEXTS,
     )
     dropout: float = setting(0.1, "Dropout rate on a window's embedding.", low=0.0, high=0.9)

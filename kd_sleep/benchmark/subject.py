@@ -16,7 +16,7 @@ from kd_sleep.config import Preset, to_dict
 from kd_sleep.datasets.batches import Crops, gather
 from kd_sleep.datasets.nights import Nights, stack
 from kd_sleep.stages import NUM_STAGES
-from kd_sleep.training.distill import SIGNAL_COLUMNS, student_run
+from kd_sleep.training.distill import signal_columns, student_run
 from kd_sleep.training.loop import Run
 from kd_sleep.training.mesh import put
 from kd_sleep.training.steps import Batch, TrainState, make_train_step, shardings
@@ -81,8 +81,7 @@ def teacher_logits(nights: Nights) -> NDArray[np.float32]:
 
 def lesson_columns(run: Run, nights: Nights) -> dict[str, NDArray]:
     """What a student's batch has beside its own columns: see `training.distill.Lesson`."""
-    signal = SIGNAL_COLUMNS if run.settings["distill"]["signal_weight"] else ()
-    return nights.columns(signal) | {"teacher_logits": teacher_logits(nights)}
+    return nights.columns(signal_columns(run)) | {"teacher_logits": teacher_logits(nights)}
 
 
 def columns_of(run: Run, nights: Nights) -> dict[str, NDArray]:

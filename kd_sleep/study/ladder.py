@@ -58,8 +58,8 @@ from kd_sleep.simulation.cohort import true_drive
 from kd_sleep.simulation.recorded_drive import BCG_SAMPLING_HZ, drive_of, rng_of
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.training.distill import (
-    SIGNAL_COLUMNS,
     reads_samples,
+    signal_columns,
     student_run,
     student_settings,
     teacher_run,
@@ -280,7 +280,7 @@ def _log_probs(
         loss = DistillConfig(alpha=1.0, signal_weight=preset.distill.signal_weight)
         run = student_run(student_settings(about, model, loss, train, preset.augment))
         nights = dataclasses.replace(nights, bcg_missing=np.zeros_like(nights.bcg_missing))
-        more = nights.columns(SIGNAL_COLUMNS)
+        more = nights.columns(signal_columns(run))
         more["teacher_logits"] = np.zeros((len(nights.label), 1, NUM_STAGES), np.float32)
     else:
         network = TeacherConfig(model.width, model.context_windows, model.dropout)

@@ -171,8 +171,7 @@ class Lesson:
     Attributes:
       nights, validation: training nights, the labels that the student may not see hidden, and the
         nights that choose the best step.
-      columns: [W, ...] beside the student's own: `teacher_logits` [W, M, K] of M teachers, and the
-        tachogram where the loss asks for it.
+      columns: [W, ...] beside the student's own: `teacher_logits` [W, M, K] of M teachers.
       stage_weights: [K] what a label of each stage weighs.
       settings: what of all this a run's settings record.
       stream: BCG of the training nights from disk, where it was not read into memory.
@@ -198,8 +197,9 @@ class Lesson:
         )
 
     def teach(self, run: Run, workdir: Path, execution: ExecutionConfig) -> Progress:
-        """`fit` on all this."""
-        return fit(run, self.nights, self.validation, workdir, execution, self.columns, self.stream)
+        """`fit` on all this, and on the ECG's tachogram where the run has a signal stage."""
+        columns = self.columns | self.nights.columns(signal_columns(run))
+        return fit(run, self.nights, self.validation, workdir, execution, columns, self.stream)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,8 +251,6 @@ class Material:
             shown = shown.select(rows)
         nights = shown.nights
         columns = {"teacher_logits": shown.teacher_logits}
-        if distill.signal_weight:
-            columns |= nights.columns(SIGNAL_COLUMNS)
         return Lesson(
             nights,
             self.validation,
@@ -382,6 +380,13 @@ def student_settings(
         "augment": to_dict(augmentation),
         **about,
     }
+
+
+def signal_columns(run: Run) -> tuple[str, ...]:
+    """Fields of `Nights` that the loss of a signal stage reads; none for a student without it."""
+    settings = run.settings
+    learns = settings["model"]["signal_width"] and settings["distill"]["signal_weight"]
+    return SIGNAL_COLUMNS if learns else ()
 
 
 def student_columns(model: StudentConfig) -> tuple[str, ...]:
