@@ -2,6 +2,7 @@
 
 from kd_sleep.config import AugmentConfig, StudentConfig
 from kd_sleep.datasets.nights import read_split
+from kd_sleep.training import sweep
 from kd_sleep.training.fit_student import fit_student
 from kd_sleep.training.fit_teacher import fit_teacher
 from kd_sleep.training.run import reads_samples
@@ -23,15 +24,20 @@ def train_teacher(data_dir, workdir, model, train, folds=0):
     return fit_teacher(nights, validation, model, train, folds=folds, workdir=workdir)
 
 
-def train_student(
-    data_dir, teachers, workdir, model, loss, train, augment=AugmentConfig(), execution=None
-):
+def train_student(data_dir, teachers, workdir, model, loss, train, augment=None, execution=None):
+    augment = augment or AugmentConfig()
     taught = [load_trained(teacher, "teacher") for teacher in teachers]
     nights, validation = read(data_dir, model, execution)
     return fit_student(
         nights, taught, validation, model, loss, train, augment,
         workdir=workdir, execution=execution,
     )  # fmt: skip
+
+
+def train_sweep(data_dir, teachers, workdir, *settings):
+    taught = [load_trained(teacher, "teacher") for teacher in teachers]
+    nights, validation = read(data_dir)
+    return sweep.train_sweep(nights, taught, validation, workdir, *settings)
 
 
 def params_of(workdir, kind="student"):

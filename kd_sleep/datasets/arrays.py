@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from kd_sleep.errors import DatasetError
 from kd_sleep.features import fields
-from kd_sleep.features.bcg import NoHeartbeatBand, at_bcg_rate
-from kd_sleep.schema import RECORDED, WINDOW_S
+from kd_sleep.features.bcg import NoHeartbeatBand, at_bcg_rate, flat
+from kd_sleep.schema import BCG_HZ, WINDOW_S
 from kd_sleep.signals.sqi import MIN_RATE_HZ
 from kd_sleep.stages import NUM_STAGES, STAGE_NAMES, UNSCORED
 
@@ -62,17 +62,6 @@ def records(
         }
         for row in range(len(subjects))
     ]
-
-
-def checked_ecg(
-    ecg: ArrayLike | None, rate_hz: float | None, beat_times_s: ArrayLike | None
-) -> tuple[dict[str, NDArray[np.float32]], int]:
-    """tachogram, hrv and rr_missing of one night's ECG or beats, and its number of windows."""
-    (record,) = records(
-        ["night"], None, None, None if ecg is None else [ecg], rate_hz,
-        None if beat_times_s is None else [beat_times_s], None, None, RECORDED, False,
-    )  # fmt: skip
-    return record, len(record["label"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +143,11 @@ class _Night:
     def _bcg(self, windows: int, samples: bool) -> dict[str, Any]:
         if self.bcg is None:
             return {"bcg_source": "none", **fields.no_bcg_fields(windows)}
-        uniform = at_bcg_rate(self.bcg.astype(np.float64), self.bcg_hz)
+        uniform = self.bcg.astype(np.float64)
+        if self.bcg_hz == BCG_HZ:
+            uniform[flat(uniform, BCG_HZ)] = np.nan
+        else:
+            uniform = at_bcg_rate(uniform, self.bcg_hz)
         try:
             return {"bcg_source": "paired", **fields.bcg_fields(uniform, windows, samples)}
         except NoHeartbeatBand as error:

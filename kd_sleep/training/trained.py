@@ -47,7 +47,7 @@ class Trained:
     sqi: KeptShare | None = None
 
     def __str__(self) -> str:
-        return str(self.workdir or f"this {self.run.kind}")
+        return str(self.workdir or f"this {self.record['kind']}")
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -174,7 +174,13 @@ class TrainingSet:
                 "nights: none of them has a label or an ECG that a teacher could read.",
                 "Add nights with stages, or with an ECG beside the BCG.",
             )
-        return shown if usable.all() else shown.select(np.flatnonzero(usable))
+        if usable.all():
+            return shown
+        absent = [nights.recording_ids[row] for row in np.flatnonzero(~usable)]
+        words = about.get(TRAINED_ON, {})
+        words = words | {"left_out": sorted([*words.get("left_out", ()), *absent])}
+        shown = dataclasses.replace(shown, about=about | {TRAINED_ON: words})
+        return shown.select(np.flatnonzero(usable))
 
     def stage_weights(self, balance: float) -> NDArray[np.float64] | None:
         """[K] share ** -balance, scaled so that labels weigh 1 on average; 0 without a label."""

@@ -11,9 +11,9 @@ from kd_sleep.datasets.nights import read_split
 from kd_sleep.datasets.splits import folds_of
 from kd_sleep.errors import DatasetError, TrainingError
 from kd_sleep.training import fit_teacher, soft_labels
+from kd_sleep.training.metrics_log import read_metrics
 from kd_sleep.training.run import record_of
 from kd_sleep.training.trained import load_trained
-from kd_sleep.training.metrics_log import read_metrics
 
 TINY = PRESETS["tiny"]
 FOLDS = 2

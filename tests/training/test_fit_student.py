@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+import folders
 import jax
 import numpy as np
-import folders
 import pytest
 from folders import params_of
 from scipy.special import softmax
@@ -22,9 +22,9 @@ from kd_sleep.config import PRESETS, DistillConfig
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import TrainingError
 from kd_sleep.training import soft_labels, training_set
+from kd_sleep.training.metrics_log import read_metrics
 from kd_sleep.training.trained import Trained, load_trained
 from kd_sleep.training.training_set import labelled_rows
-from kd_sleep.training.metrics_log import read_metrics
 
 TINY = PRESETS["tiny"]
 
@@ -149,7 +149,8 @@ def test_validation_without_a_score_is_an_error(data_dir, tmp_path, monkeypatch)
 
     def unscored(folder, split, **kwargs):
         nights = original(folder, split, **kwargs)
-        return dataclasses.replace(nights, label=np.full_like(nights.label, -1))
+        label = np.full_like(nights.label, -1) if split == "validation" else nights.label
+        return dataclasses.replace(nights, label=label)
 
     monkeypatch.setattr(folders, "read_split", unscored)
     with pytest.raises(TrainingError, match="No validation night is scored"):
@@ -259,9 +260,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(data_dir, teacher_dir, tmp_path):
         process.wait()
     assert read_metrics(killed)[-1]["step"] < 60
     assert start(data_dir, teacher_dir, killed).wait() == 0
-    names = [
-        soft_labels.fingerprint(params_of(tmp_path / w)) for w in ("whole", "killed")
-    ]
+    names = [soft_labels.fingerprint(params_of(tmp_path / w)) for w in ("whole", "killed")]
     assert names[0] == names[1]
     whole, resumed = read_metrics(tmp_path / "whole"), read_metrics(killed)
     assert whole == resumed
