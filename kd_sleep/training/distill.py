@@ -174,7 +174,6 @@ class Lesson:
       columns: [W, ...] beside the student's own: `teacher_logits` [W, M, K] of M teachers.
       stage_weights: [K] what a label of each stage weighs.
       settings: what of all this a run's settings record.
-      stream: BCG of the training nights from disk, where it was not read into memory.
     """
 
     nights: Nights
@@ -182,24 +181,11 @@ class Lesson:
     columns: dict[str, NDArray]
     stage_weights: NDArray | None
     settings: dict[str, Any]
-    stream: Any
-
-    def select(self, rows: NDArray[np.int64]) -> Lesson:
-        """The same of these training nights alone; not of a lesson that streams its BCG."""
-        columns = {name: self.nights.split(column) for name, column in self.columns.items()}
-        return dataclasses.replace(
-            self,
-            nights=self.nights.select(rows),
-            columns={
-                name: np.concatenate([of_night[row] for row in rows])
-                for name, of_night in columns.items()
-            },
-        )
 
     def teach(self, run: Run, workdir: Path, execution: ExecutionConfig) -> Progress:
         """`fit` on all this, and on the ECG's tachogram where the run has a signal stage."""
         columns = self.columns | self.nights.columns(signal_columns(run))
-        return fit(run, self.nights, self.validation, workdir, execution, columns, self.stream)
+        return fit(run, self.nights, self.validation, workdir, execution, columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,8 +198,6 @@ class Material:
       folds: of each of them; 0 where it labelled its training nights itself.
       teacher_logits: [W, M, K].
       data: digests of both splits.
-      data_dir: that they were read from.
-      bcg_on_disk: whether the training nights' BCG was left there.
     """
 
     nights: Nights
@@ -222,8 +206,6 @@ class Material:
     folds: list[int]
     teacher_logits: NDArray[np.float32]
     data: tuple[str, str]
-    data_dir: Path
-    bcg_on_disk: bool
 
     def select(self, rows: NDArray[np.int64]) -> Material:
         """These training nights alone."""
@@ -269,7 +251,6 @@ class Material:
                     "snr_db": _snr_db(nights),
                 },
             },
-            functools.partial(_stream, self.data_dir, nights) if self.bcg_on_disk else None,
         )
 
 
@@ -300,8 +281,8 @@ def read_material(
       execution: whether samples stay on disk.
       samples: whether the students read the BCG's samples.
     """
-    on_disk = samples and execution.dataset_in == "disk"
-    nights = read_split(data_dir, "train", samples=samples and not on_disk)
+    in_memory = samples and execution.dataset_in != "disk"
+    nights = read_split(data_dir, "train", samples=in_memory)
     validation = read_split(data_dir, "validation", samples=samples)
     names, logits = [], []
     for teacher in teachers:
@@ -317,15 +298,7 @@ def read_material(
         [_folds_of_teacher(teacher) for teacher in teachers],
         np.stack(logits, axis=1),
         (nights.digest(), validation.digest()),
-        data_dir,
-        on_disk,
     )
-
-
-def _stream(data_dir: Path, nights: Nights, crops: Any, first_step: int) -> Any:
-    from kd_sleep.datasets.stream import stream_bcg  # Grain, which only this needs
-
-    return stream_bcg(data_dir, "train", nights, crops, first_step)
 
 
 def _stage_weights(labels: NDArray, balance: float) -> NDArray[np.float64] | None:

@@ -116,7 +116,6 @@ def fit(
     workdir: Path,
     execution: ExecutionConfig,
     more_columns: Mapping[str, NDArray] | None = None,
-    stream: Callable[[Crops, int], Iterator[NDArray]] | None = None,
 ) -> Progress:
     """Trains, or goes on training, in `workdir`.
 
@@ -125,13 +124,12 @@ def fit(
 
     Args:
       run: what to train.
-      nights: training nights.
+      nights: training nights; BCG samples that they lack are streamed from their dataset.
       validation: nights whose kappa tells the best parameters.
       workdir: settings.json, metrics.jsonl, performance.jsonl, tensorboard/ and checkpoints/ go
         here.
       execution: where the dataset lies, whether to profile.
       more_columns: [W, ...] that the objective reads beside the network's, such as teacher logits.
-      stream: (crops, first step) -> BCG batches from disk, where `nights` has none.
 
     Returns:
       The progress at the last step, on the host; its `best` are the parameters to use.
@@ -156,9 +154,7 @@ def fit(
     local_rows(mesh, config.batch_size, run.members)  # does it divide by the devices?
     claim(workdir, run.kind, run.settings)
     crops = Crops(nights.windows, config.batch_size, config.sequence_windows, config.batch_seed)
-    in_memory = tuple(name for name in run.columns if stream is None or name != "bcg")
-    columns = nights.columns((*in_memory, "label")) | dict(more_columns or {})
-    feed, advance = _feed_and_step(run, columns, crops, mesh, execution, stream)
+    feed, advance = _feed_and_step(run, nights, dict(more_columns or {}), crops, mesh, execution)
     example = next(whole_nights(validation, run.columns, batch_size=1))
     state_sharding, _ = shardings(mesh, run.members)
     begin = jax.jit(lambda: run.begin(example), out_shardings=state_sharding)
@@ -228,20 +224,27 @@ def fit(
 
 def _feed_and_step(
     run: Run,
-    columns: dict[str, NDArray],
+    nights: Nights,
+    more_columns: dict[str, NDArray],
     crops: Crops,
     mesh: Mesh,
     execution: ExecutionConfig,
-    stream: Callable[[Crops, int], Iterator[NDArray]] | None,
 ) -> tuple[feeds.Feed, Callable]:
     """Batches, and the step that takes them, for where the dataset lies."""
+    bcg_from = None
+    names = [*run.columns, "label"]
+    if "bcg" in names and nights.bcg is None:
+        from kd_sleep.datasets.stream import stream_bcg  # Grain, which only this needs
+
+        bcg_from = functools.partial(stream_bcg, nights, crops)
+        names.remove("bcg")
+    columns = nights.columns(tuple(names)) | more_columns
     arguments = (run.objective, run.train, mesh, run.augmentation)
     size = sum(column.nbytes for column in columns.values())
-    if feeds.choose(execution.dataset_in, size, mesh, stream is not None) == "device":
+    if bcg_from is None and feeds.choose(execution.dataset_in, size, mesh) == "device":
         step = make_resident_step(*arguments, members=run.members)
         on_device = feeds.upload(columns, mesh)
         return feeds.resident_feed(on_device, crops, mesh, members=run.members), step
-    bcg_from = functools.partial(stream, crops) if stream else None
     return (
         feeds.host_feed(columns, crops, mesh, bcg_from, run.members),
         make_train_step(*arguments, members=run.members),
