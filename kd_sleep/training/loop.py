@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,10 +24,16 @@ from kd_sleep.config import AugmentConfig, ExecutionConfig, TrainConfig
 from kd_sleep.datasets.batches import Crops, whole_nights
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import Stopped, TrainingError
-from kd_sleep.provenance import provenance, write_json
+from kd_sleep.provenance import provenance, read_json, write_json
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.training import feeds
-from kd_sleep.training.checkpoints import Checkpoints, Progress, keep_best, start_of
+from kd_sleep.training.checkpoints import (
+    COPY_AGAIN,
+    Checkpoints,
+    Progress,
+    keep_best,
+    start_of,
+)
 from kd_sleep.training.mesh import by_members, data_mesh, local_rows, put, whole
 from kd_sleep.training.meter import Meter
 from kd_sleep.training.metrics_log import MetricsLog
@@ -162,9 +167,8 @@ def fit(
     validate = _validator(run, validation, mesh)
 
     checkpoints = Checkpoints(workdir / "checkpoints")
-    step = first_step = checkpoints.latest_step()
-    like = jax.eval_shape(begin)
-    progress = checkpoints.latest(like, state_sharding) if first_step else begin()
+    step, progress = checkpoints.latest(jax.eval_shape(begin), state_sharding) or (0, begin())
+    first_step = step
     log, meter = MetricsLog(workdir, first_step), Meter(config.batch_size * config.sequence_windows)
     profile = _Profile(workdir / "profile" if execution.profile else None, first_step + 1)
     bar = tqdm(
@@ -347,7 +351,7 @@ def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
     """Writes a run's settings, or makes sure that those in the folder are the same."""
     path = workdir / "settings.json"
     if path.exists():
-        found = json.loads(path.read_text())
+        found = _read(path)
         if found["kind"] != kind:
             raise TrainingError(f"{workdir} holds a {found['kind']}.", "Name another --workdir.")
         there, here = _flat(found["settings"]), _flat(settings)
@@ -387,18 +391,29 @@ def settings_of(workdir: Path, kind: str) -> dict[str, Any]:
     """The settings of a trained run.
 
     Raises:
-      TrainingError: no run of that kind in the folder.
+      TrainingError: no run of that kind in the folder, or damaged settings.
     """
     path = workdir / "settings.json"
     found: dict[str, Any] = {"kind": "nothing trained"}
     if path.exists():
-        found = json.loads(path.read_text())
+        found = _read(path)
     if found["kind"] != kind:
         raise TrainingError(
             f"{workdir}: expected a trained {kind}, found {found['kind']}.",
             f"Train one with `python -m launch.{_LAUNCHERS[kind]}`.",
         )
+    for part in ("model", "train"):
+        if not isinstance(found["settings"].get(part), dict):
+            raise TrainingError(f"{path}: is damaged, it has no {part}.", COPY_AGAIN)
     return found["settings"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A settings.json."""
+    found = read_json(path, COPY_AGAIN)
+    if not isinstance(found.get("kind"), str) or not isinstance(found.get("settings"), dict):
+        raise TrainingError(f"{path}: is damaged, it has no kind or no settings.", COPY_AGAIN)
+    return found
 
 
 def load_best(run: Run, nights: Nights, workdir: Path) -> Any:
@@ -410,18 +425,21 @@ def load_best(run: Run, nights: Nights, workdir: Path) -> Any:
       workdir: the folder.
 
     Raises:
-      TrainingError: no checkpoint, one of another architecture, or a run that has not ended.
+      TrainingError: no sound checkpoint, one of another architecture, or a run that has not ended.
     """
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     example = next(whole_nights(nights, run.columns, batch_size=1))
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        progress = checkpoints.latest(jax.eval_shape(lambda: run.begin(example)), here)
-        if checkpoints.latest_step() < run.train.steps:
-            raise TrainingError(
-                f"{workdir}: stopped at step {checkpoints.latest_step()} of {run.train.steps}.",
-                "Give the command that started it again: it goes on from there.",
-            )
+        found = checkpoints.latest(jax.eval_shape(lambda: run.begin(example)), here)
     finally:
         checkpoints.close()
+    if found is None:
+        raise TrainingError(f"{workdir}: no checkpoint here.", "Train first.")
+    step, progress = found
+    if step < run.train.steps:
+        raise TrainingError(
+            f"{workdir}: stopped at step {step} of {run.train.steps}{checkpoints.damage}.",
+            "Give the command that started it again: it goes on from there.",
+        )
     return progress.best
