@@ -38,7 +38,8 @@ from kd_sleep.stages import NUM_STAGES, UNSCORED
 from kd_sleep.training import soft_labels
 from kd_sleep.training.checkpoints import Progress
 from kd_sleep.training.fit_kept_share import teacher_on, write_kept_share
-from kd_sleep.training.loop import TRAINED_ON, Run, fit, load_best, predict, settings_of
+from kd_sleep.training.loop import Run, fit, load_best, predict, settings_of
+from kd_sleep.training.seen_subjects import SEEN, TRAINED_ON, seen
 from kd_sleep.training.steps import (
     distillation_objective,
     hard_label_objective,
@@ -76,7 +77,10 @@ def train_teacher(
     settings = {"model": to_dict(model), "train": to_dict(train), "folds": folds}
 
     def trained(folder: Path, nights: Nights, **more: Any) -> Any:
-        data = {"data": [nights.digest(), validation.digest()]}
+        data = {
+            "data": [nights.digest(), validation.digest()],
+            TRAINED_ON: nights.origin() | {SEEN: [seen(nights, validation)]},
+        }
         run = teacher_run(settings | data | more)
         return fit(run, nights, validation, folder, execution).best
 
@@ -198,6 +202,7 @@ class Material:
       folds: of each of them; 0 where it labelled its training nights itself.
       teacher_logits: [W, M, K].
       data: digests of both splits.
+      seen: `seen_subjects.seen` of the teachers.
     """
 
     nights: Nights
@@ -206,6 +211,7 @@ class Material:
     folds: list[int]
     teacher_logits: NDArray[np.float32]
     data: tuple[str, str]
+    seen: list[dict[str, str]]
 
     def select(self, rows: NDArray[np.int64]) -> Material:
         """These training nights alone."""
@@ -249,9 +255,14 @@ class Material:
                     "subjects": len(set(nights.subject_ids)),
                     "validation_nights": len(self.validation),
                     "snr_db": _snr_db(nights),
+                    SEEN: _unique([seen(nights, self.validation), *self.seen]),
                 },
             },
         )
+
+
+def _unique(entries: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [entry for n, entry in enumerate(entries) if entry not in entries[:n]]
 
 
 def _snr_db(nights: Nights) -> dict[str, float] | None:
@@ -298,7 +309,12 @@ def read_material(
         [_folds_of_teacher(teacher) for teacher in teachers],
         np.stack(logits, axis=1),
         (nights.digest(), validation.digest()),
+        [entry for teacher in teachers for entry in _seen_by(teacher)],
     )
+
+
+def _seen_by(teacher: Path) -> list[dict[str, str]]:
+    return settings_of(teacher, "teacher").get(TRAINED_ON, {}).get(SEEN, [])
 
 
 def _stage_weights(labels: NDArray, balance: float) -> NDArray[np.float64] | None:

@@ -37,6 +37,7 @@ from kd_sleep.training.checkpoints import (
 from kd_sleep.training.mesh import by_members, data_mesh, local_rows, put, whole
 from kd_sleep.training.meter import Meter
 from kd_sleep.training.metrics_log import MetricsLog
+from kd_sleep.training.seen_subjects import TRAINED_ON
 from kd_sleep.training.steps import (
     Batch,
     Objective,
@@ -49,7 +50,6 @@ from kd_sleep.training.steps import (
 )
 
 KAPPA = "validation_kappa"
-TRAINED_ON = "trained_on"  # of settings: the data in words; that it is the same, digests tell
 PROFILED_STEPS = 10
 _LAUNCHERS = {"teacher": "train_teacher", "student": "distill_student", "sweep": "sweep"}
 
@@ -348,7 +348,10 @@ def _assert_finite(metrics: Scalars, step: int, workdir: Path) -> None:
 
 
 def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
-    """Writes a run's settings, or makes sure that those in the folder are the same."""
+    """Writes a run's settings, or makes sure that those in the folder are the same.
+
+    What only describes the data is brought up to date: older runs say less of it.
+    """
     path = workdir / "settings.json"
     if path.exists():
         found = _read(path)
@@ -365,6 +368,8 @@ def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
                 f"{workdir} holds a {found['kind']} with other settings: {', '.join(differing)}.",
                 "Go on with the same flags, or name another --workdir.",
             )
+        if found["settings"] != settings and jax.process_index() == 0:  # words on the same data
+            write_json(path, found | {"settings": settings})
     elif jax.process_index() == 0:
         write_json(path, {"kind": kind, "settings": settings, **provenance()})
 
