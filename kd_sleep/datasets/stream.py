@@ -44,9 +44,7 @@ class _NightsInOrder:
         return number, row, bcg
 
 
-def stream_bcg(
-    nights: Nights, crops: Crops, first_step: int = 0
-) -> Iterator[NDArray[np.int16]]:
+def stream_bcg(nights: Nights, crops: Crops, first_step: int = 0) -> Iterator[NDArray[np.int16]]:
     """BCG [B, L, S] int16 of batch after batch, from number `first_step` on, without end.
 
     Windows beyond a night's ends repeat its first or last one, as `gather` does.

@@ -82,7 +82,9 @@ def evaluate(
     reading = any(reads_samples(from_dict(StudentConfig, run["model"])) for run in runs.values())
     validation = read_split(data_dir, "validation", samples=reading)
     splits = {split: nights, "validation": validation}
-    models = {f"{scores.TEACHER} in {path}": run for path, run in zip(teachers, taught, strict=True)}
+    models = {
+        f"{scores.TEACHER} in {path}": run for path, run in zip(teachers, taught, strict=True)
+    }
     models |= {f"{student} in {students[student]}": run for student, run in runs.items()}
     assert_unseen(models, splits, [train.digest(), validation.digest()])
     name = "+".join(load_teacher(teacher, nights)[2] for teacher in teachers)

@@ -14,7 +14,6 @@ from flax import struct
 from kd_sleep.errors import TrainingError
 from kd_sleep.training.steps import TrainState
 
-
 COPY_AGAIN = "Copy the folder again from where it is whole, or delete it and train again."
 
 
@@ -59,7 +58,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, read_only: bool = False):
         if folder.exists() and not folder.is_dir():
-            raise TrainingError(f"{folder}: is a file, expected a folder of checkpoints.", COPY_AGAIN)
+            raise TrainingError(
+                f"{folder}: is a file, expected a folder of checkpoints.", COPY_AGAIN
+            )
         if read_only and not folder.is_dir():
             raise TrainingError(f"{folder}: no checkpoint here.", "Train first.")
         self._folder, self._read_only, self.damage = folder, read_only, ""
@@ -114,7 +115,9 @@ class Checkpoints:
             self.damage = f"; damaged: {steps}"
         if progress is None:
             if damaged:
-                raise TrainingError(f"{self._folder}: no sound checkpoint{self.damage}.", COPY_AGAIN)
+                raise TrainingError(
+                    f"{self._folder}: no sound checkpoint{self.damage}.", COPY_AGAIN
+                )
             return None
         if damaged and not self._read_only:
             print(f"{self._folder}: goes on from step {step}{self.damage}.", file=sys.stderr)

@@ -23,7 +23,6 @@ from kd_sleep.errors import TrainingError
 from kd_sleep.provenance import read_json, write_json
 from kd_sleep.stages import NUM_STAGES
 
-
 _ANEW = "Give the command that trained the teacher again: it writes its soft labels anew."
 
 

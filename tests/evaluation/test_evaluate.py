@@ -65,7 +65,10 @@ def test_evaluate_refuses_before_it_reads_any_data(tmp_path):
     folders = {name: tmp_path / name for name in runs}
     for name, folder in folders.items():
         write_json(folder / "settings.json", {"kind": "student", "settings": runs[name]})
-    write_json(tmp_path / "teacher" / "settings.json", {"kind": "teacher", "settings": {"model": {}, "train": {}}})
+    write_json(
+        tmp_path / "teacher" / "settings.json",
+        {"kind": "teacher", "settings": {"model": {}, "train": {}}},
+    )
     with pytest.raises(TrainingError, match="not one student with two losses"):
         evaluate(
             tmp_path / "no_data", [tmp_path / "teacher"], folders, tmp_path / "out", EVALUATION
