@@ -84,7 +84,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """The object that `write_json` wrote.
 
     Raises:
-      TrainingError: no file that can be read, or no whole JSON object in it; `remedy` is its remedy.
+      TrainingError: no file that can be read, or no whole JSON object in it, with this `remedy`.
     """
     try:
         found = json.loads(path.read_bytes())

@@ -68,8 +68,8 @@ def evaluate(
 
     Raises:
       TrainingError: a model that was trained on subjects that it is to be scored on
-        (`seen_subjects.assert_unseen`), a student of another teacher, a folder without a trained run, or a network
-        whose logits are not finite.
+        (`seen_subjects.assert_unseen`), a student of another teacher, a folder without a trained
+        run, or a network whose logits are not finite.
       DatasetError: no dataset, or none of its nights scored.
     """
     taken = {scores.TEACHER, scores.MAJORITY, scores.TIME_OF_NIGHT} & set(students)

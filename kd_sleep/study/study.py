@@ -62,7 +62,8 @@ def run_study(
       closely, "study", and "ladder" where there is one.
 
     Raises:
-      TrainingError: a teacher that was trained on the test subjects; other settings in `workdir`; fewer scored nights than `handful`.
+      TrainingError: a teacher that was trained on the test subjects, other settings in `workdir`,
+        or fewer scored nights than `handful`.
       DatasetError: no dataset there, or none of its test nights scored.
     """
     if not teachers:

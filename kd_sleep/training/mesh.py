@@ -27,7 +27,7 @@ def default_platform() -> str:
     """
     try:
         return jax.default_backend()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter of a plugin without its library
         raise ConfigError(
             f"JAX_PLATFORMS={jax.config.jax_platforms}: JAX finds no such device on this machine;"
             " cpu is there.",

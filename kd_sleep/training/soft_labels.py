@@ -1,10 +1,9 @@
 """Teacher logits: computed once per night, good only for the teacher and features they are of.
 
 A file of soft labels names the teacher by the fingerprint of its parameters, and each night by the
-digests of its RR features and of its logits. Where the nights were labelled by teachers of folds it says how many
-folds there are, and names each night's own teacher. Logits of another teacher, of other folds, or
-for features that have changed since, are refused by name; so are logits that are not those that
-were saved.
+digests of its RR features and of its logits. Where the nights were labelled by teachers of folds it
+says how many folds there are, and names each night's own teacher. Logits of another teacher, of
+other folds, for features that have changed since, or not as they were saved, are refused by name.
 """
 
 from __future__ import annotations
