@@ -119,7 +119,7 @@ def start(holder: flags.FlagHolder[str | None]) -> Trained | None:
     if not holder.value:
         return None
     folder = path(holder)
-    return load_trained(folder, kind_of(folder))
+    return load_trained(folder, "teacher" if kind_of(folder) == "teacher" else "student")
 
 
 def define_numbers(

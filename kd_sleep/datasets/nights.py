@@ -180,6 +180,10 @@ class Nights:
         """[R] whether any window of a night has a stage."""
         return np.array([bool((label >= 0).any()) for label in self.labels()])
 
+    def where(self, usable: NDArray[np.bool_]) -> Nights:
+        """The nights that `usable` [R] names; these very nights where it is all of them."""
+        return self if usable.all() else self.select(np.flatnonzero(usable))
+
     def origin(self) -> dict[str, Any]:
         """Where the nights come from, for results: cohort, bcg_source, and simulated or not."""
         simulated = self.cohort != schema.RECORDED or self.bcg_source == "simulated"

@@ -98,7 +98,7 @@ def test_wheel_works_in_an_environment_of_its_own(built, tmp_path):
         python, "-m", "launch.train_teacher", "--preset=tiny", "--data_dir=data",
         "--workdir=teacher", cwd=tmp_path,
     )  # fmt: skip
-    assert (tmp_path / "teacher" / "soft_labels" / "test.npy").exists()
+    assert (tmp_path / "teacher" / "metrics.jsonl").exists()
 
 
 def setup() -> configparser.ConfigParser:
