@@ -128,11 +128,11 @@ def bcg_source_of(data_dir: str | Path) -> str:
             raise DatasetError(
                 f"{data_dir}: shhs_bcg of version {', '.join(others)}; this kd_sleep reads"
                 f" {schema.SCHEMA_VERSION}.",
-                "Build it again with `python -m launch.build_dataset` and another --data_dir.",
+                "Build it again with `kd-sleep build_dataset` and another --data_dir.",
             )
         raise DatasetError(
             f"{data_dir}: no dataset shhs_bcg of version {schema.SCHEMA_VERSION}.",
-            "Build one with `python -m launch.build_dataset`.",
+            "Build one with `kd-sleep build_dataset`.",
         )
     if len(current) > 1:
         raise DatasetError(

@@ -39,7 +39,6 @@ from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.stages import UNSCORED, Stage
 
-PICTURES = ("png", "svg", "none")
 # The names of AASM, which EDFbrowser and MNE know. Light is N1 or N2, and N2 the more common.
 EDF_TEXTS = {
     Stage.WAKE: "Sleep stage W",
@@ -89,7 +88,7 @@ def stage_files(
       out: folder, made where it is not.
       channel, rate_hz: as for `read_bcg`.
       start: of a lone recording's first sample, in place of what its file says.
-      picture: of `PICTURES`.
+      picture: of `config.PICTURES`.
       workers: processes; 0 takes one per core.
 
     Raises:

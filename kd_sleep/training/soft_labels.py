@@ -84,20 +84,18 @@ def load(
     """
     path = folder / f"{split}.json"
     if not path.exists():
-        raise TrainingError(
-            f"{path}: no soft labels.", "Run `python -m launch.train_teacher` first."
-        )
+        raise TrainingError(f"{path}: no soft labels.", "Run `kd-sleep train_teacher` first.")
     index = json.loads(path.read_text())
     if index["teacher"] != teacher:
         raise TrainingError(
             f"{path}: soft labels of another teacher.",
-            "Run `python -m launch.train_teacher` again.",
+            "Run `kd-sleep train_teacher` again.",
         )
     folds = len(set(fold_teachers))
     if index.get("folds", 0) != folds:  # files of before had none
         raise TrainingError(
             f"{path}: soft labels of {index.get('folds', 0)} folds, expected {folds}.",
-            "Run `python -m launch.train_teacher` again.",
+            "Run `kd-sleep train_teacher` again.",
         )
     flat = np.load(folder / f"{split}.npy", allow_pickle=False, mmap_mode="r")
     if flat.shape[1:] != (NUM_STAGES,):

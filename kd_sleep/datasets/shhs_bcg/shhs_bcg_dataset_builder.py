@@ -62,7 +62,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
          nsrr download shhs/polysomnography/annotations-rpoints
     The manual folder is `shhs/`, with `polysomnography/` in it. Config `paired` reads
     `bcg/<recording id>.edf` beside it, or the folder given as `bcg_dir`.
-    Without access: `python -m launch.simulate_cohort --out=DIR` writes the same layout.
+    Without access: `kd-sleep simulate_cohort --out=DIR` writes the same layout.
     """
 
     def __init__(
