@@ -17,8 +17,6 @@ from kd_sleep.commands.flags import FILE, FOLDER, SWITCH, Flags
 from kd_sleep.config import Preset
 from kd_sleep.errors import ConfigError
 
-SHOWN = 20  # nights left out that are named
-
 flags = Flags(__doc__)
 flags.define("Input", "shhs_dir", FOLDER, "Folder that holds polysomnography/.")
 flags.define(
@@ -54,10 +52,8 @@ def main(
         return
     builder = shhs_bcg.build(*inputs)
     left_out = shhs_bcg.exclusions(builder)
-    for night in left_out[:SHOWN]:
+    for night in left_out[:20]:
         print(f"left out {night['recording_id']}: {night['path']} {night['reason']}")
-    if len(left_out) > SHOWN:
-        print(f"and {len(left_out) - SHOWN} others")
     if left_out:
         print(f"{len(left_out)} left out in all; what to do: {builder.data_dir}/exclusions.csv")
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}

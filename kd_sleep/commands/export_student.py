@@ -2,8 +2,9 @@
 
     kd-sleep export_student --student=WORKDIR --out=student.kdsleep
 
-The file runs with jax, NumPy and SciPy on cpu, cuda or tpu, for nights of any length.
---onnx=FILE also writes the student for onnxruntime, which needs `pip install -e '.[onnx]'`.
+The file runs on cpu, cuda or tpu and stages nights of any length. `pip install kd_sleep` is enough
+for arrays, EDF, CSV, NPY and NPZ; HDF5 files need kd_sleep[data], pictures kd_sleep[report].
+--onnx=FILE also writes the student for onnxruntime, which needs kd_sleep[onnx].
 """
 
 from pathlib import Path

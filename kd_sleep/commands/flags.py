@@ -21,6 +21,7 @@ from absl import logging
 
 from kd_sleep.config import PRESETS, Preset
 from kd_sleep.errors import ConfigError, KdSleepError, Stopped
+from kd_sleep.extras import optional_packages
 
 _SECTIONS = {
     "cohort": "Simulated cohort", "dataset": "Data", "build": "Build", "teacher": "Model",
@@ -277,7 +278,8 @@ class Flags:
             given = self.parse(arguments)
             self._join_hosts()
             self._use_platform()
-            sys.exit(main(**given))
+            with optional_packages():
+                sys.exit(main(**given))
         except Stopped as stopped:  # as a process that SIGTERM ended, but with all its work saved
             print(stopped, file=sys.stderr)
             sys.exit(143)

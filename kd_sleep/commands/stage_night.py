@@ -9,6 +9,7 @@ staged is named with the reason and does not stop the others; the exit status is
 """
 
 import datetime
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,10 @@ flags.define(
     " 2026-01-31T22:30.", None, shown="what its file says",
 )  # fmt: skip
 flags.define("Output", "out", FOLDER, "Folder for the results.")
-flags.define("Output", "picture", choice(*PICTURES), "What is drawn.", "png")
+flags.define(
+    "Output", "picture", choice(*PICTURES), "What is drawn.", None,
+    shown="png where Matplotlib is installed",
+)  # fmt: skip
 flags.define(
     "Execution", "workers", number(int, low=0), "Processes that stage nights.", 0, shown="all cores"
 )
@@ -49,11 +53,13 @@ flags.define(
 
 def main(
     student: Path, bcg: list[Path], channel: str, rate: float, start: datetime.datetime | None,
-    out: Path, picture: str, workers: int,
+    out: Path, picture: str | None, workers: int,
 ) -> int:  # fmt: skip
     from kd_sleep.inference.outputs import stage_files
 
     refused = []
+    if picture is None:
+        picture = "png" if importlib.util.find_spec("matplotlib") else "none"
     how: dict[str, Any] = {"channel": channel, "rate_hz": rate, "start": start, "picture": picture}
     for outcome in stage_files(student, bcg, out, workers=workers, **how):
         if outcome.problem:

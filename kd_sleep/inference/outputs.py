@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.errors import ConfigError, KdSleepError, RecordingError
+from kd_sleep.extras import optional_packages
 from kd_sleep.inference.staging import Staging, StagingStudent, load_student
 from kd_sleep.parallel import map_nights
 from kd_sleep.provenance import versions, write_json
@@ -94,6 +95,7 @@ def stage_files(
     Raises:
       ConfigError: no recording there, or one start for several.
       ExportError, TrainingError: no student there.
+      MissingPackage: Matplotlib is not installed.
     """
     paths = found(recordings)
     if start is not None and len(paths) > 1:
@@ -101,7 +103,11 @@ def stage_files(
             f"--start={start.isoformat()}: one start for {len(paths)} recordings.",
             "Stage them one by one.",
         )
-    _student(os.fspath(student))  # says what is wrong with it before any work is done
+    # What is wrong with these is said before any work is done.
+    _student(os.fspath(student))
+    if picture != "none":
+        with optional_packages():
+            import matplotlib  # noqa: F401
     out.mkdir(parents=True, exist_ok=True)
     stage_one = functools.partial(
         _outcome,
@@ -292,5 +298,11 @@ def _outcome(job: tuple[Path, str], *, student: str, **how: Any) -> Outcome:
     except Exception as error:
         remedy = "Please report this with the file's header."
         return Outcome(shown, "", f"unforeseen {type(error).__name__}: {error}. {remedy}")
-    said = [staging.said(), *(f"Warning: {warned.text}." for warned in staging.warnings)]
+    said = [
+        staging.said(),
+        *(
+            f"Warning: {warned.text}".rstrip(".") + "." * (warned.text[-1] != "?")
+            for warned in staging.warnings
+        ),
+    ]
     return Outcome(shown, " ".join(said), "")
