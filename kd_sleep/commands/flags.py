@@ -37,12 +37,9 @@ _SEE = "--help lists the flags."
 
 
 class Kind(absl_flags.ArgumentParser):
-    """What a flag takes.
+    """What a flag takes: one value, or many, separated by commas.
 
-    Args:
-      sign: stands for the value in --help.
-      convert: the value of a text; raises ValueError.
-      many: takes several, separated by commas.
+    In --help `sign` stands for the value, which `convert` makes of a text, or raises ValueError.
     """
 
     def __init__(self, sign: str, convert: Callable[[str], Any], *, many: bool = False):
@@ -92,6 +89,8 @@ def _switch(text: str) -> bool:
 
 
 def _file(text: str) -> Path:
+    if not text:
+        raise ValueError("expected a path.")
     return Path(text).expanduser()
 
 
@@ -107,16 +106,13 @@ TEXT, TEXTS, SWITCH = Kind("TEXT", str), Kind("TEXT", str, many=True), Kind("", 
 
 
 class Flags:
-    """The flags of one command.
-
-    Args:
-      doc: the docstring of its module: what the command does.
-    """
+    """The flags of one command; the docstring of its module says what it does."""
 
     def __init__(self, doc: str | None):
         self._doc = doc or ""
         self._values = absl_flags.FlagValues()
         self._values.set_gnu_getopt()
+        self._values.append_flag_values(absl_flags.FLAGS)  # --verbosity and its like
         self._sections: dict[str, list[tuple[str, str]]] = {}
         self._own: list[str] = []
         self._required: list[str] = []
@@ -210,8 +206,8 @@ class Flags:
                 if len(left) > _LEFT - 4:
                     lines.append(f"  {left}")
                     left = ""
-                first, others = f"  {left}".ljust(_LEFT), " " * _LEFT
-                lines += textwrap.wrap(text, width, initial_indent=first, subsequent_indent=others)
+                wrapped = textwrap.wrap(text, width - _LEFT, break_on_hyphens=False)
+                lines.append(f"  {left}".ljust(_LEFT) + f"\n{' ' * _LEFT}".join(wrapped))
         lines += ["", "--flagfile=FILE reads flags from a file; --helpfull lists absl's own, too."]
         return "\n".join([*lines, "", absl_flags.FLAGS.module_help(logging)] if full else lines)
 
@@ -221,12 +217,12 @@ class Flags:
         Raises:
           ConfigError: a flag that is not there, is missing or has no such value.
         """
-        names = list(self._values)
-        self._values.append_flag_values(absl_flags.FLAGS)  # --verbosity and its like
+        self._values.unparse_flags()
         absl_flags.FLAGS.mark_as_parsed()
         try:
             rest = self._values(["", *arguments])[1:]
         except absl_flags.UnrecognizedFlagError as error:
+            names = [name for name in self._values if name not in absl_flags.FLAGS]
             near = difflib.get_close_matches(error.flagname.replace("-", "_"), names, 1)
             guess = f" Did you mean --{near[0]}?" if near else ""
             raise ConfigError(f"--{error.flagname}: no such flag.{guess}", _SEE) from error
