@@ -102,6 +102,18 @@ def test_the_training_path_needs_no_file_readers(module):
     assert not HEAVY & set(out.stdout.split())
 
 
+def test_losses_training_steps_and_staging_need_no_extra():
+    """Of setup.cfg; flax brings Orbax."""
+    code = (
+        "import sys\nfrom kd_sleep.extras import EXTRAS\n"
+        "names = {name for packages in EXTRAS.values() for name in packages} - {'orbax'}\n"
+        "sys.modules.update(dict.fromkeys(names))\n"
+        "import kd_sleep.losses, kd_sleep.training.steps, kd_sleep.models.student\n"
+        "import kd_sleep.inference.outputs, kd_sleep.inference.export, kd_sleep.inference.streaming"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_inputs_of_a_student_need_numpy_and_scipy_alone():
     code = (
         "import sys, kd_sleep.features.bcg, kd_sleep.features.inputs, kd_sleep.features.series\n"

@@ -6,6 +6,7 @@ flag whose default is the preset's value. Setting a flag overrides the preset in
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -30,7 +31,6 @@ _SECTIONS = {
     "augment": "Augmentation", "study": "Study", "evaluation": "Evaluation",
     "execution": "Execution",
 }  # fmt: skip
-_HOSTS = ("distributed", "coordinator", "processes", "process")
 _REQUIRED = object()
 _LEFT = 28  # columns of --help before the texts
 _SEE = "--help lists the flags."
@@ -54,19 +54,15 @@ class Kind(absl_flags.ArgumentParser):
         return self._convert(argument)
 
 
-def number(kind: type, *, low: float = float("-inf"), many: bool = False) -> Kind:
+def number(kind: type, *, low: float | None = None, many: bool = False) -> Kind:
     """An int or a float, `low` or more."""
 
     def convert(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not value >= low:
-            noun = "whole number" if kind is int else "number"
-            least = f" of at least {low:g}" if low > float("-inf") else ""
-            raise ValueError(f"expected a {noun}{least}.")
-        return value
+        with contextlib.suppress(ValueError):
+            if low is None or kind(text) >= low:
+                return kind(text)
+        noun = "whole number" if kind is int else "number"
+        raise ValueError(f"expected a {noun}" + f" of at least {low}" * (low is not None))
 
     return Kind("N" if kind is int else "X", convert, many=many)
 
@@ -76,7 +72,7 @@ def choice(*names: str) -> Kind:
 
     def convert(text: str) -> str:
         if text not in names:
-            raise ValueError(f"expected one of {', '.join(names)}.")
+            raise ValueError(f"expected one of {', '.join(names)}")
         return text
 
     return Kind("|".join(names), convert)
@@ -84,25 +80,36 @@ def choice(*names: str) -> Kind:
 
 def _switch(text: str) -> bool:
     if text.lower() not in ("true", "false"):
-        raise ValueError("expected true or false.")
+        raise ValueError("expected true or false")
     return text.lower() == "true"
 
 
 def _file(text: str) -> Path:
     if not text:
-        raise ValueError("expected a path.")
+        raise ValueError("expected a path")
     return Path(text).expanduser()
 
 
 def _folder(text: str) -> Path:
     if _file(text).is_file():
-        raise ValueError("a file; name a folder.")
+        raise ValueError("a file; name a folder")
     return _file(text)
 
 
 FILE, FILES = Kind("FILE", _file), Kind("FILE", _file, many=True)
 FOLDER, FOLDERS = Kind("FOLDER", _folder), Kind("FOLDER", _folder, many=True)
 TEXT, TEXTS, SWITCH = Kind("TEXT", str), Kind("TEXT", str, many=True), Kind("", _switch)
+
+_HOSTS = {
+    "distributed": (
+        SWITCH,
+        "This is one of several processes of one run: start the same command on every host. On"
+        " Cloud TPU, Slurm and Open MPI they find each other; elsewhere say how below.",
+    ),
+    "coordinator": (TEXT, "HOST:PORT of process 0."),
+    "processes": (number(int, low=1), "How many processes there are."),
+    "process": (number(int, low=0), "Number of this one, from 0."),
+}
 
 
 class Flags:
@@ -134,13 +141,10 @@ class Flags:
           repeated: may be given several times; the value is a list.
           own: `main` takes it, by its name.
         """
-        if default is _REQUIRED:
-            self._required.append(name)
-            text, default = f"{text} (required)", None
-        else:
-            text = f"{text} (default {shown or _words(default)})"
-        if own:
-            self._own.append(name)
+        self._required += [name] * (default is _REQUIRED)
+        self._own += [name] * own
+        shown = "required" if default is _REQUIRED else f"default {shown or _words(default)}"
+        text, default = f"{text} ({shown})", None if default is _REQUIRED else default
         make: Any = absl_flags.MultiFlag if repeated else absl_flags.Flag
         flag = make(kind, absl_flags.ArgumentSerializer(), name, default, text)
         flag.boolean = kind is SWITCH
@@ -164,15 +168,9 @@ class Flags:
                     continue
                 self._parts[part].append(field.name)
                 named = type(field.default) is str and field.metadata["choices"]
-                self.define(
-                    _SECTIONS[part],
-                    field.name,
-                    choice(*named) if named else kinds[type(field.default)],
-                    field.metadata["help"],
-                    None,
-                    shown=_defaults(part, field.name),
-                    own=False,
-                )
+                kind = choice(*named) if named else kinds[type(field.default)]
+                text, shown = field.metadata["help"], _defaults(part, field.name)
+                self.define(_SECTIONS[part], field.name, kind, text, None, shown=shown, own=False)
 
     def platform(self, *, hosts: bool = False) -> None:
         """Defines --platform, and what runs on several hosts at once need.
@@ -182,15 +180,7 @@ class Flags:
         """
         text, kind = "Where to compute; an absent one is an error.", choice("cpu", "gpu", "tpu")
         self.define("Execution", "platform", kind, text, None, shown="the best", own=False)
-        kinds = (SWITCH, TEXT, number(int, low=1), number(int, low=0))
-        texts = (
-            "This is one of several processes of one run: start the same command on every host. On"
-            " Cloud TPU, Slurm and Open MPI they find each other; elsewhere say how below.",
-            "HOST:PORT of process 0.",
-            "How many processes there are.",
-            "Number of this one, from 0.",
-        )
-        for name, kind, text in zip(_HOSTS, kinds, texts, strict=True) if hosts else ():
+        for name, (kind, text) in _HOSTS.items() if hosts else ():
             self.define("Execution", name, kind, text, None, shown="one process", own=False)
 
     def help(self, *, full: bool = False) -> str:
@@ -228,7 +218,7 @@ class Flags:
             raise ConfigError(f"--{error.flagname}: no such flag.{guess}", _SEE) from error
         except absl_flags.Error as error:
             problem = str(error).removeprefix("flag ").removeprefix("ERROR:: ")
-            raise ConfigError(problem.rstrip(".") + ".", _SEE) from error
+            raise ConfigError(f"{problem}.", _SEE) from error
         if rest:
             problem = f"{' '.join(rest)}: not a flag."
             raise ConfigError(problem, f"Flags look like --name=value; {_SEE}")
@@ -257,12 +247,12 @@ class Flags:
         return dataclasses.replace(chosen, **changes)
 
     def run(self, main: Callable[..., Any], arguments: Sequence[str] | None = None) -> NoReturn:
-        """Runs `main` and ends the process with the status that it returns; None is 0.
+        """Runs `main`, which takes what `parse` gives, and ends the process with its status.
 
         Errors that a user can act on end in one line and status 2.
 
         Args:
-          main: takes what `parse` gives, by name.
+          main: returns the status; None is 0.
           arguments: of the command line; None takes those of the process.
         """
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's chatter

@@ -22,7 +22,7 @@ def _time(text: str) -> datetime.datetime:
     try:
         return datetime.datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError("not a time; write it as 2026-01-31T22:30.") from None
+        raise ValueError("not a time; write it as 2026-01-31T22:30") from None
 
 
 flags = Flags(__doc__)

@@ -298,11 +298,5 @@ def _outcome(job: tuple[Path, str], *, student: str, **how: Any) -> Outcome:
     except Exception as error:
         remedy = "Please report this with the file's header."
         return Outcome(shown, "", f"unforeseen {type(error).__name__}: {error}. {remedy}")
-    said = [
-        staging.said(),
-        *(
-            f"Warning: {warned.text}".rstrip(".") + "." * (warned.text[-1] != "?")
-            for warned in staging.warnings
-        ),
-    ]
-    return Outcome(shown, " ".join(said), "")
+    said = [staging.said(), *(f"Warning: {warned.text}." for warned in staging.warnings)]
+    return Outcome(shown, " ".join(said).replace("?.", "?"), "")

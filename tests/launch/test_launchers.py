@@ -15,6 +15,7 @@ from kd_sleep import __main__ as kd_sleep_main
 from kd_sleep.__main__ import COMMANDS
 from kd_sleep.commands.flags import Flags
 from kd_sleep.config import PRESETS, Preset
+from kd_sleep.errors import KdSleepError, RecordingError
 
 ROOT = Path(__file__).parents[2]
 NAMES = [name for group in COMMANDS.values() for name in group]
@@ -246,6 +247,16 @@ def test_advice_names_flags_that_exist():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 for flag in re.findall(r"(?:^|[\s(`'])--(?:no(?=bcg))?([a-z_]+)", node.value):
                     assert any(name.startswith(flag) for name in known), f"{path}: --{flag}"
+
+
+def test_a_sentence_inside_another_ends_once():
+    told = RecordingError("a..b/../c", "no heartbeat: is the rate right?.", "Look at it.")
+    assert str(told) == "a..b/../c: no heartbeat: is the rate right? Look at it."
+    assert told.problem == "no heartbeat: is the rate right?"
+    assert (
+        str(KdSleepError("It ends: it is damaged..", "Wait ..."))
+        == "It ends: it is damaged. Wait ..."
+    )
 
 
 def test_a_flagfile_is_read(command, tmp_path):
