@@ -18,7 +18,6 @@ import dataclasses
 import datetime
 import functools
 import io
-import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -281,7 +280,6 @@ def _student(path: str) -> StagingStudent:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "kd_sleep"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every folder it opens
     return load_student(path)
 
 
