@@ -292,15 +292,19 @@ class Flags:
             ) from error
 
     def _use_platform(self) -> None:
-        platform = self._values.platform if "platform" in self._values else None
-        if platform is None:
+        if "platform" not in self._values:
             return
         import jax
 
+        from kd_sleep.training.mesh import default_platform
+
+        jax.config.update("jax_enable_x64", False)  # whatever JAX_ENABLE_X64 says: all is float32
+        platform = self._values.platform
         if platform == "cpu":
             jax.config.update("jax_platforms", "cpu")
         # Whatever JAX picks by itself must be what was asked for; "gpu" stands for cuda and rocm.
-        if (found := jax.default_backend()) != platform:
+        found = default_platform()
+        if platform not in (None, found):
             raise ConfigError(
                 f"--platform={platform}: JAX finds none on this machine, only {found}.",
                 "Install the jax of that platform, or leave the flag out.",
