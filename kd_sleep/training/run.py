@@ -247,7 +247,7 @@ def record_of(workdir: Path, kind: str) -> dict[str, Any]:
     if found != kind:
         raise TrainingError(
             f"{workdir}: expected a trained {kind}, found {found}.",
-            f"Train one with `python -m launch.{_LAUNCHERS[kind]}`.",
+            f"Train one with `kd-sleep {_LAUNCHERS[kind]}`.",
         )
     path = workdir / "settings.json"
     record = _read(path)

@@ -19,7 +19,7 @@ from kd_sleep.schema import SCHEMA_VERSION
 from kd_sleep.training.fit_kept_share import load_kept_share
 from kd_sleep.training.loop import KAPPA, load_best, predict
 from kd_sleep.training.metrics_log import read_metrics
-from kd_sleep.training.run import Run, record_of
+from kd_sleep.training.run import Run, kind_of, record_of
 from kd_sleep.training.seen_subjects import SEEN, TRAINED_ON, hashed, may_be_one
 from kd_sleep.training.soft_labels import fingerprint
 
@@ -119,6 +119,12 @@ class Trained:
 def fold_dirs(workdir: Path, folds: int) -> list[Path]:
     """Work folders of a teacher's folds."""
     return [workdir / "folds" / f"{folds}" / f"{fold}" for fold in range(folds)]
+
+
+def load_any(workdir: str | os.PathLike) -> Trained:
+    """A teacher or a student from its work folder, whichever it holds."""
+    kind = "teacher" if kind_of(Path(workdir)) == "teacher" else "student"
+    return load_trained(workdir, kind)
 
 
 def load_trained(workdir: str | os.PathLike, kind: str) -> Trained:
