@@ -59,11 +59,6 @@ class Trained:
         """Fingerprint of the parameters."""
         return fingerprint(self.params)
 
-    @property
-    def schema(self) -> str:
-        """Version of the inputs that it was trained on; this one's where the record is silent."""
-        return self.settings.get(TRAINED_ON, {}).get("schema", SCHEMA_VERSION)
-
     @functools.cached_property
     def _fold_of(self) -> dict[str, int]:
         """Hash of a training subject -> the fold that it was left out of."""
@@ -91,8 +86,16 @@ class Trained:
         """Logits [N, K] of each night.
 
         Raises:
-          TrainingError: logits that are not finite; it names the run and the night.
+          TrainingError: a network that was trained on other inputs than these nights have, or
+            logits that are not finite; it names the run and the night.
         """
+        schema = self.settings.get(TRAINED_ON, {}).get("schema", SCHEMA_VERSION)
+        if schema != SCHEMA_VERSION:
+            raise TrainingError(
+                f"{self}: it reads inputs of schema {schema}, these nights have those of"
+                f" {SCHEMA_VERSION}.",
+                "Train it with this version of kd_sleep.",
+            )
         found = predict(self.run.module, self.params, nights, self.run.columns)
         for recording, night in zip(nights.recording_ids, found, strict=True):
             if broken := np.count_nonzero(~np.isfinite(night)):
