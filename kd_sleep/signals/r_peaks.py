@@ -18,7 +18,9 @@ BROAD = 0.5  # of the narrow beats' steepness for their size: a beat with less i
 NARROW_PERCENTILE = 75  # of that ratio; in bigeminy half of the beats are broad
 STEEP_S = 0.016  # over which a beat's steepest slope is taken,
 QRS_SIDE_S = 0.06  # on either side of it
-SWING_BLOCK_S = 0.032  # swings are judged on means of so long: QRS complexes shrink, broad ones stay
+SWING_BLOCK_S = (
+    0.032  # swings are judged on means of so long: QRS complexes shrink, broad ones stay
+)
 SWING = 0.4  # of a normal beat's largest swing: less between two beats is no beat
 T_END = 0.6  # of the square root of the interval, in s: beyond it no T wave reaches
 T_LONGEST_S = 1.6  # interval beyond which the T wave comes no later
@@ -108,7 +110,7 @@ def typed_beats(
     centre = np.clip(np.rint(times_s * rate_hz).astype(np.int64), side, len(ecg) - side - 1)
     complexes = np.lib.stride_tricks.sliding_window_view(values, 2 * side + 1)[centre - side].T
     steepness = np.fmax.reduce(np.abs(complexes[step:] - complexes[:-step]))
-    ratio = np.divide(steepness, size_of, out=np.full(len(times_s), np.inf), where=size_of > 0)
+    ratio = np.divide(steepness, size_of, out=np.zeros(len(times_s)), where=size_of > 0)
     normal = usable & (ratio >= BROAD * np.percentile(ratio[usable], NARROW_PERCENTILE))
     if not normal.any():
         return times_s, normal
