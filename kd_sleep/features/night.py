@@ -20,7 +20,7 @@ from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.recordings.recording import Recording
 from kd_sleep.recordings.shhs import SIMULATOR, NightFiles, bcg_file, read_recording
 from kd_sleep.signals import alignment, quality
-from kd_sleep.signals.r_peaks import r_peaks
+from kd_sleep.signals.r_peaks import r_peaks, typed_beats
 from kd_sleep.simulation.physiology import SIMULATOR_VERSION
 from kd_sleep.simulation.recorded_drive import simulated_bcg
 
@@ -101,7 +101,7 @@ def heartbeats(
 
     Returns:
       [M] times in s; [M] whether each is a normal beat: as the R points tell, or, of the
-      detector's, whether the ECG around it is usable; [N] the windows' ECG quality, NaN if no ECG.
+      detector's, as `typed_beats` has it; [N] the windows' ECG quality, NaN if no ECG.
 
     Raises:
       RecordingError: R points of another night, an ECG too slow, or no heart to be seen.
@@ -134,8 +134,9 @@ def heartbeats(
             )
         times, source = r_peaks(ecg.values, ecg.rate_hz), files.edf
         usable = quality.ecg_usable(ecg.values, ecg.rate_hz, times)
-        normal = quality.in_usable(usable, times)
         quality_N = quality.usable_share(usable, windows)
+        at_beats = quality.in_usable(usable, times)
+        times, normal = typed_beats(ecg.values, ecg.rate_hz, times, at_beats)
     if normal.sum() < MIN_BEATS_PER_MIN * recording.duration_s / 60.0:
         raise RecordingError(
             source,

@@ -218,7 +218,7 @@ def edf_contents(path: str | os.PathLike) -> Contents:
     def load(label: str) -> Callable[[], Samples]:
         def read() -> Samples:
             signal = read_signals(path, {"bcg": (label,)}).signals["bcg"]
-            return Samples(signal.values, signal.rate_hz, signal.unit)
+            return Samples(signal.values, signal.rate_hz, signal.unit, edf.notes)
 
         return read
 
