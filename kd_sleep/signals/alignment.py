@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, special
 
-from kd_sleep.signals.filters import bridged, resample
 from kd_sleep.signals.j_peaks import beat_energy
+from kd_sleep.signals.resampling import on_grid
+from kd_sleep.signals.timeseries import Series
 
 ENERGY_HZ = 25.0  # of the beat energy
 COARSE = 2  # every second sample of it is enough to search with: it ends at 3 Hz
@@ -85,6 +86,14 @@ class Alignment:
         """True minus sensor time on the line, at given sensor times."""
         return sensor_s / (1.0 + self.drift) + self.offset_s - sensor_s
 
+    def corrected(self, bcg: Series) -> Series:
+        """The sensor's samples on the true clock: another start and another rate."""
+        return dataclasses.replace(
+            bcg,
+            rate_hz=bcg.rate_hz * (1.0 + self.drift),
+            start_s=self.offset_s + bcg.start_s / (1.0 + self.drift),
+        )
+
 
 class NoAlignment(ValueError):
     """The two signals share no pattern of beats within the search range."""
@@ -117,8 +126,7 @@ class _Clock:
 
 def align(
     beat_times_s: NDArray,
-    bcg: NDArray,
-    rate_hz: float,
+    bcg: Series,
     *,
     guess_s: float = 0.0,
     search_s: float = 600.0,
@@ -127,8 +135,7 @@ def align(
 
     Args:
       beat_times_s: [M] R times, increasing; stretches may be absent.
-      bcg: [n] samples, NaN where missing.
-      rate_hz: nominal sampling rate of the BCG.
+      bcg: at its nominal rate; its clock reads 0 at the first sample.
       guess_s: true time of the BCG's first sample as the files' headers have it.
       search_s: how far off the guess may be.
 
@@ -137,17 +144,15 @@ def align(
         segments that agree on any clock, or a heart so regular that two clocks fit alike.
     """
     beats = np.asarray(beat_times_s, np.float64)
-    values, missing = bridged(bcg)
-    segments = int(len(values) / (rate_hz * SEGMENT_S))
+    segments = int(bcg.duration_s / SEGMENT_S)
     if segments < MIN_SEGMENTS:
         raise NoAlignment(f"the BCG is shorter than {MIN_SEGMENTS * SEGMENT_S / 60:.0f} minutes")
     if len(beats) < MIN_SEGMENTS * MIN_BEATS:
         raise NoAlignment(f"the ECG has {len(beats)} beats, too few to show a pattern")
-    if np.ptp(values) == 0 or missing.all():
+    if bcg.constant:
         raise NoAlignment("the BCG is constant or missing throughout")
 
-    energy = _masked_energy(values, missing, rate_hz)
-    segments = min(segments, int(len(energy) / (ENERGY_HZ * SEGMENT_S)))  # a rate may be rounded
+    energy = _masked_energy(bcg)
     reach_s = max(search_s + BEYOND_S, MIN_REACH_S)
     z_SL = _correlations(energy, beats, segments, guess_s - reach_s, 2 * reach_s)
     lag_L = guess_s - reach_s + np.arange(z_SL.shape[1]) / COARSE_HZ
@@ -195,15 +200,10 @@ def align(
     )
 
 
-def _masked_energy(values: NDArray, missing: NDArray, rate_hz: float) -> NDArray[np.float64]:
+def _masked_energy(bcg: Series) -> NDArray[np.float64]:
     """Beat energy at ENERGY_HZ, 0 where the BCG is missing and half a second around it."""
-    energy = beat_energy(resample(values, rate_hz, ENERGY_HZ), ENERGY_HZ)
-    index = np.rint(np.flatnonzero(missing) * (ENERGY_HZ / rate_hz)).astype(int)
-    gap = np.zeros(len(energy), bool)
-    gap[index.clip(max=len(gap) - 1)] = True
-    if gap.any():
-        gap = ndimage.maximum_filter1d(gap, int(ENERGY_HZ) + 1)
-    return np.where(gap, 0.0, energy)
+    coarse = on_grid(bcg, ENERGY_HZ)
+    return np.where(coarse.near_missing(0.5), 0.0, beat_energy(coarse.values, ENERGY_HZ))
 
 
 def _beat_train(beats: NDArray, start_s: float, samples: int) -> NDArray[np.float32]:
@@ -388,26 +388,3 @@ def _best(clocks: list[_Clock]) -> tuple[_Clock, float]:
         error = ahead.std(ddof=1) / np.sqrt(len(ahead)) + 1e-12
         confidence = min(confidence, float(special.erf(ahead.mean() / error / np.sqrt(2.0))))
     return best, confidence
-
-
-def to_true_clock(
-    bcg: NDArray, rate_hz: float, alignment: Alignment, new_rate_hz: float, duration_s: float
-) -> NDArray[np.float64]:
-    """The BCG on the ECG's clock, [duration_s * new_rate_hz]; NaN where it has no samples.
-
-    Gaps are bridged before the rate is changed, so that they do not grow, and cut out again.
-    """
-    values, missing = bridged(bcg)
-    uniform = resample(values, rate_hz, new_rate_hz)
-    true_s = np.arange(round(duration_s * new_rate_hz)) / new_rate_hz
-    sensor_s = (true_s - alignment.offset_s) * (1.0 + alignment.drift)
-    # Cubic: between samples, straight lines would take a fifth of what is at 0.2 of the rate.
-    out = ndimage.map_coordinates(uniform, sensor_s[None] * new_rate_hz, order=3, mode="nearest")
-    place = sensor_s * rate_hz
-    last = len(values) - 1
-    known = (place >= 0) & (place <= last)
-    if missing.any():
-        below = np.floor(place).astype(np.int64).clip(0, last)
-        known &= ~(missing[below] | missing[np.minimum(below + 1, last)])
-    out[~known] = np.nan
-    return out

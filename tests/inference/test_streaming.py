@@ -7,7 +7,8 @@ from kd_sleep.errors import KdSleepError
 from kd_sleep.features.running_series import DELAY_S
 from kd_sleep.inference.export import noise
 from kd_sleep.inference.staging import StagingError
-from kd_sleep.signals.filters import resample
+from kd_sleep.signals.resampling import on_grid
+from kd_sleep.signals.timeseries import Series
 
 
 def _streamed(student, values, rate_hz, seed=0):
@@ -39,7 +40,7 @@ def test_a_stream_gives_the_nights_stages(make_student, damaged, rate_hz, contex
     student = make_student(sqi=True, causal=True, context_windows=context, front_end=front_end)
     values = np.repeat(damaged, 1)
     if rate_hz != 100.0:
-        values = resample(np.nan_to_num(damaged), 100.0, rate_hz)
+        values = on_grid(Series.of(np.nan_to_num(damaged), 100.0), rate_hz).values
         values[5000:12_000] = np.nan
     night = student.stage(values, rate_hz, causal=True)
     windows = _streamed(student, values, rate_hz)
