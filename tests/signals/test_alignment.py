@@ -222,9 +222,38 @@ def test_a_bcg_beside_the_ecg_is_refused(irregular_beats):
         align(irregular_beats, Series.of(bcg, 50.0), guess_s=20_000.0)
 
 
+@pytest.mark.parametrize("drift", [-2000e-6, -600e-6, 350e-6, 1000e-6])
+def test_a_drift_beyond_any_crystals_is_found(irregular_beats, drift):
+    """Lines of less drift fit half of such an hour, a beat off at its end."""
+    clock = Clock(7.0, drift)
+    bcg = pulses(irregular_beats + 0.21, clock, 50.0, 150_000)
+    found = align(irregular_beats, Series.of(bcg, 50.0))
+    assert found.drift == pytest.approx(drift, abs=20e-6)
+    assert rms_s(found, clock, 0.83) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("jump_s", "curve_s"),
+    [(5.0, 0.0), (-0.9, 0.0), (0.0, 4.0)],  # curve: off by so much at the end
+)
+def test_a_clock_that_is_no_line_is_refused(irregular_beats, jump_s, curve_s):
+    late_s = np.where(irregular_beats > 1200, jump_s, 0.0) + curve_s * (irregular_beats / 3000) ** 2
+    bcg = pulses(irregular_beats + 0.21 + late_s, Clock(7.0), 50.0, 150_000)
+    with pytest.raises(NoAlignment, match=r"does not run evenly|agree on one clock"):
+        align(irregular_beats, Series.of(bcg, 50.0))
+
+
+def test_drift_beyond_the_search_is_refused(irregular_beats):
+    bcg = pulses(irregular_beats + 0.21, Clock(7.0, 6000e-6), 50.0, 150_000)
+    with pytest.raises(NoAlignment):
+        align(irregular_beats, Series.of(bcg, 50.0))
+
+
 def a_clock(offset_s: float, drift: float) -> Alignment:
     empty = np.empty(0)
-    return Alignment(offset_s, drift, 0.0, 1.0, 1.0, empty, empty, empty.astype(bool), empty, empty)
+    return Alignment(
+        offset_s, drift, 0.0, 1.0, 1.0, empty, empty, empty.astype(bool), empty, empty, 0.0
+    )
 
 
 def test_samples_land_on_the_true_clock():
@@ -320,7 +349,7 @@ def test_the_table_of_whole_nights():
             for pair in ((previous[0], bcg), (beats, previous[1])):
                 strangers += 1
                 try:
-                    align(*pair, 100.0)
+                    align(pair[0], Series.of(pair[1], 100.0))
                 except NoAlignment:
                     continue
                 false += 1
