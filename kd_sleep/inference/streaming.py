@@ -95,25 +95,19 @@ class Stream:
           StagingError: several channels, or something else than real numbers; the stream goes on.
           KdSleepError: the stream is closed.
         """
-        self._check_open()
-        windows = self._running.push(series_of(samples, self._rate_hz))
-        return list(map(self._staged, windows))
-
-    def close(self) -> list[StagedWindow]:
-        """The windows that waited for `DELAY_S`. Nothing can be pushed after.
-
-        Raises:
-          KdSleepError: the stream is closed.
-        """
-        self._check_open()
-        self._closed = True
-        return list(map(self._staged, self._running.finish()))
-
-    def _check_open(self) -> None:
         if self._closed:
             raise KdSleepError(
                 "The stream is closed.", "Begin another with student.stream(rate_hz)."
             )
+        windows = self._running.push(series_of(samples, self._rate_hz))
+        return list(map(self._staged, windows))
+
+    def close(self) -> list[StagedWindow]:
+        """The windows that waited for `DELAY_S`. Nothing can be pushed after."""
+        if self._closed:
+            return []
+        self._closed = True
+        return list(map(self._staged, self._running.finish()))
 
     def _staged(self, window: RunningWindow) -> StagedWindow:
         student, shown = self._student, Shown.of([window])

@@ -27,7 +27,8 @@ from kd_sleep.signals.timeseries import FLAT_S, Series
 ZEROS, BETA = 10, 5.0  # as `scipy.signal.resample_poly` has them
 TERMS = 8
 _DECIMATION_DB = 80.0
-_ROWS = 2048  # grid samples at once; always as many, so that pieces of a stream give the same bits
+_BLOCK = 1 << 15  # grid samples at once: a night at 1,000 Hz need not fit in memory as float64
+_ROWS = 2048  # of a product; always as many, so that pieces of a stream give the same bits
 
 
 def on_grid(
@@ -109,22 +110,19 @@ class _Kernel:
         Beyond the old samples' ends the last one goes on. All are summed relative to `level`.
         """
         out = np.empty(stop - first)
-        for number in range(first, stop, _ROWS):
-            rows = min(_ROWS, stop - number)
-            block = self._block(values, begin, number, rows, level)
-            out[number - first :][:rows] = block[:rows]
+        for number in range(first, stop, _BLOCK):
+            end = min(number + _BLOCK, stop)
+            out[number - first : end - first] = self._block(values, begin, number, end, level)
         return out
 
     def _block(
-        self, values: NDArray, begin: int, first: int, rows: int, level: float
+        self, values: NDArray, begin: int, first: int, stop: int, level: float
     ) -> NDArray[np.float64]:
-        """[_ROWS] grid samples, of which the first `rows` have all that they need."""
-        place = self.places(first, first + _ROWS) / self._every
+        place = self.places(first, stop) / self._every
         below = np.floor(place).astype(np.int64)
-        part = place - below - 0.5
-        low, high = below[0] - self._side + 1, below[rows - 1] + self._side
-        low_at = low * self._every - self._fir_side - begin
-        high_at = high * self._every + self._fir_side + 1 - begin
+        part, row = place - below - 0.5, below - below[0]
+        low_at = (below[0] - self._side + 1) * self._every - self._fir_side - begin
+        high_at = (below[-1] + self._side) * self._every + self._fir_side + 1 - begin
         old = values[max(low_at, 0) : high_at].astype(np.float64) - level
         edges = max(-low_at, 0), max(high_at - len(values), 0)
         if any(edges):
@@ -133,12 +131,19 @@ class _Kernel:
             skip = 2 * self._fir_side // self._every
             old = signal.upfirdn(self._fir, old, 1, self._every)[skip:]
         windows = np.lib.stride_tricks.sliding_window_view(old, 2 * self._side)
-        terms = (windows[np.minimum(below - below[0], len(windows) - 1)] @ self._weights).T
-        found: NDArray[np.float64] = terms[-1].copy()
-        for term in terms[-2::-1]:
-            found *= part
-            found += term
-        return found + level
+        found = np.empty(len(part))
+        rows = np.zeros(_ROWS, np.int64)
+        for start in range(0, len(part), _ROWS):
+            here = slice(start, min(start + _ROWS, len(part)))
+            count = here.stop - start
+            rows[:count] = row[here]
+            terms = (windows[rows] @ self._weights)[:count].T
+            sums = terms[-1].copy()
+            for term in terms[-2::-1]:
+                sums *= part[here]
+                sums += term
+            found[here] = sums + level
+        return found
 
 
 class RunningGrid:

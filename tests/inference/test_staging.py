@@ -126,6 +126,7 @@ def _noise(bcg):
 
 
 REFUSED = {
+    "samples": lambda bcg: (bcg.values[:, None], 100.0),
     "rate": lambda bcg: (bcg.values[::3], 33.3),
     "length": lambda bcg: (bcg.values[: 299 * 100], 100.0),
     "constant": lambda bcg: (np.full(len(bcg.values), 3.0), 100.0),

@@ -54,6 +54,39 @@ def test_a_stream_gives_the_nights_stages(make_student, damaged, rate_hz, contex
     assert {window.name for window in windows if window.stage < 0} == {""}
 
 
+@pytest.mark.parametrize(
+    "samples", [np.zeros((30, 2)), np.zeros((30, 1)), 1.0, ["1.0"], [None], np.zeros(3, complex)]
+)
+def test_what_is_no_channel_is_refused_and_the_stream_goes_on(make_student, samples):
+    stream = make_student(causal=True).stream(100.0)
+    with pytest.raises(StagingError, match="one channel|real numbers"):
+        stream.push(samples)
+    assert stream.push(np.zeros(30, np.int16)) == []
+
+
+def test_masked_infinite_and_nan_samples_are_missing_alike(make_student, bcg):
+    student = make_student(causal=True)
+    values, gone = bcg.values[: 180 * 100], np.arange(180 * 100) % 2000 < 800
+    nan, infinite = (np.where(gone, other, values) for other in (np.nan, -np.inf))
+    expected = _streamed(student, nan, 100.0)
+    for samples in (np.ma.masked_array(values, gone), infinite):
+        for one, other in zip(_streamed(student, samples, 100.0), expected, strict=True):
+            np.testing.assert_array_equal(one.probs, other.probs)
+    night = student.stage(
+        np.ma.masked_array(bcg.values, np.arange(len(bcg.values)) % 2000 < 800), 100.0
+    )
+    assert night.missing.mean() == pytest.approx(0.4, abs=0.02)
+
+
+def test_a_closed_stream_takes_no_more(make_student):
+    stream = make_student(causal=True).stream(100.0)
+    stream.push(np.zeros(300))
+    stream.close()
+    with pytest.raises(KdSleepError, match="closed"):
+        stream.push(np.zeros(300))
+    assert stream.close() == []
+
+
 def test_a_window_is_there_a_delay_after_its_end(make_student, bcg):
     stream = make_student(causal=True).stream(bcg.rate_hz)
     ready = round((30 + DELAY_S) * bcg.rate_hz)
