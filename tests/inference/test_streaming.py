@@ -59,7 +59,7 @@ def test_a_stream_gives_the_nights_stages(make_student, damaged, rate_hz, contex
 )
 def test_what_is_no_channel_is_refused_and_the_stream_goes_on(make_student, samples):
     stream = make_student(causal=True).stream(100.0)
-    with pytest.raises(StagingError, match="one channel|real numbers"):
+    with pytest.raises(StagingError, match=r"one channel|real numbers"):
         stream.push(samples)
     assert stream.push(np.zeros(30, np.int16)) == []
 
