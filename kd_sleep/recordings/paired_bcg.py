@@ -38,6 +38,7 @@ from kd_sleep.schema import LOWEST_BCG_HZ
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.resampling import on_grid
 
+_FLAGS = "(--channel of stage_night, --bcg_channel of build_dataset)"
 HIGHEST_HZ = bcg_formats.HIGHEST_HZ
 SHORTEST_S = 300.0  # one segment of the clock's alignment
 LONGEST_S = bcg_formats.LONGEST_S
@@ -141,11 +142,13 @@ def _contents(path: str | os.PathLike) -> Contents:
 def _candidates(path: str | os.PathLike, contents: Contents, channel: str) -> list[Channel]:
     """The channels among which quality decides; at least one."""
     names = ", ".join(other.label for other in contents.channels[:20])
+    if len(contents.channels) > 20:
+        names += f" and {len(contents.channels) - 20} others"
     if fold(channel):
         named = [other for other in contents.channels if fold(channel) in _spellings(other.label)]
         if not named:
             raise RecordingError(
-                path, f"has no channel {channel!r} among {names}.", "Name one of these."
+                path, f"has no channel {channel!r} among {names}.", f"Name one of these {_FLAGS}."
             )
         return named
     if len(contents.channels) == 1:
@@ -153,7 +156,7 @@ def _candidates(path: str | os.PathLike, contents: Contents, channel: str) -> li
     possible = [other for other in contents.channels if not _is_other(other.label)]
     if not possible:
         raise RecordingError(
-            path, f"has no BCG channel among {names}.", "Name the channel that is one."
+            path, f"has no BCG channel among {names}.", f"Name the channel that is one {_FLAGS}."
         )
     return [other for other in possible if _is_bed_sensor(other.label)] or possible
 
