@@ -14,13 +14,14 @@ from kd_sleep import schema
 from kd_sleep.config import DatasetConfig
 from kd_sleep.errors import RecordingError
 from kd_sleep.features import rr
-from kd_sleep.features.bcg import NoHeartbeatBand, flat, prepared
+from kd_sleep.features.bcg import NoHeartbeatBand, on_windows, prepared
 from kd_sleep.features.series import bcg_series
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.recordings.recording import Recording
 from kd_sleep.recordings.shhs import SIMULATOR, NightFiles, bcg_file, read_recording
 from kd_sleep.signals import alignment, quality
 from kd_sleep.signals.r_peaks import r_peaks, typed_beats
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation.physiology import SIMULATOR_VERSION
 from kd_sleep.simulation.recorded_drive import simulated_bcg
 
@@ -149,27 +150,24 @@ def heartbeats(
 
 def aligned_bcg(
     files: NightFiles, config: DatasetConfig, recording: Recording, beats: NDArray
-) -> tuple[BcgRecording, alignment.Alignment]:
-    """The night's BCG file, and where its clock lies in the ECG's.
+) -> tuple[Series, alignment.Alignment]:
+    """The night's BCG without flat stretches, and where its clock lies in the ECG's.
 
     Raises:
       RecordingError: no BCG file, an unusable one, or one whose beats do not fit the ECG's.
     """
     path = bcg_file(files)
     bcg = read_bcg(path, config.bcg_channel, config.bcg_rate_hz)
-    values = np.where(flat(bcg.signal.values, bcg.signal.rate_hz), np.nan, bcg.signal.values)
-    bcg = dataclasses.replace(bcg, signal=dataclasses.replace(bcg.signal, values=values))
+    series = bcg.signal.series.without_flat()
     try:
-        clock = alignment.align(
-            beats, values, bcg.signal.rate_hz, guess_s=_header_offset_s(recording, bcg)
-        )
+        clock = alignment.align(beats, series, guess_s=_header_offset_s(recording, bcg))
     except alignment.NoAlignment as error:
         raise RecordingError(
             path,
             f"the BCG's clock cannot be told from its heartbeats: {error}.",
             "Is it of this night and this sleeper? Look at --bcg_dir.",
         ) from error
-    return bcg, clock
+    return series, clock
 
 
 def _header_offset_s(recording: Recording, bcg: BcgRecording) -> float:
@@ -202,7 +200,8 @@ def _bcg_fields(
         **dict.fromkeys(("clock_residual", "clock_confidence"), np.float32(np.nan)),
     }
     if config.bcg_source == "none":
-        series = bcg_series(np.empty(0), windows).fields()
+        empty = Series.of(np.full(windows * schema.BCG_SAMPLES, np.nan), schema.BCG_HZ)
+        series = bcg_series(empty, windows).fields()
         nothing = np.zeros((0, schema.BCG_SAMPLES), np.int16)
         return clock | {
             **series,
@@ -216,16 +215,13 @@ def _bcg_fields(
         made = simulated_bcg(recording, beats, normal, config.simulated_sensor)
         return clock | _sampled(files, made, windows, config)
     bcg, found = aligned_bcg(files, config, recording, beats)
-    values = alignment.to_true_clock(
-        bcg.signal.values, bcg.signal.rate_hz, found, schema.BCG_HZ, recording.duration_s
-    )
     return {
         "rj": _by_window(found.rj_times_s, found.rj_s, windows),
         "clock_offset": np.float32(found.offset_s),
         "clock_drift": np.float32(found.drift),
         "clock_residual": np.float32(found.residual_s),
         "clock_confidence": np.float32(found.confidence),
-        **_sampled(files, values, windows, config),
+        **_sampled(files, found.corrected(bcg), windows, config),
     }
 
 
@@ -239,18 +235,17 @@ def _by_window(times_s: NDArray, values: NDArray, windows: int) -> NDArray[np.fl
     return track.astype(np.float32)
 
 
-def _sampled(
-    files: NightFiles, bcg: NDArray, windows: int, config: DatasetConfig
-) -> dict[str, Any]:
-    """The BCG's series, samples, scale and quality, from a BCG at 50 Hz on the ECG's clock."""
+def _sampled(files: NightFiles, bcg: Series, windows: int, config: DatasetConfig) -> dict[str, Any]:
+    """The BCG's series, samples, scale and quality, from a BCG on the ECG's clock."""
+    uniform = on_windows(bcg, windows)
     try:
-        ready = prepared(bcg, windows)
+        ready = prepared(uniform)
     except NoHeartbeatBand as error:
         raise RecordingError(files.bcg or files.edf, str(error), LEAVE_OUT) from error
     values_NS = ready.values_NS
     scale = max(float(np.abs(values_NS).max()), 1.0) / 32767.0
     counts = np.rint(values_NS / scale).astype(np.int16)
-    series = bcg_series(bcg, windows).fields()
+    series = bcg_series(uniform, windows).fields()
     return {
         **series,
         "bcg": counts if config.bcg_samples else counts[:0],

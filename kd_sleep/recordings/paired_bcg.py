@@ -34,11 +34,11 @@ from kd_sleep.errors import RecordingError
 from kd_sleep.recordings import bcg_csv, bcg_formats
 from kd_sleep.recordings.bcg_formats import Channel, Contents, Samples, fold
 from kd_sleep.recordings.recording import Signal
-from kd_sleep.signals.filters import bridged, resample
+from kd_sleep.schema import LOWEST_BCG_HZ
 from kd_sleep.signals.quality import snr_db
+from kd_sleep.signals.resampling import on_grid
 
 _FLAGS = "(--channel of stage_night, --bcg_channel of build_dataset)"
-LOWEST_HZ = 50.0  # heartbeats and the noise band beside them reach up to 20 Hz
 HIGHEST_HZ = bcg_formats.HIGHEST_HZ
 SHORTEST_S = 300.0  # one segment of the clock's alignment
 LONGEST_S = bcg_formats.LONGEST_S
@@ -96,7 +96,7 @@ def read_bcg(path: str | os.PathLike, channel: str = "", rate_hz: float = 0.0) -
     Raises:
       RecordingError: for a file that is missing, damaged or of no known format; without the
         channel, or any that can be a BCG; without a rate, or with another than `rate_hz` by more
-        than 1 %; outside 50 to 1000 Hz or 5 minutes to 24 hours; or that never changes.
+        than 1 %; outside 40 to 1000 Hz or 5 minutes to 24 hours; or that never changes.
     """
     contents = _contents(path)
     candidates = _candidates(path, contents, channel)
@@ -195,11 +195,11 @@ def _signal(
             "Give no rate, or correct the file.",
         )
     rate_hz = samples.rate_hz or rate_hz
-    if not LOWEST_HZ <= rate_hz <= HIGHEST_HZ:
+    if not LOWEST_BCG_HZ <= rate_hz <= HIGHEST_HZ:
         raise RecordingError(
             path,
             f"{what} has {rate_hz:.6g} Hz.",
-            f"BCG is needed at {LOWEST_HZ:g} to {HIGHEST_HZ:g} Hz.",
+            f"BCG is needed at {LOWEST_BCG_HZ:g} to {HIGHEST_HZ:g} Hz.",
         )
     seconds = len(samples.values) / rate_hz
     if not SHORTEST_S <= seconds <= LONGEST_S:
@@ -245,16 +245,15 @@ def _quality_db(signal: Signal) -> float:
     """Median over the windows of the night's middle; -inf where no window can be judged."""
     size = min(len(signal.values), round(_JUDGED_S * signal.rate_hz))
     first = (len(signal.values) - size) // 2
-    values, missing = bridged(signal.values[first : first + size])
-    rate_hz = min(signal.rate_hz, _JUDGED_HZ)
-    values = values / (np.abs(values).max() or 1.0)  # so that no square of it overflows
-    values = resample(values, signal.rate_hz, rate_hz)
-    window = round(_JUDGED_WINDOW_S * rate_hz)
-    windows = values[: len(values) // window * window].reshape(-1, window)
-    at = np.minimum(np.arange(windows.size) * signal.rate_hz / rate_hz, size - 1).astype(np.int64)
-    whole = ~missing[at].reshape(windows.shape).any(1)
-    if not whole.any():
+    middle = signal.series[first : first + size]
+    middle = on_grid(middle, min(signal.rate_hz, _JUDGED_HZ))
+    values = middle.values / (np.abs(middle.values).max() or 1.0)  # or their squares overflow
+    window = round(_JUDGED_WINDOW_S * middle.rate_hz)
+    whole = len(values) // window * window
+    windows = values[:whole].reshape(-1, window)
+    there = ~middle.missing[:whole].reshape(windows.shape).any(1)
+    if not there.any():
         return -np.inf
     with np.errstate(divide="ignore"):
-        ratios_db = snr_db(windows[whole], rate_hz)
+        ratios_db = snr_db(windows[there], middle.rate_hz)
     return float(np.nanmedian(ratios_db)) if np.isfinite(ratios_db).any() else -np.inf
