@@ -36,6 +36,7 @@ TIME_NAMES = frozenset(
 UNIFORM = "If its samples are uniform all the same, remove the time column and give the rate."
 NO_ZONE = -9999
 
+_DAY_US = 86_400_000_000
 _UNIT = (re.compile(r"(.*?)\s*[\[(](.*?)[\])]"), re.compile(r"(?:(.*?)[_ ])?([a-zµμ]+)"))
 _CLOCK_TEXT = re.compile(
     rb"\s*(?:(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:T| +))?(\d{1,2}):(\d{1,2})"
@@ -51,7 +52,8 @@ _STRAY_S = 0.5  # that the envelope may lie off a clock of one rate
 _CHUNKS = 64
 _WIDEST = 4096  # groups of stamps, of which one at least is on time
 _LASTING_FALLS = 3  # as where a row is there twice
-_FEW = 1e-3  # share of the groups of rows that gaps come before
+_FEW, _MANY = 1e-3, 0.125  # shares of the groups of rows that gaps come before
+_WARY = 0.6  # of a gap's least length: falls are looked for that are smaller
 _GAP_COST_S = 1e-4  # a clock so much straighter is worth one more gap
 
 
@@ -85,12 +87,12 @@ class NoTime(ValueError):
     """A cell that holds no time; its one argument is the row."""
 
 
-def clock_times(cells: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+def clock_times(cells: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Wall clocks as written, year first or without a date, one spelling after the other.
 
     Returns:
-      [n] µs since 1970 on that clock; [n] minutes east of UTC, `NO_ZONE` where none is written;
-      whether the first has a date.
+      [n] µs since 1970 on that clock, less than a day without a date; [n] minutes east of UTC,
+      `NO_ZONE` where none is written.
 
     Raises:
       NoTime: for a cell that is no such time.
@@ -128,7 +130,7 @@ def clock_times(cells: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], NDArray[n
         zone_min[rows] = sign * (zone_h * 60 + zone_m) if told else NO_ZONE
         todo = todo[~alike]
         if not todo.size:
-            return wall_us, zone_min, dated
+            return wall_us, zone_min
     raise NoTime(int(todo[0]))
 
 
@@ -147,11 +149,13 @@ def start_of(stamp: Any, per_s: float = 0.0) -> datetime.datetime | None:
         number = float(text)
     except ValueError:
         try:
-            wall_us, zone_min, dated = clock_times(np.array([text[:99].strip() or b"-"]))
+            wall_us, zone_min = clock_times(np.array([text[:99].strip() or b"-"]))
         except NoTime:
             return None
-        wall = _date(wall_us[0] / 1e6) if dated else None
-        return wall if wall is None or zone_min[0] else wall.replace(tzinfo=datetime.UTC)
+        if wall_us[0] < _DAY_US:
+            return None
+        wall = _date(wall_us[0] / 1e6)
+        return wall if zone_min[0] else wall.replace(tzinfo=datetime.UTC)
     for unit in (per_s,) if per_s else (1.0, 1e3, 1e6, 1e9):
         if _UNIX_S[0] <= number / unit < _UNIX_S[1]:
             return _date(number / unit).replace(tzinfo=datetime.UTC)
@@ -200,7 +204,7 @@ def text_stamps(wall_us: NDArray, zone_min: NDArray, first: bytes) -> Stamps:
     zoned = zone_min != NO_ZONE
     seconds = (wall_us - wall_us[0] - np.where(zoned, zone_min - zone_min[0], 0) * 60_000_000) / 1e6
     steps = np.diff(seconds)
-    if wall_us.max() < 86_400_000_000:
+    if wall_us.max() < _DAY_US:
         seconds[1:] += 86_400.0 * np.cumsum(steps < -43_200)
         steps = np.diff(seconds)
     hour = np.flatnonzero(np.abs(np.abs(steps) - 3600.0) <= 2.0)
@@ -277,20 +281,20 @@ def uniform_clock(
             f"its time stamps run back by {-steps[back]:.6g} s at {row_name(back + 1)}.",
             "Is it the end of summer time, or two recordings in one file? Split it, or use UTC.",
         )
+    resolution = float(np.median(steps[steps > 0][:_SAMPLED]))
     period = row_step(seconds)
+    if resolution > _COARSEST_S and np.median(steps) == 0:
+        raise RecordingError(
+            path,
+            f"its time stamps are too coarse: they resolve {resolution:g} s.",
+            "Remove the time column and give the rate.",
+        )
     if period <= 0:
         raise _no_rate(path, f"{_FAR_ROWS} rows take no time")
     last = np.append(np.flatnonzero(steps > 0.5 * period), len(steps))  # of each group of rows
     stamps, sizes = seconds[last], np.diff(last, prepend=-1)
     rows = int(np.median(sizes[:_SAMPLED]))
     grouped = rows > 1
-    resolution = float(np.median(np.diff(stamps[:_SAMPLED]))) if len(last) > 1 else seconds[-1]
-    if grouped and resolution > _COARSEST_S:
-        raise RecordingError(
-            path,
-            f"its time stamps are too coarse: they resolve {resolution:g} s.",
-            "Remove the time column and give the rate.",
-        )
     distinct = np.unique(np.rint(steps[:_SAMPLED] * 1e9)) / 1e9
     quantum = float(np.diff(distinct[distinct > 0], prepend=0.0).min(initial=period))
     lost = np.zeros(len(last), np.int64)
@@ -308,8 +312,9 @@ def uniform_clock(
                 best_s, (lost, straight, stray_s) = told[2] + _GAP_COST_S * gaps, told
             if told[2] < 2 * period and gaps <= _FEW * len(last):
                 break
-        if np.count_nonzero(lost) > _FEW * len(last) and stray_s > 5 * period:
-            raise _no_rate(path, f"gaps before {np.count_nonzero(lost)} rows do not explain them")
+        gaps = np.count_nonzero(lost)
+        if gaps > _MANY * len(last) or (gaps > _FEW * len(last) and stray_s > 5 * period):
+            raise _no_rate(path, f"{gaps} gaps would not explain them")
     length, rate_hz = int(last[-1] + lost.sum()) + 1, 1.0 / straight
     if length * straight > LONGEST_S or length > LONGEST_S * HIGHEST_HZ:
         raise RecordingError(
@@ -323,6 +328,7 @@ def uniform_clock(
         rate_hz = float(round(rate_hz))  # which moves no sample by one
     notes = []
     if grouped:
+        resolution = float(np.median(np.diff(stamps)))
         notes += [
             f"Its time stamps resolve {resolution:.3g} s: the rate is a mean, and samples after a gap"
             f" lie within {resolution:.3g} s."
@@ -402,7 +408,7 @@ def _lost(
         after = _earliest(lag, width)
         change = after[width:] - after[:-width]
         falling_s = min(0.0, float(np.median(change)))  # by a period that is still too long
-        falls = np.count_nonzero(change < falling_s - threshold) / width
+        falls = np.count_nonzero(change < falling_s - _WARY * threshold) / width
         if falls < fewest:
             fewest, chosen, slope_s = falls, width, falling_s
             deepest = falling_s - float(change.min(initial=0.0))

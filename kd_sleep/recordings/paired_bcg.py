@@ -140,8 +140,9 @@ def _contents(path: str | os.PathLike) -> Contents:
         "HDF5": bcg_formats.hdf5_contents,
     }[kind]
     contents = reader(path)
-    if not any(column.peek.dtype.kind in "iuf" for column in contents.columns):
-        why = "; ".join(list(contents.refused.values())[:5])
+    if not any(map(_may_be_signal, contents.columns)):
+        times = [f"{column.label!r} holds times and no plain numbers" for column in contents.columns]
+        why = "; ".join([*contents.refused.values(), *times][:5])
         raise RecordingError(
             path,
             f"has no channel of numbers that can be a signal{': ' * bool(why)}{why}.",
@@ -154,7 +155,7 @@ def _candidates(
     path: str | os.PathLike, contents: Contents, channel: str, flag: str
 ) -> list[Column]:
     """The channels among which quality decides; at least one."""
-    columns = [column for column in contents.columns if column.peek.dtype.kind in "iuf"]
+    columns = [column for column in contents.columns if _may_be_signal(column)]
     names = ", ".join(other.label for other in columns[:20])
     if fold(channel):
         named = [other for other in columns if fold(channel) in _spellings(other.label)]
@@ -231,9 +232,7 @@ def _told_hz(path: str | os.PathLike, label: str, told: Any) -> float:
 def _possible_clocks(contents: Contents, column: Column) -> list[Column]:
     """The column beside a channel that is its clock by name or kind; else all that seem to rise."""
     beside = [c for c in contents.columns if c.rows == column.rows and c is not column]
-    named = [
-        c for c in beside if c.peek.dtype.kind in "SM" or time_name(c.label)[0] in TIME_NAMES
-    ]
+    named = [c for c in beside if _is_time(c)]
     if named:  # the nearest in an HDF5 file's groups, and of several the one that moves most often
         near = [len(os.path.commonprefix((c.label, column.label)).split("/")) for c in named]
         return [max(zip(near, [len(np.unique(c.peek)) for c in named], range(0, -len(named), -1), named),
@@ -253,7 +252,7 @@ def _clock_beside(
     """The clock among columns, its start, and notes on those that only rise and are none."""
     rising = {}
     for column, values in table:
-        named = column.peek.dtype.kind in "SM" or time_name(column.label)[0] in TIME_NAMES
+        named = _is_time(column)
         if not named and not ramp(values):
             continue
         stamps = values
@@ -271,6 +270,14 @@ def _clock_beside(
             )
     notes = [f"Column {label!r} only rises, and is no clock: {why}." for label, why in rising.items()]
     return None, None, tuple(notes)
+
+
+def _is_time(column: Column) -> bool:
+    return column.peek.dtype.kind in "SM" or time_name(column.label)[0] in TIME_NAMES
+
+
+def _may_be_signal(column: Column) -> bool:
+    return not _is_time(column) and column.peek.dtype.kind in "iuf"
 
 
 def _spellings(label: str) -> set[str]:
