@@ -123,7 +123,7 @@ def clock_times(cells: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], NDArray[n
         right &= (minute < 60) & (second < 60) & (zone_h < 24) & (zone_m < 60) & (year > 0)
         if not right.all():
             raise NoTime(int(np.arange(len(cells))[rows][np.argmin(right)]))
-        fraction = fraction * 10 ** 9 // 10 ** (3 + len(match[7] or b""))
+        fraction = fraction * 10**9 // 10 ** (3 + len(match[7] or b""))
         wall_us[rows] = ((days * 24 + hour) * 60 + minute) * 60_000_000 + second * 10**6 + fraction
         told = re.search(rb"(Z|UTC|GMT)\s*$", match[0]) or match[8]
         sign = -1 if match[8] == b"-" else 1
@@ -242,7 +242,11 @@ def stamps_of(
         if usual == 1.0 and start_of(stamps[0], 1e3) is None:
             return "it counts by ones: rows, or milliseconds?"
         lowest_hz = 5.0 if named else 40.0
-        even = named or np.mean(np.abs(np.diff(stamps[:_SAMPLED]) / usual - 1.0) < 0.5) > 0.5
+        even = (
+            named
+            or usual > 0
+            and np.mean(np.abs(np.diff(stamps[:_SAMPLED]) / usual - 1.0) < 0.5) > 0.5
+        )
         units = (1.0, 1e3, 1e6, 1e9, 1 / 86400)
         fits = [u for u in units if lowest_hz <= u / step <= 5 * HIGHEST_HZ] if even else []
         if len(fits) != 1:
@@ -368,15 +372,15 @@ def _no_rate(path: str | os.PathLike, why: str) -> RecordingError:
     return RecordingError(path, f"its time stamps keep to no uniform rate: {why}.", UNIFORM)
 
 
-def _envelope(
-    index: NDArray[np.int64], stamps: NDArray, period: float
-) -> tuple[float, float]:
+def _envelope(index: NDArray[np.int64], stamps: NDArray, period: float) -> tuple[float, float]:
     """The period along the stamps' lower envelope (Theil and Sen's slope), and how far that strays."""
     edges = np.linspace(0, len(index), min(_CHUNKS, len(index)), endpoint=False).astype(np.int64)
     first, second = np.triu_indices(len(edges), max(1, len(edges) // 3))
     for _ in range(2):
         lag = stamps - period * index
-        lowest = [a + int(np.argmin(lag[a:b])) for a, b in zip(edges, (*edges[1:], None), strict=True)]
+        lowest = [
+            a + int(np.argmin(lag[a:b])) for a, b in zip(edges, (*edges[1:], None), strict=True)
+        ]
         x, y = index[lowest], lag[lowest]
         if first.size:
             slope = float(np.median((y[second] - y[first]) / (x[second] - x[first])))
@@ -392,9 +396,7 @@ def _common_slope(stretch: NDArray[np.int64], index: NDArray, stamps: NDArray) -
     return max(0.0, float((x * y).sum() / max((x * x).sum(), 1e-9)))
 
 
-def _lost(
-    lag: NDArray, period: float, threshold: float, rows: int
-) -> NDArray[np.int64]:
+def _lost(lag: NDArray, period: float, threshold: float, rows: int) -> NDArray[np.int64]:
     """How many samples are lost before each group of rows, [g]; `lag` is its stamp less its rows'.
 
     Args:
@@ -415,6 +417,11 @@ def _lost(
         width *= 2
     if fewest > _LASTING_FALLS:  # no width is enough: as late as it may be early, it is no gap
         threshold = max(threshold, 1.5 * deepest)
+    if (
+        chosen == 1 and fewest
+    ):  # of a clock that is else exact, a stamp that is early alone is damage
+        beside = np.minimum(np.append(lag[:1], lag[:-1]), np.append(lag[1:], lag[-1:]))
+        lag = np.maximum(lag, beside)
     width, after = chosen, _earliest(lag, chosen)
     before = np.concatenate([np.minimum.accumulate(lag[:width]), after[1 : groups - width]])
     limit = np.full(groups - 1, threshold + slope_s)

@@ -34,7 +34,9 @@ _UNIT_WORD = re.compile(
 _CLOCK_LIKE = re.compile(r"\d:\d\d")
 _CLOCK_WIDTH = 40
 _JUDGED_ROWS = 10
-_EXPECTED = "Expected one line with the columns' names, and at most one with their units, above the rows."
+_EXPECTED = (
+    "Expected one line with the columns' names, and at most one with their units, above the rows."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _layout(path: str | os.PathLike) -> _Layout:
     first = rows[0]
     named = [*text, *comments[-1:]][0] if text or comments else first
     header = lines[named].lstrip("#%/ ") if named != first else ""
-    delimiter = told[1] if told else _delimiter(header, lines[first])
+    delimiter = told[1] if told else _delimiter(header if text else "", lines[first])
 
     def cells(line: str) -> list[str]:
         if delimiter is None:
@@ -142,7 +144,7 @@ def _layout(path: str | os.PathLike) -> _Layout:
     names = cells(header) if header else []
     if len(names) == len(table[0]) - 1 and lines[first].startswith('"'):
         names.insert(0, "")  # R's row names
-    if not names or (not text and len(names) != len(table[0])):
+    if not names or (not text and (len(names), named + 1) != (len(table[0]), first)):
         raise RecordingError(
             path, f"has no header line: line {first + 1} begins with numbers.", _EXPECTED
         )
@@ -154,7 +156,11 @@ def _layout(path: str | os.PathLike) -> _Layout:
             f" numbers of line {first + 1}.",
             _EXPECTED,
         )
-    names = [f"{name} [{unit}]" if unit else name for name, unit in zip(names, units)] or names
+    if len(units) == len(names):
+        units = [unit.strip("[()]") for unit in units]
+        names = [
+            f"{name} [{unit}]" if unit else name for name, unit in zip(names, units, strict=True)
+        ]
     for number, row in enumerate(table, start=first + 1):
         if any(row[len(names) :]):
             raise RecordingError(
@@ -173,14 +179,17 @@ def _has_number(line: str) -> bool:
     if len(apart) == 1:
         apart, judge = apart[0].split(), all
     return judge(
-        _number(cell) is not None or bool(_CLOCK_LIKE.search(cell)) for cell in apart if cell.strip()
+        _number(cell) is not None or bool(_CLOCK_LIKE.search(cell))
+        for cell in apart
+        if cell.strip()
     )
 
 
 def _delimiter(header: str, row: str) -> str | None:
     """Between cells, by the names if there are any; None for blanks."""
     mark = next((mark for mark in "\t;," if mark in (header or row)), None)
-    blanks = len(row.split()) > 1 and len(header.split()) in (len(row.split()), row.count('"') // 2)
+    names, cells = len(header.split()), len(row.split())
+    blanks = cells > 1 and (names == cells or (names == cells - 1 and row.startswith('"')))
     return mark if mark or blanks else ","
 
 
@@ -243,13 +252,19 @@ def _load(
                 except bcg_clock.NoTime as error:
                     cell = cells[error.args[0]].decode("latin-1")
                     raise _bad_cell(
-                        layout, line + error.args[0], column, cell, "a time such as 2023-11-03 22:39:15"
+                        layout,
+                        line + error.args[0],
+                        column,
+                        cell,
+                        "a time such as 2023-11-03 22:39:15",
                     ) from None
             part.append(cells)
         rows += block[0].shape[-1]
         if rows > bcg_clock.LONGEST_S * bcg_clock.HIGHEST_HZ:
             raise RecordingError(
-                layout.path, "has more rows than 24 h have samples at 1000 Hz.", "Cut it to the night."
+                layout.path,
+                "has more rows than 24 h have samples at 1000 Hz.",
+                "Cut it to the night.",
             )
     if not rows:
         raise RecordingError(layout.path, "holds no rows, only a header.", FETCH_AGAIN)

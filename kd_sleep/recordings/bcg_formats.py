@@ -62,6 +62,8 @@ _MAGIC = (
     (b"%PDF", "PDF"),
     (b"MATLAB 5.0", "MAT"),
 )
+
+
 @dataclasses.dataclass(frozen=True)
 class Samples:
     """One channel as its file has it.
@@ -187,7 +189,9 @@ def edf_contents(path: str | os.PathLike) -> Contents:
     edf = read_signals(path, {})
     distinct = {fold(label): label for label in reversed(edf.labels)}
     labels = dict.fromkeys(label for label in edf.labels if distinct[fold(label)] == label)
-    return Contents(tuple(Column(label, np.empty(0), label) for label in labels), load, start=edf.start)
+    return Contents(
+        tuple(Column(label, np.empty(0), label) for label in labels), load, start=edf.start
+    )
 
 
 def npy_contents(path: str | os.PathLike) -> Contents:
@@ -201,9 +205,7 @@ def npy_contents(path: str | os.PathLike) -> Contents:
         problem = _problem(array.shape, array.dtype, _MOST_BYTES)
         if problem:
             return Contents((), _loader(path, "NPY", mapped), {"array": f"its array {problem}"})
-        return Contents(
-            tuple(_columns("array", array, array.shape)), _loader(path, "NPY", mapped)
-        )
+        return Contents(tuple(_columns("array", array, array.shape)), _loader(path, "NPY", mapped))
 
 
 def npz_contents(path: str | os.PathLike) -> Contents:
@@ -288,9 +290,7 @@ def hdf5_contents(path: str | os.PathLike) -> Contents:
     return Contents(tuple(columns), load, refused)
 
 
-def _dataset_names(
-    path: str | os.PathLike, file: h5py.File, refused: dict[str, str]
-) -> list[str]:
+def _dataset_names(path: str | os.PathLike, file: h5py.File, refused: dict[str, str]) -> list[str]:
     """Full names of all datasets in the file itself, each once, in the file's order."""
     names: list[str] = []
     seen = {h5py.h5o.get_info(file.id).addr}

@@ -141,7 +141,9 @@ def _contents(path: str | os.PathLike) -> Contents:
     }[kind]
     contents = reader(path)
     if not any(map(_may_be_signal, contents.columns)):
-        times = [f"{column.label!r} holds times and no plain numbers" for column in contents.columns]
+        times = [
+            f"{column.label!r} holds times and no plain numbers" for column in contents.columns
+        ]
         why = "; ".join([*contents.refused.values(), *times][:5])
         raise RecordingError(
             path,
@@ -235,8 +237,14 @@ def _possible_clocks(contents: Contents, column: Column) -> list[Column]:
     named = [c for c in beside if _is_time(c)]
     if named:  # the nearest in an HDF5 file's groups, and of several the one that moves most often
         near = [len(os.path.commonprefix((c.label, column.label)).split("/")) for c in named]
-        return [max(zip(near, [len(np.unique(c.peek)) for c in named], range(0, -len(named), -1), named),
-                    key=lambda item: item[:3])[-1]]
+        return [
+            max(
+                zip(
+                    near, [len(np.unique(c.peek)) for c in named], range(0, -len(named), -1), named
+                ),
+                key=lambda item: item[:3],
+            )[-1]
+        ]
     return [c for c in beside if c.peek.size and np.ptp(c.peek) > 0 and ramp(c.peek)]
 
 
@@ -268,7 +276,9 @@ def _clock_beside(
                 f"column {column.label!r} may be its clock, but {stamps}.",
                 "Name it by its unit, such as time_s or time_ms, or remove it and give the rate.",
             )
-    notes = [f"Column {label!r} only rises, and is no clock: {why}." for label, why in rising.items()]
+    notes = [
+        f"Column {label!r} only rises, and is no clock: {why}." for label, why in rising.items()
+    ]
     return None, None, tuple(notes)
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from kd_sleep.errors import DatasetError, RecordingError
 from kd_sleep.recordings import nsrr, profusion
 from kd_sleep.recordings.edf import Channel, read_signals
+from kd_sleep.recordings.files import hidden
 from kd_sleep.recordings.recording import Recording
 from kd_sleep.recordings.scoring import Scoring
 from kd_sleep.schema import RECORDED, WINDOW_S
@@ -295,7 +296,7 @@ def _files(folder: Path) -> list[Path]:
         raise DatasetError(
             f"{folder}: cannot be listed ({error.strerror}).", "Check its permissions."
         ) from error
-    names = [n for n in names if not n.startswith(".") and not n.lower().endswith(_UNFINISHED)]
+    names = [n for n in names if not hidden(n) and not n.lower().endswith(_UNFINISHED)]
     return [folder / name for name in sorted(names, key=lambda n: (n != n.lower(), n))]
 
 
