@@ -1,7 +1,7 @@
 """Clocks of bed sensors: time stamps to seconds, to a start, and to rows on a uniform grid.
 
-A clock is a column whose values only rise. Its stamps may be coarse, shared by the rows of a packet,
-or late by up to a second or so; they are not early, so their lower envelope is the sensor's own time.
+A clock is a column whose values only rise. Its stamps may be coarse, shared by a packet's rows, or
+late by up to a second or so; they are not early: their lower envelope is the sensor's own time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import datetime
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -137,8 +137,8 @@ def clock_times(cells: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], NDArray[n
 def start_of(stamp: Any, per_s: float = 0.0) -> datetime.datetime | None:
     """Clock of a first stamp: local and naive, or aware where it is known in UTC alone.
 
-    Stamps that count from 1970, and text in UTC, do not tell the sleeper's clock. Other counts, such
-    as those since a sensor was switched on, tell none.
+    Stamps that count from 1970, and text in UTC, do not tell the sleeper's clock. Other counts,
+    such as those since a sensor was switched on, tell none.
 
     Args:
       stamp: text, or a number.
@@ -198,7 +198,7 @@ def time_name(label: str) -> tuple[str, float]:
 def text_stamps(wall_us: NDArray, zone_min: NDArray, first: bytes) -> Stamps:
     """Stamps of a clock in text, as `clock_times` has them.
 
-    Those with a zone are exact. Those without one jump by an hour at a full hour when the clocks are
+    Those with a zone are exact. Those without one jump by an hour on the hour when clocks are
     changed; those without a date jump by a day at midnight.
     """
     zoned = zone_min != NO_ZONE
@@ -208,7 +208,7 @@ def text_stamps(wall_us: NDArray, zone_min: NDArray, first: bytes) -> Stamps:
         seconds[1:] += 86_400.0 * np.cumsum(steps < -43_200)
         steps = np.diff(seconds)
     hour = np.flatnonzero(np.abs(np.abs(steps) - 3600.0) <= 2.0)
-    start, notes = start_of(first), ()
+    start, notes = start_of(first), tuple[str, ...]()
     if not zoned.any() and len(hour) == 1:
         at, past_s = hour[0], wall_us[hour[0] : hour[0] + 2] // 1_000_000 % 3600
         if past_s[0] >= 3598 and past_s[1] <= 2:
@@ -247,8 +247,11 @@ def stamps_of(
             or usual > 0
             and np.mean(np.abs(np.diff(stamps[:_SAMPLED]) / usual - 1.0) < 0.5) > 0.5
         )
-        units = (1.0, 1e3, 1e6, 1e9, 1 / 86400)
-        fits = [u for u in units if lowest_hz <= u / step <= 5 * HIGHEST_HZ] if even else []
+        fits = (
+            [u for u in (1.0, 1e3, 1e6, 1e9, 1 / 86400) if lowest_hz <= u / step <= 5 * HIGHEST_HZ]
+            if even
+            else []
+        )
         if len(fits) != 1:
             return "its steps are no sensor's in s, ms, µs, ns or days"
         per_s = fits[0]
@@ -268,12 +271,11 @@ def uniform_clock(
     """The rate that rows' time stamps tell, [n] s, and where gaps are between them.
 
     Rows are put into groups, which end where the stamp moves on. By how much the earliest of the
-    groups after a row comes later than the earliest before it, beyond its number, is lost in a gap. As
-    many groups are taken together as it needs for stamps not to fall behind, too: late packets do so
-    as often as they run ahead, and gaps never. Period and gaps are told in turns.
+    groups after a row comes later than the earliest before it, beyond its number, is lost in a gap.
+    As many groups are taken together as keep stamps from falling behind: late packets do so as often as they run ahead, and gaps never. Period and gaps are told in turns.
 
     Raises:
-      RecordingError: for stamps that run backwards, never change, are too coarse or keep to no rate.
+      RecordingError: stamps that run backwards, never change, are too coarse or keep to no rate.
     """
     steps = np.diff(seconds)
     if not steps.any():
@@ -334,8 +336,8 @@ def uniform_clock(
     if grouped:
         resolution = float(np.median(np.diff(stamps)))
         notes += [
-            f"Its time stamps resolve {resolution:.3g} s: the rate is a mean, and samples after a gap"
-            f" lie within {resolution:.3g} s."
+            f"Its time stamps resolve {resolution:.3g} s: the rate is a mean, and samples after a"
+            f" gap lie within {resolution:.3g} s."
         ]
     if not lost.any():
         return Clock(rate_hz, notes=tuple(notes))
@@ -353,7 +355,7 @@ def _with_gaps(
     rows: int,
     whole: slice,
 ) -> tuple[NDArray[np.int64], float, float]:
-    """Samples lost before each group, period, and how far the stamps' envelope lies off that clock."""
+    """Samples lost before each group, period, and how far the stamps' envelope strays off it."""
     lost, stray_s = np.zeros(len(last), np.int64), np.inf
     for turn in range(6):
         told = _lost(stamps - period * last, period, threshold, rows)
@@ -373,7 +375,7 @@ def _no_rate(path: str | os.PathLike, why: str) -> RecordingError:
 
 
 def _envelope(index: NDArray[np.int64], stamps: NDArray, period: float) -> tuple[float, float]:
-    """The period along the stamps' lower envelope (Theil and Sen's slope), and how far that strays."""
+    """The period along the lower envelope (Theil and Sen's slope), and how far that strays."""
     edges = np.linspace(0, len(index), min(_CHUNKS, len(index)), endpoint=False).astype(np.int64)
     first, second = np.triu_indices(len(edges), max(1, len(edges) // 3))
     for _ in range(2):
@@ -401,8 +403,8 @@ def _lost(lag: NDArray, period: float, threshold: float, rows: int) -> NDArray[n
 
     Args:
       threshold: seconds by which a gap has to come later, at least.
-      rows: of a group, where rows share stamps, else 0. Fewer lost ones belong to the gap that follows
-        soon: the groups between were late, or not complete.
+      rows: of a group, where rows share stamps, else 0. Fewer lost ones belong to the gap that
+        follows soon: the groups between were late, or not complete.
     """
     groups, widest = len(lag), max(1, min(_WIDEST, len(lag) // 8))
     fewest, chosen, deepest, slope_s, width = np.inf, 1, 0.0, 0.0, 1
@@ -429,7 +431,8 @@ def _lost(lag: NDArray, period: float, threshold: float, rows: int) -> NDArray[n
         limit[groups - width - 1 :] = max(threshold, _LATEST_S)
     lost = np.zeros(groups, np.int64)
     previous, waiting_s = 0, 0.0
-    for at in np.flatnonzero((after[1:] - before >= limit) & (np.diff(after) >= limit)) + 1:
+    found = np.flatnonzero((after[1:] - before >= limit) & (np.diff(after) >= limit)) + 1
+    for at in found.tolist():
         gap_s = after[at] - lag[max(previous, at - width) : at].min() - slope_s
         if waiting_s and at - previous <= width:
             gap_s, lost[previous] = gap_s + waiting_s, 0

@@ -1,4 +1,4 @@
-"""BCG in CSV: a line of names, perhaps one of units, then a row per sample of numbers and time stamps.
+"""BCG in CSV: a line of names, perhaps one of units, then a row of numbers and stamps per sample.
 
 NumPy parses blocks of lines; a block that it cannot take (empty cells, words) is read again cell by
 cell, which is slow and can name the line.
@@ -64,8 +64,8 @@ def csv_contents(path: str | os.PathLike) -> Contents:
     """Columns of numbers and of time stamps in a CSV.
 
     Raises:
-      RecordingError: for a file that is missing, no text, or without names or rows. Cells are looked
-        at when columns are loaded, which raises for text among the numbers, naming the line.
+      RecordingError: a file that is missing, no text, or without names or rows. Cells are looked at
+        when columns are loaded, which raises for text among the numbers, naming the line.
     """
     layout = _layout(path)
     columns, refused, rate, start = [], {}, None, None
@@ -109,7 +109,9 @@ def _layout(path: str | os.PathLike) -> _Layout:
         raw.pop()
     lines = [line.decode("utf-8", "replace").strip("\r\n") for line in raw]
     told = re.fullmatch(r'"?sep=(.)"?', lines[0], re.IGNORECASE) if lines else None
-    comments, text, rows = [], [], []  # numbers of lines
+    comments: list[int] = []  # numbers of lines
+    text: list[int] = []
+    rows: list[int] = []
     for number, line in enumerate(lines[1:] if told else lines, start=1 if told else 0):
         if line.startswith(_COMMENTS) or (line.startswith(";") and line.count(";") == 1):
             comments.append(number)
@@ -137,7 +139,7 @@ def _layout(path: str | os.PathLike) -> _Layout:
     table: list[list[str]] = []
     try:
         for line in lines[first:]:
-            table.append(cells(line if delimiter == "," else line.replace(",", ".")))
+            table += [cells(line if delimiter == "," else line.replace(",", "."))]
     except csv.Error as error:  # a later one is named when its line is read
         if not table:
             raise RecordingError(path, f"is no readable CSV ({error}).", FETCH_AGAIN) from error
@@ -270,7 +272,7 @@ def _load(
         raise RecordingError(layout.path, "holds no rows, only a header.", FETCH_AGAIN)
     joined = [np.concatenate(part, axis=-1) for part in parts]
     return [
-        bcg_clock.text_stamps(*values, column.peek[0]) if values.ndim > 1 else values
+        bcg_clock.text_stamps(values[0], values[1], column.peek[0]) if values.ndim > 1 else values
         for values, column in zip(joined, wanted, strict=True)
     ]
 

@@ -1,8 +1,8 @@
 """Files that bed sensors' recordings come in: what channels they hold, read one at a time.
 
-EDF, NPY, NPZ and HDF5 stand here, CSV in `bcg_csv`; `paired_bcg` has the table of them all. What can
-be no signal and no clock (masks, text, pictures, links to other files) is no column of theirs. A file
-is never trusted: nothing is unpickled, no other file is opened because this one names it, and sizes
+EDF, NPY, NPZ and HDF5 stand here, CSV in `bcg_csv`; `paired_bcg` has the table of them all. What
+can be no signal and no clock (masks, text, pictures, links to other files) is no column. A file is
+never trusted: nothing is unpickled, no other file is opened because this one names it, and sizes
 that it declares are checked before memory is taken.
 """
 
@@ -278,7 +278,7 @@ def hdf5_contents(path: str | os.PathLike) -> Contents:
     with readable(path, "HDF5"), h5py.File(path, "r") as file:
         for name in _dataset_names(path, file, refused):
             dataset = file[name]
-            if dataset.shape and max(dataset.shape) >= _SHORTEST_ARRAY or dataset.shape == (0,):
+            if dataset.shape and max(dataset.shape) >= _SHORTEST_ARRAY:
                 if problem := _dataset_problem(dataset):
                     refused[name] = f"dataset {name!r} {problem}"
                     continue
@@ -342,9 +342,9 @@ def _first(dataset: h5py.Dataset, names: frozenset[str]) -> Any:
         for key in place if isinstance(place, h5py.Group) else ():
             if fold(key) in names and isinstance(place.get(key, getlink=True), h5py.HardLink):
                 beside = place[key]
-                if isinstance(beside, h5py.Dataset) and beside.size == 1:
-                    if not (beside.is_virtual or beside.external):
-                        return np.asarray(beside[()]).reshape(-1)[0]
+                scalar = isinstance(beside, h5py.Dataset) and beside.size == 1
+                if scalar and not (beside.is_virtual or beside.external):
+                    return np.asarray(beside[()]).reshape(-1)[0]
         if place.name == "/":
             return None
         place = place.parent

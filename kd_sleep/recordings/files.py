@@ -39,7 +39,7 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file is a system's or a program's own, such as `._night.edf`, `~$x`, `Thumbs.db`."""
+    """Whether a file is a system's or a program's own: `._night.edf`, `~$x`, `Thumbs.db`."""
     return name.startswith((".", "~$")) or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
 
 

@@ -204,7 +204,8 @@ def _samples(
         if told_hz and abs(clock.rate_hz / told_hz - 1.0) > _RATE_TOLERANCE:
             raise RecordingError(
                 path,
-                f"its time stamps tell {clock.rate_hz:.6g} Hz, what it says of its rate {told_hz:g} Hz.",
+                f"its time stamps tell {clock.rate_hz:.6g} Hz, what it says of its rate"
+                f" {told_hz:g} Hz.",
                 "Remove the wrong one of them.",
             )
         samples = Samples(clock.spread(samples.values), clock.rate_hz)
@@ -236,15 +237,12 @@ def _possible_clocks(contents: Contents, column: Column) -> list[Column]:
     beside = [c for c in contents.columns if c.rows == column.rows and c is not column]
     named = [c for c in beside if _is_time(c)]
     if named:  # the nearest in an HDF5 file's groups, and of several the one that moves most often
-        near = [len(os.path.commonprefix((c.label, column.label)).split("/")) for c in named]
-        return [
-            max(
-                zip(
-                    near, [len(np.unique(c.peek)) for c in named], range(0, -len(named), -1), named
-                ),
-                key=lambda item: item[:3],
-            )[-1]
-        ]
+        here = column.label.split("/")[:-1]
+
+        def rank(c: Column) -> tuple[bool, int]:
+            return c.label.split("/")[:-1] == here, len(np.unique(c.peek))
+
+        return [max(named, key=rank)]
     return [c for c in beside if c.peek.size and np.ptp(c.peek) > 0 and ramp(c.peek)]
 
 

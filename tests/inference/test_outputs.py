@@ -125,7 +125,7 @@ def test_hidden_files_and_folders_are_no_recordings(tmp_path):
     for name in ("night.edf", "._night.edf", "~$night.csv", ".hidden.h5"):
         (tmp_path / name).touch()
     (tmp_path / "old.csv").mkdir()
-    assert outputs.found([tmp_path]) == [tmp_path / "night.edf"]
+    assert found([tmp_path]) == [tmp_path / "night.edf"]
 
 
 def test_what_is_meant_by_folders(tmp_path):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 STAGED = (
-    "inference/outputs.py", "inference/staging.py", "inference/picture.py", "recordings/paired_bcg.py",
-    "recordings/bcg_clock.py", "recordings/bcg_csv.py", "recordings/bcg_formats.py",
+    "inference/outputs.py", "inference/staging.py", "inference/picture.py",
+    "recordings/paired_bcg.py", "recordings/bcg_clock.py", "recordings/bcg_csv.py", "recordings/bcg_formats.py",
     "recordings/edf.py", "recordings/files.py",
 )  # fmt: skip
 FLAG = re.compile(r"--([a-z][a-z0-9_]*)\b")
@@ -33,7 +33,7 @@ def defined(*files: Path) -> set[str]:
     }
     if any("define_config" in text for text in texts):
         named |= set(re.findall(r"^    (\w+): ", (ROOT / "kd_sleep/config.py").read_text(), re.M))
-    return named | {"preset"}
+    return named | {"preset", "name"}  # as in --name=value
 
 
 def test_flags_in_advice_exist():

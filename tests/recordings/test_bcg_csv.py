@@ -206,7 +206,7 @@ def test_recorders_texts(tmp_path, kind):
 
 @pytest.mark.parametrize(
     ("head", "problem"),
-    [("Interval=\t0.01 s\nExcelDateTime=\t45361\nChannelTitle=\tBCG\nRange=\t10 V\n", "lines 1, 3, 4"),
+    [("Interval=\t0.01 s\nExcelDateTime=\t45361\nTitle=\tBCG\nRange=\t10 V\n", "lines 1, 3, 4"),
      ("# EndOfHeader\n", "no header line: line 2 begins with numbers"),
      ("rec\n10 msec/sample\nBCG\n", "text in lines 1, 2, 3 above the numbers of line 4")],
 )  # fmt: skip
@@ -217,9 +217,7 @@ def test_headers_that_cannot_be_read_are_named_by_line(tmp_path, head, problem):
         read_bcg(tmp_path / "night.txt", rate_hz=RATE)
 
 
-@pytest.mark.parametrize(
-    "name", ["Date/Time", "_time", "recorded_at", "ms", "x", "Zeit [s]", "seq"]
-)
+@pytest.mark.parametrize("name", ["Date/Time", "_time", "at", "ms", "x", "Zeit [s]", "seq"])
 def test_a_clock_of_any_name_keeps_its_gap(tmp_path, name):
     lost = (TIMES >= 20) & (TIMES < 50)
     stamps = {"ms": texts(1e3 * TIMES, "{:.2f}"), "x": S, "Zeit [s]": S, "seq": texts(range(ROWS))}
@@ -229,12 +227,10 @@ def test_a_clock_of_any_name_keeps_its_gap(tmp_path, name):
 
 
 def test_a_doubled_stamp_is_late_and_a_count_without_rate_is_no_clock(tmp_path):
-    same(read_bcg(write(tmp_path, "time,BCG", damaged(S, 77, S[76]), texts(COUNTS))))
-    with pytest.raises(
-        RecordingError, match="column 'seq' may be its clock, but it counts by ones"
-    ):
+    same(read_bcg(write(tmp_path, "time,BCG", damaged(S, 9077, S[9076]), texts(COUNTS))))
+    with pytest.raises(RecordingError, match="'seq' may be its clock, but it counts by ones"):
         read_bcg(write(tmp_path, "seq,BCG", texts(range(ROWS)), texts(COUNTS)))
-    with pytest.raises(RecordingError, match=r"line 2 has '3/11/2023 .*year|line 2 has '3/11/2023"):
+    with pytest.raises(RecordingError, match="line 2 has '3/11/2023"):
         read_bcg(
             write(tmp_path, "Date,BCG", texts(TIMES, "3/11/2023 22:39:{:06.3f}"), texts(COUNTS))
         )
@@ -276,7 +272,7 @@ DAMAGE = {
          texts(COUNTS)],
         "no uniform rate",
     ),
-    "two rates": (["time,BCG,fs", S, texts(COUNTS), ["50"] * ROWS], "tell 60 Hz, what it says of its rate 50 Hz"),
+    "two rates": (["time,BCG,fs", S, texts(COUNTS), ["50"] * ROWS], "tell 60 Hz, what it says"),
     "bad rate": (["BCG,fs", texts(COUNTS), ["fast"] * ROWS], "tells 'fast' as the rate"),
     "no header": (["12,13", S, texts(COUNTS)], "no header line"),
     "decimal comma": (["time,BCG", texts(TIMES), texts(COUNTS, "{},5")], "3 cells under 2 names"),

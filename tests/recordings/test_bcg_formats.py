@@ -74,7 +74,7 @@ def test_what_is_no_signal_stands_in_no_signals_way(tmp_path, kind, channel):
         file.create_dataset("log", data=NOISE[:5000, 1]).attrs["fs"] = "n/a"
     bcg = read_bcg(tmp_path / "night.h5", channel)
     np.testing.assert_array_equal(bcg.signal.values, NOISE[:, 0].astype(np.float32))
-    with pytest.raises(RecordingError, match="tells 'n/a' as the rate|no channel"):
+    with pytest.raises(RecordingError, match=r"tells 'n/a' as the rate|no channel"):
         read_bcg(tmp_path / "night.h5", "log")
 
 
