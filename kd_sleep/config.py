@@ -1,6 +1,6 @@
 """Every setting, as frozen dataclasses: validated, documented, with named presets.
 
-Launchers derive their flags from these fields (`launch/flags.py`), so a setting that exists here
+Launchers derive their flags from these fields (`commands/flags.py`), so a setting that exists here
 has a flag, a default and a help text, and none is defined twice. Constants of physiology and of
 file formats are no settings: they stand with their sources in the module that uses them.
 """
@@ -8,6 +8,7 @@ file formats are no settings: they stand with their sources in the module that u
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,10 +51,13 @@ class Config:
                 raise ConfigError(f"{where} expected at most {bounds['high']}.")
             if bounds.get("above") is not None and not value > bounds["above"]:
                 raise ConfigError(f"{where} expected more than {bounds['above']}.")
+            if kind is float and not math.isfinite(value):
+                raise ConfigError(f"{where} expected a finite number.")
 
 
 # The student's two shapes: the article's to the letter, and one that sees its neighbours.
 STUDENTS = ("single_window", "context")
+PICTURES = ("png", "svg", "none")  # of a staged night
 
 _CONTEXTS = tuple(
     2**n - 1 for n in range(8)
@@ -232,7 +236,9 @@ class DistillConfig(Config):
     alpha: float = setting(
         0.3, "Weight of the hard labels; 1 is the hard-label baseline.", low=0.0, high=1.0
     )
-    temperature: float = setting(4.0, "T, applied to the logits of both before softmax.", above=0.0)
+    temperature: float = setting(
+        4.0, "T, applied to the logits of both before softmax.", above=0.0, high=1000.0
+    )
     labelled_nights: int = setting(
         0, "Training nights whose scored stages the student may see; 0 means all.", low=0
     )

@@ -242,10 +242,8 @@ def stamps_of(
         if usual == 1.0 and start_of(stamps[0], 1e3) is None:
             return "it counts by ones: rows, or milliseconds?"
         lowest_hz = 5.0 if named else 40.0
-        even = (
-            named
-            or usual > 0
-            and np.mean(np.abs(np.diff(stamps[:_SAMPLED]) / usual - 1.0) < 0.5) > 0.5
+        even = named or (
+            usual > 0 and np.mean(np.abs(np.diff(stamps[:_SAMPLED]) / usual - 1.0) < 0.5) > 0.5
         )
         fits = (
             [u for u in (1.0, 1e3, 1e6, 1e9, 1 / 86400) if lowest_hz <= u / step <= 5 * HIGHEST_HZ]
@@ -272,7 +270,8 @@ def uniform_clock(
 
     Rows are put into groups, which end where the stamp moves on. By how much the earliest of the
     groups after a row comes later than the earliest before it, beyond its number, is lost in a gap.
-    As many groups are taken together as keep stamps from falling behind: late packets do so as often as they run ahead, and gaps never. Period and gaps are told in turns.
+    As many groups are taken together as keep stamps from falling behind: late packets do
+    so as often as they run ahead, and gaps never. Period and gaps are told in turns.
 
     Raises:
       RecordingError: stamps that run backwards, never change, are too coarse or keep to no rate.

@@ -16,17 +16,20 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.errors import RecordingError
+from kd_sleep.extras import optional_packages
 from kd_sleep.recordings import files
 from kd_sleep.recordings.bcg_clock import HIGHEST_HZ, LONGEST_S, start_of
 from kd_sleep.recordings.edf import read_signals
 from kd_sleep.recordings.files import FETCH_AGAIN
+
+if TYPE_CHECKING:
+    import h5py
 
 RATE_NAMES = frozenset(
     ("fs", "rate", "rate_hz", "sampling_rate", "sampling_rate_hz", "sample_rate", "sfreq")
@@ -268,6 +271,8 @@ def _npz_shapes(
 
 def hdf5_contents(path: str | os.PathLike) -> Contents:
     """The datasets of an HDF5 file that can be signals or clocks, at any depth, by full names."""
+    with optional_packages():
+        import h5py
 
     def load(wanted: Sequence[Column]) -> list[NDArray]:
         with readable(path, "HDF5"), h5py.File(path, "r") as file:
@@ -292,6 +297,8 @@ def hdf5_contents(path: str | os.PathLike) -> Contents:
 
 def _dataset_names(path: str | os.PathLike, file: h5py.File, refused: dict[str, str]) -> list[str]:
     """Full names of all datasets in the file itself, each once, in the file's order."""
+    import h5py
+
     names: list[str] = []
     seen = {h5py.h5o.get_info(file.id).addr}
     groups = [file["/"]]
@@ -332,6 +339,8 @@ def _dataset_problem(dataset: h5py.Dataset) -> str:
 
 def _first(dataset: h5py.Dataset, names: frozenset[str]) -> Any:
     """The nearest scalar of one of these names: an attribute, or a dataset beside, upwards."""
+    import h5py
+
     place: h5py.Dataset | h5py.Group = dataset
     while True:
         for key in place.attrs:

@@ -159,6 +159,8 @@ def _candidates(
     """The channels among which quality decides; at least one."""
     columns = [column for column in contents.columns if _may_be_signal(column)]
     names = ", ".join(other.label for other in columns[:20])
+    if len(columns) > 20:
+        names += f" and {len(columns) - 20} others"
     if fold(channel):
         named = [other for other in columns if fold(channel) in _spellings(other.label)]
         if not named:

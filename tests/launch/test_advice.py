@@ -6,10 +6,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 STAGED = (
-    "inference/outputs.py", "inference/staging.py", "inference/picture.py",
-    "recordings/paired_bcg.py", "recordings/bcg_clock.py", "recordings/bcg_csv.py", "recordings/bcg_formats.py",
-    "recordings/edf.py", "recordings/files.py",
-)  # fmt: skip
+    "inference/outputs.py",
+    "inference/staging.py",
+    "inference/picture.py",
+    "recordings/paired_bcg.py",
+    "recordings/bcg_clock.py",
+    "recordings/bcg_csv.py",
+    "recordings/bcg_formats.py",
+    "recordings/edf.py",
+    "recordings/files.py",
+)
 FLAG = re.compile(r"--([a-z][a-z0-9_]*)\b")
 
 
