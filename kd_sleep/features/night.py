@@ -28,6 +28,8 @@ from kd_sleep.simulation.recorded_drive import simulated_bcg
 MIN_BEATS_PER_MIN = 20.0  # fewer over the whole night, and there is no heart to be seen
 MIN_ECG_HZ = 50.0  # slower, and a QRS complex is two samples
 MAX_RPOINT_GAP = 0.2  # share of the night that R points may leave uncovered at its ends
+SEARCH_S = 600.0  # on either side of where the headers have the BCG's clock
+WIDE_SEARCH_S = 2400.0  # of the ECG's start, where that fails: two zones may be 30 minutes apart
 LEAVE_OUT = "Look at the BCG; the night is left out."
 
 
@@ -157,24 +159,30 @@ def aligned_bcg(
       RecordingError: no BCG file, an unusable one, or one whose beats do not fit the ECG's.
     """
     path = bcg_file(files)
-    bcg = read_bcg(path, config.bcg_channel, config.bcg_rate_hz)
+    bcg = read_bcg(
+        path, config.bcg_channel, config.bcg_rate_hz, spelt=("--bcg_channel", "--bcg_rate_hz")
+    )
     series = bcg.signal.series.without_flat()
-    try:
-        clock = alignment.align(beats, series, guess_s=_header_offset_s(recording, bcg))
-    except alignment.NoAlignment as error:
-        raise RecordingError(
-            path,
-            f"the BCG's clock cannot be told from its heartbeats: {error}.",
-            "Is it of this night and this sleeper? Look at --bcg_dir.",
-        ) from error
-    return series, clock
+    failed = None
+    # A start may be of another zone or wrong: the heartbeats decide, in a wider search without it.
+    for guess_s, search_s in ((_header_offset_s(recording, bcg), SEARCH_S), (0.0, WIDE_SEARCH_S)):
+        try:
+            return series, alignment.align(beats, series, guess_s=guess_s, search_s=search_s)
+        except alignment.NoAlignment as error:
+            failed = failed or error
+    raise RecordingError(
+        path,
+        f"the BCG's clock cannot be told from its heartbeats: {failed}.",
+        "Is it of this night and this sleeper? Look at --bcg_dir.",
+    ) from failed
 
 
 def _header_offset_s(recording: Recording, bcg: BcgRecording) -> float:
     """Seconds from the ECG's start to the BCG's by the files' headers; 0 where one has no clock.
 
     SHHS's dates are made up (1985), so that only the time of day counts where the days differ.
-    Where a BCG tells UTC, and nobody the zone, it is taken to begin within half an hour of the ECG.
+    Where a BCG tells UTC, and nobody the zone, whole hours between the two are taken for it; zones
+    off the full hour are left to the wider search.
     """
     if recording.start is None or bcg.start is None:
         return 0.0

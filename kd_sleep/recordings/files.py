@@ -56,6 +56,11 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
+def hidden(name: str) -> bool:
+    """Whether a file is a system's or a program's own: `._night.edf`, `~$x`, `Thumbs.db`."""
+    return name.startswith((".", "~$")) or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
+
+
 def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
     """Writes `data` to `path`, making its folder; a run killed half-way leaves no half file."""
     path = Path(path)

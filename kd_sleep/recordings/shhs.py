@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from kd_sleep.errors import DatasetError, RecordingError
 from kd_sleep.recordings import nsrr, profusion
 from kd_sleep.recordings.edf import Channel, read_signals
+from kd_sleep.recordings.files import hidden
 from kd_sleep.recordings.recording import Recording
 from kd_sleep.recordings.scoring import Scoring, disagreement
 from kd_sleep.schema import RECORDED, WINDOW_S
@@ -47,7 +48,6 @@ _LAYOUT = {
     "rpoints_csv": ("annotations-rpoints", "-rpoint.csv"),
 }
 _UNFINISHED = (".part", ".partial")  # downloads under way
-_SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # hidden where they come from
 
 # Labels under which NSRR's cohorts carry the signals, SHHS's own first.
 _ECG_LABELS = (
@@ -299,13 +299,7 @@ def _files(folder: Path) -> list[Path]:
         raise DatasetError(
             f"{folder}: cannot be listed ({error.strerror}).", "Check its permissions."
         ) from error
-    names = [
-        name
-        for name in names
-        if not name.startswith(".")
-        and not name.lower().endswith(_UNFINISHED)
-        and name.lower() not in _SYSTEM_FILES
-    ]
+    names = [n for n in names if not hidden(n) and not n.lower().endswith(_UNFINISHED)]
     return [folder / name for name in sorted(names, key=lambda n: (n != n.lower(), n))]
 
 

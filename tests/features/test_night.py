@@ -1,6 +1,7 @@
 """Files to a night record: what must be in it, what must not, and every way to be left out."""
 
 import dataclasses
+import datetime
 import json
 import os
 import shutil
@@ -168,6 +169,21 @@ def test_a_bcg_of_another_date_is_compared_by_the_time_of_day(files):
     start = contents.start.replace(year=2024, month=3, day=7)
     edf.write_signals(files.bcg, [(channel, contents.signals["bcg"].values)], start, "x")
     assert not isinstance(process_night(files, PAIRED), Exclusion)
+
+
+@pytest.mark.parametrize("wrong_s", [5.5 * 3600, 5.75 * 3600, -3600, 86_400 * 900 + 7 * 3600])
+def test_a_start_that_does_not_fit_loses_no_night(files, wrong_s):
+    """Another zone, a clock set wrong: the heartbeats tell."""
+    expected = process_night(files, PAIRED)
+    contents = edf.read_signals(files.bcg, {"bcg": ("BCG",)})
+    signal = contents.signals["bcg"]
+    channel = edf.Channel("BCG", signal.unit, signal.rate_hz, (-1, 1), (-32768, 32767))
+    scaled = signal.values / np.nanmax(np.abs(signal.values))
+    start = contents.start + datetime.timedelta(seconds=wrong_s)
+    edf.write_signals(files.bcg, [(channel, scaled)], start, "x")
+    record = process_night(files, PAIRED)
+    assert not isinstance(record, Exclusion), record
+    assert abs(record["clock_offset"] - expected["clock_offset"]) < 0.05
 
 
 def test_a_flat_ecg_without_r_points_shows_no_heartbeat(files):
