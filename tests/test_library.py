@@ -145,7 +145,7 @@ def test_datasets_on_disk_mix(data_dir, ecg_dir, teacher_dir, tmp_path):
         name for name in mixed.recording_ids if name.endswith("@ecg")
     )
     assert alone.trained.rows[0]["labelled_share"] == together.trained.rows[0]["labelled_share"]
-    with pytest.raises(DatasetError, match="folder of one name"):
+    with pytest.raises(DatasetError, match="is the same night in two of them"):
         read_split([data_dir, data_dir], "train")
 
 

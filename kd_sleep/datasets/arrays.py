@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from kd_sleep.errors import DatasetError
 from kd_sleep.features import fields
-from kd_sleep.features.bcg import NoHeartbeatBand, at_bcg_rate, flat
-from kd_sleep.schema import BCG_HZ, WINDOW_S
-from kd_sleep.signals.sqi import MIN_RATE_HZ
+from kd_sleep.features.bcg import NoHeartbeatBand
+from kd_sleep.schema import LOWEST_BCG_HZ, WINDOW_S
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.stages import NUM_STAGES, STAGE_NAMES, UNSCORED
 
 PerNight = Sequence[ArrayLike | None] | None  # an array or None for each night
@@ -50,7 +50,7 @@ def records(
         )
     }  # fmt: skip
     ecg_hz = _rates("ecg_rate_hz", ecg_rate_hz, given["ecg"], fields.MIN_ECG_HZ)
-    bcg_hz = _rates("bcg_rate_hz", bcg_rate_hz, given["bcg"], MIN_RATE_HZ)
+    bcg_hz = _rates("bcg_rate_hz", bcg_rate_hz, given["bcg"], LOWEST_BCG_HZ)
     return [
         {
             "recording_id": names[row],
@@ -143,13 +143,9 @@ class _Night:
     def _bcg(self, windows: int, samples: bool) -> dict[str, Any]:
         if self.bcg is None:
             return {"bcg_source": "none", **fields.no_bcg_fields(windows)}
-        uniform = self.bcg.astype(np.float64)
-        if self.bcg_hz == BCG_HZ:
-            uniform[flat(uniform, BCG_HZ)] = np.nan
-        else:
-            uniform = at_bcg_rate(uniform, self.bcg_hz)
+        bcg = Series.of(self.bcg, self.bcg_hz).without_flat()
         try:
-            return {"bcg_source": "paired", **fields.bcg_fields(uniform, windows, samples)}
+            return {"bcg_source": "paired", **fields.bcg_fields(bcg, windows, samples)}
         except NoHeartbeatBand as error:
             problem = str(error).rstrip(".")
             raise self._wrong("bcg", problem, "Leave this night's BCG out (None).") from None
@@ -177,7 +173,9 @@ def _arrays(name: str, values: PerNight, nights: int) -> list[NDArray | None]:
 
 
 def _array(where: str, name: str, value: ArrayLike) -> NDArray:
-    array = np.asarray(value)
+    array = np.asanyarray(value)
+    if isinstance(array, np.ma.MaskedArray):
+        array = array.astype(np.float64).filled(np.nan) if array.mask.any() else array.data
     kinds = _KINDS.get(name, _REAL)
     if array.ndim != 1 or not array.size:
         raise DatasetError(f"{where}: expected an array [n], got {list(array.shape)}.")
@@ -192,8 +190,8 @@ def _array(where: str, name: str, value: ArrayLike) -> NDArray:
     if name == "beat_times_s":
         if not np.isfinite(array).all() or array[0] < 0 or (np.diff(array) <= 0).any():
             raise DatasetError(f"{where}: expected finite times in s, from 0 on, that increase.")
-    elif array.dtype.kind == "f" and np.isinf(array).any():
-        raise DatasetError(f"{where}: it holds infinite values.", "Put NaN where it is missing.")
+    elif array.dtype.kind == "f":
+        array = np.where(np.isfinite(array), array, array.dtype.type(np.nan))
     return array
 
 

@@ -102,11 +102,11 @@ class Nights:
             in validation or test.
           recording_ids: [R] texts, each once; None numbers the nights of each subject.
           stages: [N] integers each: Wake 0, REM 1, Light 2, Deep 3, none -1, one for 30 s.
-          ecg: [n] each, in any unit and of either polarity; NaN where missing. Finding its beats
-            needs sleepecg.
+          ecg: [n] each, in any unit and of either polarity; NaN, infinite or masked where missing.
+            Finding its beats needs sleepecg.
           ecg_rate_hz: of all nights or of each, at least 50.
           beat_times_s: [M] increasing seconds each, in place of an ECG.
-          bcg: [n] each, on the ECG's clock, in any unit; NaN where missing.
+          bcg: [n] each, on the ECG's clock, in any unit; missing samples likewise.
           bcg_rate_hz: of all nights or of each, at least 40.
           cohort: "recorded", or what simulated the nights: results say so.
           bcg_samples: whether samples are kept, which the front end `autocorrelation` reads.
@@ -267,9 +267,18 @@ def read_split(
     read = [_records_of(data_dir, split, samples) for data_dir in several]
     _assert_disjoint_over([subjects for _, subjects in read])
     records = [record for found, _ in read for record in found]
-    names = [record["recording_id"] for record in records]
-    for record in records:  # cohorts may number their nights alike
-        if names.count(record["recording_id"]) > 1:
+    same: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        same.setdefault(record["recording_id"], []).append(record)
+    for name, alike in same.items():
+        contents = {(one["bcg_digest"], one["tachogram"].tobytes()) for one in alike}
+        if len(contents) < len(alike):
+            raise DatasetError(
+                f"{', '.join(map(str, several))}: {name} is the same night in two of them.",
+                "Name each dataset once.",
+            )
+        # Cohorts may number their nights alike.
+        for record in alike if len(alike) > 1 else ():
             record["recording_id"] += f"@{Path(record['place'].data_dir).name}"
     if len({record["recording_id"] for record in records}) < len(records):
         raise DatasetError(

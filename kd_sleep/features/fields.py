@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from kd_sleep import schema
 from kd_sleep.features import rr
-from kd_sleep.features.bcg import prepared
+from kd_sleep.features.bcg import on_windows, prepared
 from kd_sleep.features.series import bcg_series
 from kd_sleep.signals import quality
-from kd_sleep.signals.r_peaks import r_peaks
+from kd_sleep.signals.r_peaks import r_peaks, typed_beats
+from kd_sleep.signals.timeseries import Series
 
 MIN_BEATS_PER_MIN = 20.0  # fewer over the whole night, and there is no heart to be seen
 MIN_ECG_HZ = 50.0  # slower, and a QRS complex is two samples
@@ -39,11 +40,11 @@ def detected_beats(
       rate_hz: sampling rate, at least `MIN_ECG_HZ`.
 
     Returns:
-      [M] times in s; [M] whether the ECG around each is usable; `signals.quality.ecg_usable`.
+      [M] times in s; [M] whether each is normal, as `typed_beats` has it; `quality.ecg_usable`.
     """
     times = r_peaks(ecg, rate_hz)
     usable = quality.ecg_usable(ecg, rate_hz, times)
-    return times, quality.in_usable(usable, times), usable
+    return *typed_beats(ecg, rate_hz, times, quality.in_usable(usable, times)), usable
 
 
 def check_given_beats(times_s: NDArray, duration_s: float) -> None:
@@ -79,21 +80,22 @@ def heart_fields(
     }
 
 
-def bcg_fields(bcg: NDArray, windows: int, samples: bool = True) -> dict[str, Any]:
+def bcg_fields(bcg: Series, windows: int, samples: bool = True) -> dict[str, Any]:
     """The BCG's series, samples, scale, digest and quality.
 
     Args:
-      bcg: [n] at 50 Hz, on the night's clock, in any unit; NaN where missing.
+      bcg: on the night's clock, in any unit; `Series.without_flat`.
       windows: how many there are, N.
       samples: whether `bcg` is kept, or left empty.
 
     Raises:
       NoHeartbeatBand: as `features.bcg.prepared`.
     """
-    ready = prepared(bcg, windows)
+    uniform = on_windows(bcg, windows)
+    ready = prepared(uniform)
     scale = max(float(np.abs(ready.values_NS).max()), 1.0) / 32767.0
     counts = np.rint(ready.values_NS / scale).astype(np.int16)
-    series = bcg_series(bcg, windows).fields()
+    series = bcg_series(uniform, windows).fields()
     snr_db = np.where(ready.usable_N, quality.snr_db(ready.values_NS, schema.BCG_HZ), np.nan)
     return {
         **series,
@@ -107,7 +109,8 @@ def bcg_fields(bcg: NDArray, windows: int, samples: bool = True) -> dict[str, An
 
 def no_bcg_fields(windows: int) -> dict[str, Any]:
     """The same fields of a night without BCG."""
-    series = bcg_series(np.empty(0), windows).fields()
+    empty = Series.of(np.full(windows * schema.BCG_SAMPLES, np.nan), schema.BCG_HZ)
+    series = bcg_series(empty, windows).fields()
     nothing = np.zeros((0, schema.BCG_SAMPLES), np.int16)
     return {
         **series,

@@ -12,15 +12,18 @@ from kd_sleep import schema
 from kd_sleep.config import DatasetConfig
 from kd_sleep.errors import RecordingError
 from kd_sleep.features import fields
-from kd_sleep.features.bcg import NoHeartbeatBand, flat
+from kd_sleep.features.bcg import NoHeartbeatBand
 from kd_sleep.features.fields import MIN_ECG_HZ
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.recordings.recording import Recording
 from kd_sleep.recordings.shhs import SIMULATOR, NightFiles, bcg_file, read_recording
 from kd_sleep.signals import alignment, quality
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation.physiology import SIMULATOR_VERSION
 from kd_sleep.simulation.recorded_drive import simulated_bcg
 
+SEARCH_S = 600.0  # on either side of where the headers have the BCG's clock
+WIDE_SEARCH_S = 2400.0  # of the ECG's start, where that fails: two zones may be 30 minutes apart
 LEAVE_OUT = "Look at the BCG; the night is left out."
 
 
@@ -91,7 +94,7 @@ def heartbeats(
 
     Returns:
       [M] times in s; [M] whether each is a normal beat: as the R points tell, or, of the
-      detector's, whether the ECG around it is usable; [N] the windows' ECG quality, NaN if no ECG.
+      detector's, as `typed_beats` has it; [N] the windows' ECG quality, NaN if no ECG.
 
     Raises:
       RecordingError: R points of another night, an ECG too slow, or no heart to be seen.
@@ -132,34 +135,37 @@ def heartbeats(
 
 def aligned_bcg(
     files: NightFiles, config: DatasetConfig, recording: Recording, beats: NDArray
-) -> tuple[BcgRecording, alignment.Alignment]:
-    """The night's BCG file, and where its clock lies in the ECG's.
+) -> tuple[Series, alignment.Alignment]:
+    """The night's BCG without flat stretches, and where its clock lies in the ECG's.
 
     Raises:
       RecordingError: no BCG file, an unusable one, or one whose beats do not fit the ECG's.
     """
     path = bcg_file(files)
-    bcg = read_bcg(path, config.bcg_channel, config.bcg_rate_hz)
-    values = np.where(flat(bcg.signal.values, bcg.signal.rate_hz), np.nan, bcg.signal.values)
-    bcg = dataclasses.replace(bcg, signal=dataclasses.replace(bcg.signal, values=values))
-    try:
-        clock = alignment.align(
-            beats, values, bcg.signal.rate_hz, guess_s=_header_offset_s(recording, bcg)
-        )
-    except alignment.NoAlignment as error:
-        raise RecordingError(
-            path,
-            f"the BCG's clock cannot be told from its heartbeats: {error}.",
-            "Is it of this night and this sleeper? Look at --bcg_dir.",
-        ) from error
-    return bcg, clock
+    bcg = read_bcg(
+        path, config.bcg_channel, config.bcg_rate_hz, spelt=("--bcg_channel", "--bcg_rate_hz")
+    )
+    series = bcg.signal.series.without_flat()
+    failed = None
+    # A start may be of another zone or wrong: the heartbeats decide, in a wider search without it.
+    for guess_s, search_s in ((_header_offset_s(recording, bcg), SEARCH_S), (0.0, WIDE_SEARCH_S)):
+        try:
+            return series, alignment.align(beats, series, guess_s=guess_s, search_s=search_s)
+        except alignment.NoAlignment as error:
+            failed = failed or error
+    raise RecordingError(
+        path,
+        f"the BCG's clock cannot be told from its heartbeats: {failed}.",
+        "Is it of this night and this sleeper? Look at --bcg_dir.",
+    ) from failed
 
 
 def _header_offset_s(recording: Recording, bcg: BcgRecording) -> float:
     """Seconds from the ECG's start to the BCG's by the files' headers; 0 where one has no clock.
 
     SHHS's dates are made up (1985), so that only the time of day counts where the days differ.
-    Where a BCG tells UTC, and nobody the zone, it is taken to begin within half an hour of the ECG.
+    Where a BCG tells UTC, and nobody the zone, whole hours between the two are taken for it; zones
+    off the full hour are left to the wider search.
     """
     if recording.start is None or bcg.start is None:
         return 0.0
@@ -190,16 +196,13 @@ def _bcg_fields(
         made = simulated_bcg(recording, beats, normal, config.simulated_sensor)
         return clock | _sampled(files, made, windows, config)
     bcg, found = aligned_bcg(files, config, recording, beats)
-    values = alignment.to_true_clock(
-        bcg.signal.values, bcg.signal.rate_hz, found, schema.BCG_HZ, recording.duration_s
-    )
     return {
         "rj": _by_window(found.rj_times_s, found.rj_s, windows),
         "clock_offset": np.float32(found.offset_s),
         "clock_drift": np.float32(found.drift),
         "clock_residual": np.float32(found.residual_s),
         "clock_confidence": np.float32(found.confidence),
-        **_sampled(files, values, windows, config),
+        **_sampled(files, found.corrected(bcg), windows, config),
     }
 
 
@@ -213,10 +216,8 @@ def _by_window(times_s: NDArray, values: NDArray, windows: int) -> NDArray[np.fl
     return track.astype(np.float32)
 
 
-def _sampled(
-    files: NightFiles, bcg: NDArray, windows: int, config: DatasetConfig
-) -> dict[str, Any]:
-    """The BCG's series, samples, scale and quality, from a BCG at 50 Hz on the ECG's clock."""
+def _sampled(files: NightFiles, bcg: Series, windows: int, config: DatasetConfig) -> dict[str, Any]:
+    """The BCG's series, samples, scale and quality, from a BCG on the ECG's clock."""
     try:
         return fields.bcg_fields(bcg, windows, config.bcg_samples)
     except NoHeartbeatBand as error:

@@ -45,6 +45,7 @@ from kd_sleep.evaluation import scores
 from kd_sleep.evaluation.evaluate import readable
 from kd_sleep.evaluation.information import Ladder
 from kd_sleep.features import rr
+from kd_sleep.features.bcg import on_windows
 from kd_sleep.features.inputs import teacher_inputs
 from kd_sleep.features.night import heartbeats
 from kd_sleep.features.series import bcg_series
@@ -52,8 +53,8 @@ from kd_sleep.metrics import best_temperature
 from kd_sleep.models.student import BEATS
 from kd_sleep.parallel import map_nights
 from kd_sleep.recordings.shhs import NightFiles, find_nights, read_recording
-from kd_sleep.schema import BCG_HZ, RECORDED
-from kd_sleep.signals.filters import resample
+from kd_sleep.schema import RECORDED
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import beds, sensors
 from kd_sleep.simulation.cohort import true_drive
 from kd_sleep.simulation.recorded_drive import BCG_SAMPLING_HZ, drive_of, rng_of
@@ -212,7 +213,7 @@ def _write_series(folder: Path, cohort_dir: Path | None, files: NightFiles) -> N
     intervals = rr.nn_intervals(beats + delay_s, normal)
     jj = rr.tachogram(intervals, windows)
     values = sensors.render_bcg(draws, body, BCG_SAMPLING_HZ)[: int(body.samples)]
-    found = bcg_series(resample(values, BCG_SAMPLING_HZ, BCG_HZ), windows)
+    found = bcg_series(on_windows(Series.of(values, BCG_SAMPLING_HZ), windows), windows)
     arrays = {
         f"{DELAYED} jj": jj.astype(np.float32),
         f"{DELAYED} hrv": rr.hrv(intervals, jj).astype(np.float32),

@@ -10,7 +10,6 @@ from kd_sleep.datasets.nights import Nights, stack
 from kd_sleep.errors import DatasetError
 from kd_sleep.features import night
 from kd_sleep.recordings.shhs import find_nights, read_recording
-from kd_sleep.signals import alignment
 from kd_sleep.simulation.night_arrays import COHORT, simulated_arrays
 
 WINDOWS = 60
@@ -24,28 +23,23 @@ def drawn():
 @pytest.mark.parametrize("samples", [True, False])
 def test_a_night_from_files_and_one_from_arrays_have_equal_columns(cohort, samples):
     files = next(files for files in find_nights(cohort).nights if not files.rpoints_csv)
-    config = DatasetConfig(bcg_source="paired", bcg_samples=samples)
-    files = dataclasses.replace(files, bcg=cohort / "bcg" / f"{files.recording_id}.edf")
+    config = DatasetConfig(bcg_source="simulated", bcg_samples=samples)
     record = dict(night.process_night(files, config))
     recording = read_recording(files)
-    beats, _, _ = night.heartbeats(files, recording)
-    bcg, clock = night.aligned_bcg(files, config, recording, beats)
-    signal = bcg.signal
-    uniform = alignment.to_true_clock(
-        signal.values, signal.rate_hz, clock, 50.0, recording.duration_s
-    )
+    beats, normal, _ = night.heartbeats(files, recording)
+    bcg = night.simulated_bcg(recording, beats, normal, config.simulated_sensor)
     made = Nights.from_arrays(
         subject_ids=[record["subject_id"]],
         recording_ids=[record["recording_id"]],
         stages=[recording.labels],
         ecg=[recording.ecg.values],
         ecg_rate_hz=recording.ecg.rate_hz,
-        bcg=[uniform],
-        bcg_rate_hz=50,
+        bcg=[np.where(bcg.missing, np.nan, bcg.values)],
+        bcg_rate_hz=bcg.rate_hz,
         cohort=record["cohort"],
         bcg_samples=samples,
     )
-    built = stack([record])
+    built = dataclasses.replace(stack([record]), bcg_source="paired")  # what arrays are
     for field in dataclasses.fields(Nights):
         one, other = getattr(made, field.name), getattr(built, field.name)
         np.testing.assert_array_equal(one, other, err_msg=field.name)
@@ -103,7 +97,7 @@ STAGES, ECG = np.zeros(WINDOWS, int), np.zeros(WINDOWS * 30 * 100)
         ({"bcg_rate_hz": [50.0]}, "bcg_rate_hz: expected one for each of 2 nights, got 1"),
         ({"bcg_rate_hz": 100.0}, r"bcg\[0\]: it lasts 900 s at this rate, stages 1800 s"),
         ({"bcg": [np.zeros(90_000), None]}, r"bcg\[0\]: .*Leave this night's BCG out"),
-        ({"bcg": [np.full(90_000, np.inf), None]}, r"bcg\[0\]: it holds infinite values"),
+        ({"bcg": [np.full(90_000, np.inf), None]}, r"bcg\[0\]: no BCG lies within"),
         ({"bcg": [np.array(["a"]), None]}, r"bcg\[0\]: expected real numbers, got <U1"),
         ({"beat_times_s": [[1.0, 0.5], None]}, r"beat_times_s\[0\]: expected finite times"),
         ({"beat_times_s": [np.arange(900.0), None]}, r"beat_times_s\[0\]: its beats run from"),
