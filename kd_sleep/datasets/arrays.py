@@ -175,7 +175,8 @@ def _arrays(name: str, values: PerNight, nights: int) -> list[NDArray | None]:
 def _array(where: str, name: str, value: ArrayLike) -> NDArray:
     array = np.asanyarray(value)
     if isinstance(array, np.ma.MaskedArray):
-        array = array.astype(np.float64).filled(np.nan) if array.mask.any() else array.data
+        real = np.ma.filled(array.astype(np.float64), np.nan)
+        array = real if array.mask.any() else array.data
     kinds = _KINDS.get(name, _REAL)
     if array.ndim != 1 or not array.size:
         raise DatasetError(f"{where}: expected an array [n], got {list(array.shape)}.")
