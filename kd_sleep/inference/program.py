@@ -27,9 +27,10 @@ from kd_sleep.signals import j_peaks
 from kd_sleep.stages import NUM_STAGES, STAGE_NAMES
 from kd_sleep.training.mesh import default_platform
 
-if TYPE_CHECKING:  # flax is for work folders alone
+if TYPE_CHECKING:  # flax is for students in training alone
     from kd_sleep.config import StudentConfig
     from kd_sleep.models.student import Student
+    from kd_sleep.training.trained import Trained
 
 Weights = Mapping[str, Any]  # float32 arrays by name
 Shapes = Mapping[str, Sequence[int]]  # of a window, of a student's inputs by name
@@ -65,8 +66,8 @@ class Program:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-    """A student in its work folder, as a pure function and what it reads.
+class PureStudent:
+    """A trained student as a pure function and what it reads.
 
     Attributes:
       function: (weights, inputs, valid_BL) -> (logits_BLK, log_scale_BL), to be jitted; weights
@@ -94,7 +95,7 @@ def load_program(path: str | os.PathLike) -> Program:
     """
     default_platform()
     if Path(path).is_dir():
-        return trained(path).program()
+        return pure_student(trained(path)).program()
     if not Path(path).exists():
         raise ExportError(
             path,
@@ -250,18 +251,23 @@ def trained(workdir: str | os.PathLike) -> Trained:
     Raises:
       TrainingError: no trained student in the folder, or an SQI that is not its own.
     """
-    from kd_sleep.datasets.nights import blank
-    from kd_sleep.training.distill import load_student
-    from kd_sleep.training.fit_kept_share import load_kept_share
-    from kd_sleep.training.soft_labels import fingerprint
+    from kd_sleep.training.trained import load_trained
 
-    workdir = Path(workdir)
-    module, params, settings = load_student(workdir, blank())
-    function, weights = pure(module, params)
-    about = json.loads((workdir / "settings.json").read_text())
-    name = fingerprint(params)
-    card = card_of(about, settings, name, module.config, load_kept_share(workdir, name))
-    return Trained(function, weights, card)
+    default_platform()
+    return load_trained(Path(workdir), "student")
+
+
+def pure_student(student: Trained) -> PureStudent:
+    """A trained student, in memory or from its folder, at use."""
+    from kd_sleep.models.student import Student
+
+    module = student.run.module
+    assert isinstance(module, Student)
+    function, weights = pure(module, student.params)
+    card = card_of(student.record, student.settings, student.name, module.config, student.sqi)
+    if started := student.started():
+        card["start"] = {"from": student.settings["start"], "outcome": started}
+    return PureStudent(function, weights, card)
 
 
 def input_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
@@ -273,30 +279,25 @@ def input_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
 
 
 def pure(module: Student, params: Any) -> tuple[Function, Weights]:
-    """A student at use as `Trained.function` and `Trained.weights`."""
-    from kd_sleep.models.student import Student
-
-    student = Student(module.config, module.dtype)  # without what training adds
+    """A student at use as `PureStudent.function` and `PureStudent.weights`."""
     shapes = input_shapes(module.config)
 
-    def batch_of(arrays: tuple, valid_BL: jax.Array) -> dict[str, jax.Array]:
+    def inputs_of(arrays: tuple, valid_BL: jax.Array) -> tuple[tuple, jax.Array]:
         there = valid_BL[..., None] > 0
-        batch = {
-            name: jnp.where(there, array, 1.0)  # any finite number: padding is masked
-            for name, array in zip(shapes, arrays, strict=True)
-        }
-        return batch | {"bcg_scale": jnp.ones_like(valid_BL), "valid_BL": valid_BL}
+        # Any finite number: padding is masked. A student of samples reads their scale, too.
+        shown = tuple(jnp.where(there, array, 1.0) for array in arrays)
+        return (*shown, jnp.ones_like(valid_BL)) if "bcg" in shapes else shown, valid_BL
 
-    example = batch_of(tuple(jnp.ones((1, 1, *s)) for s in shapes.values()), jnp.ones((1, 1)))
-    needed = jax.eval_shape(student.init, jax.random.PRNGKey(0), example)["params"]
+    example = inputs_of(tuple(jnp.ones((1, 1, *s)) for s in shapes.values()), jnp.ones((1, 1)))
+    needed = jax.eval_shape(module.init, jax.random.PRNGKey(0), *example)["params"]
     leaves, structure = jax.tree_util.tree_flatten_with_path(
         {part: params[part] for part in needed}
     )
 
     def function(weights: tuple, arrays: tuple, valid_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits_BLK, sown = student.apply(
+        logits_BLK, sown = module.apply(
             {"params": jax.tree.unflatten(structure, weights)},
-            batch_of(arrays, valid_BL),
+            *inputs_of(arrays, valid_BL),
             mutable=["sown"],
         )
         log_scale = sown.get("sown", {}).get("tachogram_log_scale")

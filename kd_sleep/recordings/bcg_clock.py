@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from kd_sleep.errors import RecordingError
+from kd_sleep.recordings.recording import LONGEST_S
 
 HIGHEST_HZ = 1000.0
-LONGEST_S = 24 * 3600.0
 PER_S = {
     "d": 1 / 86400, "day": 1 / 86400, "days": 1 / 86400,
     "s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0,

@@ -36,14 +36,12 @@ from kd_sleep.errors import RecordingError
 from kd_sleep.recordings import bcg_clock, bcg_csv, bcg_formats
 from kd_sleep.recordings.bcg_clock import TIME_NAMES, Clock, Stamps, ramp, time_name
 from kd_sleep.recordings.bcg_formats import Column, Contents, Samples, fold
-from kd_sleep.recordings.recording import Signal
+from kd_sleep.recordings.recording import LONGEST_S, SHORTEST_S, Signal
 from kd_sleep.schema import LOWEST_BCG_HZ
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.resampling import on_grid
 
 HIGHEST_HZ = bcg_clock.HIGHEST_HZ
-SHORTEST_S = 300.0  # one segment of the clock's alignment
-LONGEST_S = bcg_clock.LONGEST_S
 _RATE_TOLERANCE = 0.01
 _RISES = "only rises or falls, or counts"
 _JUDGED_S = 7200.0  # of the night's middle, when channels are compared

@@ -137,7 +137,7 @@ def test_nights_on_the_device_are_the_hosts_over_and_over():
         np.testing.assert_array_equal(made[name], expected)
 
 
-def test_a_batch_is_what_a_lesson_gives():
+def test_a_batch_is_what_a_training_set_gives():
     """All that the default loss reads, the signal stage's target included."""
     for weight, extra in ((0.3, {"tachogram", "tachogram_valid", "hrv"}), (0.0, set())):
         loss = dataclasses.replace(TINY.distill, signal_weight=weight)
@@ -179,11 +179,15 @@ def test_the_pytorch_student_is_ours(student):
     ours.state = ours.state.replace(params=params)
 
     def value(params):
-        logits, sown = run.module.apply({"params": params}, batch, mutable=["sown"])
-        weights = run.objective.weigh(batch)
+        logits, sown = run.module.apply(
+            {"params": params}, *run.module.inputs(batch), mutable=["sown"]
+        )
+        weights = run.objective().weigh(batch)
         totals = {f"{name}_total": weight.sum() for name, weight in weights.items()}
         named = {**batch, **weights, **totals}
-        return run.objective.loss(logits, sown.get("sown", {}), named, run.loss_settings)[0], logits
+        return run.objective().loss(logits, sown.get("sown", {}), named, run.loss_settings)[
+            0
+        ], logits
 
     (expected, logits), gradient = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
     peer, with_gradient = (torch_peer.Student(model) for _ in range(2))

@@ -4,21 +4,22 @@ import dataclasses
 import json
 import shutil
 
+import folders
 import numpy as np
 import pytest
 
 from kd_sleep.config import PRESETS, DistillConfig
 from kd_sleep.datasets.batches import whole_nights
-from kd_sleep.datasets.nights import blank, read_split
+from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import ExportError, TrainingError
 from kd_sleep.inference import program
 from kd_sleep.models.kept_share import KeptShare
 from kd_sleep.models.student import columns
 from kd_sleep.schema import SCHEMA_VERSION
 from kd_sleep.stages import STAGE_NAMES
-from kd_sleep.training import distill
 from kd_sleep.training.fit_kept_share import outputs
-from kd_sleep.training.loop import claim, predict
+from kd_sleep.training.run import claim
+from kd_sleep.training.seen_subjects import seen
 from kd_sleep.training.soft_labels import fingerprint
 
 TINY = PRESETS["tiny"]
@@ -30,7 +31,7 @@ def workdir(data_dir, teacher_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("student") / "trained"
     train = dataclasses.replace(TINY.student_train, steps=2, evaluate_every=2)
     loss = DistillConfig(labelled_nights=2)
-    distill.train_student(data_dir, [teacher_dir], out, TINY.student, loss, train)
+    folders.train_student(data_dir, [teacher_dir], out, TINY.student, loss, train)
     return out
 
 
@@ -59,13 +60,13 @@ def test_a_folder_is_read_without_a_warning(workdir, caplog):
 
 
 def test_it_says_what_the_student_said_in_training(loaded, workdir, validation, batch):
-    module, params, _ = distill.load_student(workdir, validation)
+    student = program.trained(workdir)
     logits_BLK, log_scale_BL = loaded.call(*batch)
     assert logits_BLK.dtype == log_scale_BL.dtype == np.float32
     assert log_scale_BL.shape == batch[1].shape
-    for row, night in enumerate(predict(module, params, validation, columns(TINY.student))):
+    for row, night in enumerate(student.logits(validation)):
         np.testing.assert_allclose(logits_BLK[row, : len(night)], night, atol=2e-5)
-    _, found = outputs(module, params, columns(TINY.student), validation)
+    _, found = outputs(student.run.module, student.params, columns(TINY.student), validation)
     np.testing.assert_allclose(log_scale_BL[batch[1]], found, atol=2e-5)
 
 
@@ -83,7 +84,8 @@ def test_what_lies_in_padding_is_not_looked_at(loaded, batch):
 
 def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
     card = loaded.card
-    _, params, settings = distill.load_student(workdir, validation)
+    student = program.trained(workdir)
+    params, settings = student.params, student.settings
     assert json.loads(json.dumps(card, allow_nan=False)) == card
     assert card["stages"] == list(STAGE_NAMES)
     fitted = KeptShare.from_json(card["sqi"])
@@ -99,13 +101,16 @@ def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
     assert card["preprocessing"]["series.BREATH_HZ"] == [0.1, 0.7]
     assert card["preprocessing"]["inputs.TYPICAL_S"] == 0.95
     assert card["preprocessing"]["j_peaks.BLOCK_S"] == 60.0
-    train = read_split(data_dir, "train", bcg=False)
+    train = read_split(data_dir, "train")
     assert card["data"] == {
         "cohort": train.cohort,
         "bcg_source": "paired",
         "simulated": True,
         "nights": len(train),
         "subjects": len(set(train.subject_ids)),
+        "seen": [seen(train, validation)],
+        "schema": SCHEMA_VERSION,
+        "left_out": [],
         "validation_nights": len(validation),
         "labelled_nights": 2,
         "snr_db": {
@@ -142,9 +147,9 @@ def test_a_folder_without_an_sqi_and_with_anothers(workdir, tmp_path):
 
 def test_weights_are_those_that_use_needs(workdir):
     student = program.trained(workdir)
-    _, params, _ = distill.load_student(workdir, blank())
-    assert {name.split("/")[0] for name in student.weights} == {"signal", "network"}
-    assert {"signal", "network"} <= set(params)
+    weights = program.pure_student(student).weights
+    assert {name.split("/")[0] for name in weights} == {"signal", "network"}
+    assert {"signal", "network"} <= set(student.params)
 
 
 def test_other_inputs_than_a_students_are_refused(loaded, batch):
