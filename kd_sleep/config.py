@@ -209,9 +209,6 @@ class StudentConfig(Config):
         " out, 32 is what was tried.",
         low=0,
     )
-    time_of_night: bool = setting(
-        False, "Show the student how long ago the recording began (front end beats)."
-    )
     width: int = setting(64, "Channels of the network.", low=4)
     context_windows: int = setting(
         127,

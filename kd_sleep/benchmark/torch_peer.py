@@ -173,8 +173,7 @@ class Student(nn.Module):
     def __init__(self, config: StudentConfig):
         super().__init__()
         self.config = config
-        features = len(SUMMARY[FEATURES]) - (not config.time_of_night)
-        channels = CHANNELS
+        features, channels = len(SUMMARY[FEATURES]), CHANNELS
         self.signal = None
         if config.signal_width:
             self.signal = SignalStage(config.signal_width, alone=config.context_windows == 0)
@@ -185,8 +184,6 @@ class Student(nn.Module):
         valid = batch["valid_BL"]
         summary = batch[f"summary_{scope(self.config)}"]
         series, features = series_channels(batch, summary), summary[..., FEATURES]
-        if not self.config.time_of_night:
-            features = features[..., :-1]
         regressed: list[torch.Tensor] = []
         if self.signal is not None:
             mean, log_scale = self.signal(series, valid.float())

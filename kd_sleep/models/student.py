@@ -71,8 +71,6 @@ class Student(nn.Module):
         summary = batch[f"summary_{scope(config)}"]
         series_BLTC = series_channels(batch, summary)
         features_BLF = summary[..., FEATURES]
-        if not config.time_of_night:
-            features_BLF = features_BLF[..., :-1]
         if config.signal_width:
             mean, log_scale = SignalStage(
                 config.signal_width,

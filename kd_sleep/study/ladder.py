@@ -119,9 +119,7 @@ def climb(data_dir: Path, shhs_dir: Path, workdir: Path, preset: Preset) -> dict
             for split, nights in splits.items()
         }
         rungs[name] = _by_seed(name, shown, workdir, preset)
-    plain = dataclasses.replace(
-        preset.student, front_end=BEATS, signal_width=0, causal=False, time_of_night=False
-    )
+    plain = dataclasses.replace(preset.student, front_end=BEATS, signal_width=0, causal=False)
     for name, model in ((SERIES, plain), (STUDENT, preset.student)):
         if name == SERIES or model != plain:
             student = dataclasses.replace(preset, student=model)

