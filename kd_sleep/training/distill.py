@@ -46,7 +46,6 @@ from kd_sleep.training.steps import (
 )
 
 TEACHER_COLUMNS = (*teacher_model.COLUMNS, "rr_missing")
-SIGNAL_COLUMNS = ("tachogram", "tachogram_valid", "hrv")  # what the signal stage is taught from
 _SNR_PERCENTILES = {"p01": 1, "p50": 50, "p99": 99}
 
 
@@ -197,9 +196,8 @@ class Lesson:
         )
 
     def teach(self, run: Run, workdir: Path, execution: ExecutionConfig) -> Progress:
-        """`fit` on all this, and on the ECG's tachogram where the run has a signal stage."""
-        columns = self.columns | self.nights.columns(signal_columns(run))
-        return fit(run, self.nights, self.validation, workdir, execution, columns, self.stream)
+        """`fit` on all this."""
+        return fit(run, self.nights, self.validation, workdir, execution, self.columns, self.stream)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -380,13 +378,6 @@ def student_settings(
         "augment": to_dict(augmentation),
         **about,
     }
-
-
-def signal_columns(run: Run) -> tuple[str, ...]:
-    """Fields of `Nights` that the loss of a signal stage reads; none for a student without it."""
-    settings = run.settings
-    learns = settings["model"]["signal_width"] and settings["distill"]["signal_weight"]
-    return SIGNAL_COLUMNS if learns else ()
 
 
 def student_columns(model: StudentConfig) -> tuple[str, ...]:
