@@ -32,7 +32,7 @@ from kd_sleep.training.distill import (
     reads_samples,
     student_columns,
 )
-from kd_sleep.training.fit_kept_share import features_of, load_kept_share, outputs
+from kd_sleep.training.fit_kept_share import features_of, load_kept_share
 from kd_sleep.training.loop import predict, settings_of
 from kd_sleep.training.metrics_log import read_metrics
 from kd_sleep.training.soft_labels import fingerprint
@@ -99,11 +99,10 @@ def evaluate(
         if fitted := load_kept_share(workdir, fingerprint(weights)):
             features = {}
             for each, asked in splits.items():
-                _, scale_W = outputs(network, weights, columns, asked)
                 calibrated = log_softmax(
                     np.concatenate(logits[each][student]) / fitted.temperature, -1
                 )
-                features[each] = features_of(asked, calibrated, scale_W)
+                features[each] = features_of(asked, calibrated)
             sqis[student] = fitted, features
     truth = {each: scores.ScoredNights.of(asked) for each, asked in splits.items()}
     for each, scored in truth.items():
