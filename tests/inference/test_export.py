@@ -26,7 +26,6 @@ KINDS = {
     "beats": {},
     "causal": {"causal": True},
     "single window": {"context_windows": 0},
-    "without a signal stage": {"signal_width": 0},
     "autocorrelation": {"front_end": "autocorrelation"},
 }
 FORBIDDEN = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "sleepecg", "edfio"}
@@ -96,7 +95,7 @@ def test_running_a_file_takes_jax_alone(data, tmp_path):
         "from kd_sleep.inference.program import load_program\n"
         f"found = load_program({str(tmp_path / 's.kdsleep')!r})\n"
         "inputs = {n: np.ones((1, 2, *s)) for n, s in found.card['inputs'].items()}\n"
-        "assert np.isfinite(found.call(inputs, np.ones((1, 2)))[0]).all()\n"
+        "assert np.isfinite(found.call(inputs, np.ones((1, 2)))).all()\n"
         "print(*sorted({m.split('.')[0] for m in sys.modules}))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -112,8 +111,8 @@ def test_a_file_that_says_another_thing_is_not_put_in_place(students, tmp_path, 
 
     def other(student):
         def function(weights, inputs, valid_BL):
-            logits_BLK, log_scale_BL = student.function(weights, inputs, valid_BL)
-            return logits_BLK + 1e-3, log_scale_BL
+            logits_BLK = student.function(weights, inputs, valid_BL)
+            return logits_BLK + 1e-3
 
         return real(dataclasses.replace(student, function=function))
 
@@ -128,8 +127,7 @@ def test_logits_that_are_not_numbers_are_a_difference(students):
     right = student.program()
 
     def call(inputs, valid_BL):
-        logits_BLK, log_scale_BL = right.call(inputs, valid_BL)
-        return np.full_like(logits_BLK, np.nan), log_scale_BL
+        return np.full_like(right.call(inputs, valid_BL), np.nan)
 
     wrong = dataclasses.replace(right, call=call)
     assert not export.largest_difference(wrong, right) < export.TOLERANCE
@@ -304,8 +302,8 @@ def test_a_program_that_calls_other_code_is_refused(students):
     student = students["beats"]
 
     def function(weights, inputs, valid_BL):
-        logits_BLK, log_scale_BL = student.function(weights, inputs, valid_BL)
-        return logits_BLK + jnp.linalg.cholesky(jnp.eye(NUM_STAGES)).sum(), log_scale_BL
+        logits_BLK = student.function(weights, inputs, valid_BL)
+        return logits_BLK + jnp.linalg.cholesky(jnp.eye(NUM_STAGES)).sum()
 
     calling = dataclasses.replace(student, function=function)
     bad = container.Content(student.card, dict(student.weights), export.serialized(calling))
