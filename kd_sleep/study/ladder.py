@@ -8,7 +8,7 @@ Each rung is what one change makes of the same nights:
                             night's drive
   JJ found, BCG noise-free  `bcg_series` of a BCG without noise, rendered from the same drive
   JJ found in the BCG       the dataset's own
-  + breath and movement     the dataset's own series, read by the student without a signal stage
+  + breath and movement     the dataset's own series, read by the plain student
   Student                   as the preset has it; left out where that is the rung above
 
 One network family stands on all rungs but the first: `models.series_network` with the student's
@@ -59,7 +59,6 @@ from kd_sleep.simulation.recorded_drive import BCG_SAMPLING_HZ, drive_of, rng_of
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.training.distill import (
     reads_samples,
-    signal_columns,
     student_run,
     student_settings,
     teacher_run,
@@ -76,7 +75,7 @@ LOSSES = {
     NOISE_FREE: ("detector", "beats that it misses or misplaces although there is no noise"),
     FOUND: ("noise", "of sensor, bed and room"),
     SERIES: ("breath and movement", "given back, with how sure each beat is"),
-    STUDENT: ("network", "what the student has beside: its signal stage"),
+    STUDENT: ("network", "of the past alone, or of samples in place of series"),
 }
 INFERRED = (
     "sensor, bed and inferred body",
@@ -119,7 +118,7 @@ def climb(data_dir: Path, shhs_dir: Path, workdir: Path, preset: Preset) -> dict
             for split, nights in splits.items()
         }
         rungs[name] = _by_seed(name, shown, workdir, preset)
-    plain = dataclasses.replace(preset.student, front_end=BEATS, signal_width=0, causal=False)
+    plain = dataclasses.replace(preset.student, front_end=BEATS, causal=False)
     for name, model in ((SERIES, plain), (STUDENT, preset.student)):
         if name == SERIES or model != plain:
             student = dataclasses.replace(preset, student=model)
@@ -135,7 +134,7 @@ def climb(data_dir: Path, shhs_dir: Path, workdir: Path, preset: Preset) -> dict
         np.log(prior / prior.sum()),
         rungs,
         top=ECG,
-        gains={SERIES, STUDENT} & set(rungs),
+        gains={SERIES},
     )
     found = ladder.measure(preset.evaluation)
     sensor = dataclasses.replace(
@@ -275,10 +274,9 @@ def _log_probs(
     about = {"rung": name, "data": [splits[split].digest() for split in ("train", "validation")]}
     nights, more = splits["train"], {}
     if name in (SERIES, STUDENT):
-        loss = DistillConfig(alpha=1.0, signal_weight=preset.distill.signal_weight)
+        loss = DistillConfig(alpha=1.0)
         run = student_run(student_settings(about, model, loss, train, preset.augment))
         nights = dataclasses.replace(nights, bcg_missing=np.zeros_like(nights.bcg_missing))
-        more = nights.columns(signal_columns(run))
         more["teacher_logits"] = np.zeros((len(nights.label), 1, NUM_STAGES), np.float32)
     else:
         network = TeacherConfig(model.width, model.context_windows, model.dropout)
