@@ -12,9 +12,9 @@ from kd_sleep.benchmark.subject import (
     COHORT_NIGHTS,
     Training,
     example_batch,
-    lesson_columns,
     student,
     synthetic_nights,
+    teacher_logits,
 )
 from kd_sleep.benchmark.timing import Row, in_turns
 from kd_sleep.config import ExecutionConfig, Preset
@@ -41,7 +41,7 @@ def measure(preset: Preset, repeats: int, nights: int = COHORT_NIGHTS) -> list[R
             validation,
             Path(folder),
             ExecutionConfig(dataset_in="host"),
-            lesson_columns(run, cohort),
+            {"teacher_logits": teacher_logits(cohort)},
         )
         readings = read_metrics(Path(folder), SPEED)[1:]  # the first one starts the feed
     seconds.append(in_turns(alone, repeats)["alone"])

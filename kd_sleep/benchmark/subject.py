@@ -16,7 +16,7 @@ from kd_sleep.config import Preset, to_dict
 from kd_sleep.datasets.batches import Crops, gather
 from kd_sleep.datasets.nights import Nights, stack
 from kd_sleep.stages import NUM_STAGES
-from kd_sleep.training.distill import signal_columns, student_run
+from kd_sleep.training.distill import student_run
 from kd_sleep.training.loop import Run
 from kd_sleep.training.mesh import put
 from kd_sleep.training.steps import Batch, TrainState, make_train_step, shardings
@@ -79,14 +79,9 @@ def teacher_logits(nights: Nights) -> NDArray[np.float32]:
     return 2.0 * np.random.default_rng(1).standard_normal(shape, np.float32)
 
 
-def lesson_columns(run: Run, nights: Nights) -> dict[str, NDArray]:
-    """What a student's batch has beside its own columns: see `training.distill.Lesson`."""
-    return nights.columns(signal_columns(run)) | {"teacher_logits": teacher_logits(nights)}
-
-
 def columns_of(run: Run, nights: Nights) -> dict[str, NDArray]:
     """All that a student's batch is taken from."""
-    return nights.columns((*run.columns, "label")) | lesson_columns(run, nights)
+    return nights.columns((*run.columns, "label")) | {"teacher_logits": teacher_logits(nights)}
 
 
 def crops_of(run: Run, nights: Nights) -> Crops:
