@@ -11,11 +11,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
 from kd_sleep.config import PRESETS, Preset
 from kd_sleep.errors import ConfigError, KdSleepError, Stopped
+
+if TYPE_CHECKING:
+    from kd_sleep.training.trained import Trained
 
 flags.disclaim_key_flags()  # they belong to the launcher that asks for them: its --help shows them
 
@@ -90,6 +94,28 @@ def define_paths(
 def paths(holder: flags.FlagHolder[list[str] | None]) -> list[Path]:
     """The folders of such a flag."""
     return [_folder(holder.name, value) for value in holder.value or []]
+
+
+def define_data_dirs() -> flags.FlagHolder[list[str] | None]:
+    """The flag that names the datasets."""
+    return define_paths("data_dir", "Folder of the dataset, or of several, separated by commas.")
+
+
+def define_start() -> flags.FlagHolder[str | None]:
+    """The flag that names what training begins from."""
+    text = "Work folder of a trained student or teacher whose parameters to begin from."
+    return define_path("start_from", text, required=False)
+
+
+def start(holder: flags.FlagHolder[str | None]) -> Trained | None:
+    """The network that such a flag names."""
+    from kd_sleep.training.run import kind_of
+    from kd_sleep.training.trained import load_trained
+
+    if not holder.value:
+        return None
+    folder = path(holder)
+    return load_trained(folder, kind_of(folder))
 
 
 def define_numbers(

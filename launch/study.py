@@ -15,7 +15,7 @@ from kd_sleep.study.plan import Grid
 from kd_sleep.study.study import run_study
 from launch import flags
 
-_DATA_DIR = flags.define_path("data_dir", "Folder of the dataset.")
+_DATA_DIRS = flags.define_data_dirs()
 _WORKDIR = flags.define_path("workdir", "Folder of the study.")
 _SHHS_DIR = flags.define_path(
     "shhs_dir", "The recordings that the dataset was built from, for the ladder.", required=False
@@ -42,7 +42,7 @@ def main() -> None:
     workdir = flags.path(_WORKDIR)
     axes = (flags.numbers(axis) for axis in (_ALPHAS, _TEMPERATURES, _RATES, _SMOOTHINGS))
     results = run_study(
-        flags.path(_DATA_DIR),
+        flags.paths(_DATA_DIRS),
         workdir,
         flags.preset(),
         Grid(*axes),

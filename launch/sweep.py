@@ -13,9 +13,11 @@ from absl import flags as absl_flags
 from kd_sleep.config import STUDENTS, student_of
 from kd_sleep.evaluation.sweep_page import sweep_table, write_sweep_page
 from kd_sleep.training.sweep import CHOSEN, Grid, train_sweep
+from kd_sleep.training.trained import load_trained
+from kd_sleep.training.training_set import read_training
 from launch import flags
 
-_DATA_DIR = flags.define_path("data_dir", "Folder of the dataset.")
+_DATA_DIRS = flags.define_data_dirs()
 _TEACHERS = flags.define_paths(
     "teacher", "Work folder of a trained teacher; several, separated by commas, are mixed."
 )
@@ -35,12 +37,15 @@ flags.define_config(
 
 def main() -> None:
     preset, workdir = flags.preset(), flags.path(_WORKDIR)
+    model = student_of(_STUDENT.value, preset.student)
+    nights, validation = read_training(flags.paths(_DATA_DIRS), model, preset.execution)
     results = train_sweep(
-        flags.path(_DATA_DIR),
-        flags.paths(_TEACHERS),
+        nights,
+        [load_trained(folder, "teacher") for folder in flags.paths(_TEACHERS)],
+        validation,
         workdir,
         Grid(flags.numbers(_ALPHAS), flags.numbers(_TEMPERATURES), flags.numbers(_SEEDS, int)),
-        student_of(_STUDENT.value, preset.student),
+        model,
         preset.distill,
         preset.student_train,
         preset.augment,

@@ -22,6 +22,7 @@ LAYERS = (
     {"evaluation"},
     {"study"},
     {"inference"},
+    {"library"},
     {"benchmark"},
 )
 # A machine with an accelerator need not have the libraries that read files.
@@ -29,6 +30,7 @@ HEAVY = {"tensorflow", "tensorflow_datasets", "array_record", "grain", "sleepecg
 LIGHT = [
     "kd_sleep.losses", "kd_sleep.metrics", "kd_sleep.models.teacher", "kd_sleep.models.student",
     "kd_sleep.training.steps", "kd_sleep.simulation.physiology", "kd_sleep.simulation.sensors",
+    "kd_sleep.library", "kd_sleep.inference.ecg_staging",
 ]  # fmt: skip
 
 

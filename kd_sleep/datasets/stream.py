@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 
 import grain
 import numpy as np
@@ -25,8 +24,18 @@ THREADS = 4
 class _NightsInOrder:
     """Pass after pass of (pass, row, BCG [N, S]), by position: what Grain calls a source."""
 
-    def __init__(self, records, nights: Nights, crops: Crops, first_step: int):
-        self._records, self._nights, self._crops = records, nights, crops
+    def __init__(self, nights: Nights, crops: Crops, first_step: int):
+        self._nights, self._crops = nights, crops
+        absent = [
+            n for n, place in zip(nights.recording_ids, nights.places, strict=True) if not place
+        ]
+        if absent:
+            raise DatasetError(
+                f"{absent[0]}: this night has no samples and was read from no dataset.",
+                "Give Nights.from_arrays bcg_samples=True, or take the front end beats.",
+            )
+        splits = {place[:2] for place in nights.places if place}
+        self._records = {key: open_split(*key, ("bcg",))[0] for key in splits}
         number, pool = crops.pool_of(first_step)  # nights of earlier pools are not needed again
         self._first = number * len(nights) + pool * crops.POOL_NIGHTS
 
@@ -36,7 +45,9 @@ class _NightsInOrder:
     def __getitem__(self, place: int) -> tuple[int, int, NDArray[np.int16]]:
         number, rank = divmod(self._first + place, len(self._nights))
         row = int(self._crops.night_order(number)[rank])
-        bcg = self._records[int(self._nights.positions[row])]["bcg"]
+        source = self._nights.places[row]
+        assert source is not None
+        bcg = self._records[source[:2]][source.position]["bcg"]
         if len(bcg) != self._nights.windows[row]:
             raise DatasetError(
                 f"{self._nights.recording_ids[row]}: {len(bcg)} windows of BCG, expected"
@@ -45,22 +56,17 @@ class _NightsInOrder:
         return number, row, bcg
 
 
-def stream_bcg(
-    data_dir: Path, split: str, nights: Nights, crops: Crops, first_step: int = 0
-) -> Iterator[NDArray[np.int16]]:
+def stream_bcg(nights: Nights, crops: Crops, first_step: int = 0) -> Iterator[NDArray[np.int16]]:
     """BCG [B, L, S] int16 of batch after batch, from number `first_step` on, without end.
 
     Windows beyond a night's ends repeat its first or last one, as `gather` does.
 
     Args:
-      data_dir: folder of the dataset.
-      split: the split that `nights` was read from, or selected from.
-      nights: the split without its BCG.
-      crops: which windows each batch holds.
+      nights: read without their BCG's samples; their places say where these lie.
+      crops: which windows of these nights each batch holds.
       first_step: number of the first batch.
     """
-    records, _ = open_split(data_dir, split, ("bcg",))
-    source = _NightsInOrder(records, nights, crops, first_step)
+    source = _NightsInOrder(nights, crops, first_step)
     coming = iter(
         grain.MapDataset.source(source).to_iter_dataset(
             grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=READ_AHEAD)

@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from kd_sleep.errors import ConfigError, ExportError
 from kd_sleep.inference import container
 from kd_sleep.inference.export import TOLERANCE, largest_difference, open_arguments
-from kd_sleep.inference.program import Program, Shapes, Trained, checked, trained
+from kd_sleep.inference.program import Program, PureStudent, Shapes, checked, pure_student, trained
 
 OPSET, IR_VERSION = 18, 9  # of 2022 and 2023: onnxruntime 1.15 and later read them
 # Primitives that are one operator, or a few, of the same inputs.
@@ -88,7 +88,7 @@ def export_onnx(workdir: Path, out: Path) -> float:
         float32 is not equal to; or the model's logits are not the student's.
     """
     assert_installed()
-    student = trained(workdir)
+    student = pure_student(trained(workdir))
     if (dtype := student.card["train"]["compute_dtype"]) != "float32":
         raise ExportError(
             out, f"not written: this student computes in {dtype}.", "Use the .kdsleep file."
@@ -129,7 +129,7 @@ def onnx_call(data: bytes, shapes: Shapes) -> Callable:
     return call
 
 
-def model_of(student: Trained) -> bytes:
+def model_of(student: PureStudent) -> bytes:
     """The model's bytes.
 
     Raises:

@@ -26,9 +26,10 @@ from kd_sleep.models.kept_share import KeptShare
 from kd_sleep.signals import j_peaks
 from kd_sleep.stages import NUM_STAGES, STAGE_NAMES
 
-if TYPE_CHECKING:  # flax is for work folders alone
+if TYPE_CHECKING:  # flax is for students in training alone
     from kd_sleep.config import StudentConfig
     from kd_sleep.models.student import Student
+    from kd_sleep.training.trained import Trained
 
 Weights = Mapping[str, Any]  # float32 arrays by name
 Shapes = Mapping[str, Sequence[int]]  # of a window, of a student's inputs by name
@@ -60,8 +61,8 @@ class Program:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-    """A student in its work folder, as a pure function and what it reads.
+class PureStudent:
+    """A trained student as a pure function and what it reads.
 
     Attributes:
       function: (weights, inputs, valid_BL) -> logits_BLK, to be jitted; weights and inputs are
@@ -87,7 +88,7 @@ def load_program(path: str | os.PathLike) -> Program:
       TrainingError: a folder without a trained student.
     """
     if Path(path).is_dir():
-        return trained(path).program()
+        return pure_student(trained(path)).program()
     if not Path(path).exists():
         raise ExportError(
             path,
@@ -241,18 +242,22 @@ def trained(workdir: str | os.PathLike) -> Trained:
     Raises:
       TrainingError: no trained student in the folder, or an SQI that is not its own.
     """
-    from kd_sleep.datasets.nights import blank
-    from kd_sleep.training.distill import load_student
-    from kd_sleep.training.fit_kept_share import load_kept_share
-    from kd_sleep.training.soft_labels import fingerprint
+    from kd_sleep.training.trained import load_trained
 
-    workdir = Path(workdir)
-    module, params, settings = load_student(workdir, blank())
-    function, weights = pure(module, params)
-    about = json.loads((workdir / "settings.json").read_text())
-    name = fingerprint(params)
-    card = card_of(about, settings, name, module.config, load_kept_share(workdir, name))
-    return Trained(function, weights, card)
+    return load_trained(Path(workdir), "student")
+
+
+def pure_student(student: Trained) -> PureStudent:
+    """A trained student, in memory or from its folder, at use."""
+    from kd_sleep.models.student import Student
+
+    module = student.run.module
+    assert isinstance(module, Student)
+    function, weights = pure(module, student.params)
+    card = card_of(student.record, student.settings, student.name, module.config, student.sqi)
+    if started := student.started():
+        card["start"] = {"from": student.settings["start"], "outcome": started}
+    return PureStudent(function, weights, card)
 
 
 def input_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
@@ -264,22 +269,20 @@ def input_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
 
 
 def pure(module: Student, params: Any) -> tuple[Function, Weights]:
-    """A student at use as `Trained.function` and `Trained.weights`."""
+    """A student at use as `PureStudent.function` and `PureStudent.weights`."""
     shapes = input_shapes(module.config)
 
-    def batch_of(arrays: tuple, valid_BL: jax.Array) -> dict[str, jax.Array]:
+    def inputs_of(arrays: tuple, valid_BL: jax.Array) -> tuple[tuple, jax.Array]:
         there = valid_BL[..., None] > 0
-        batch = {
-            name: jnp.where(there, array, 1.0)  # any finite number: padding is masked
-            for name, array in zip(shapes, arrays, strict=True)
-        }
-        return batch | {"bcg_scale": jnp.ones_like(valid_BL), "valid_BL": valid_BL}
+        # Any finite number: padding is masked. A student of samples reads their scale, too.
+        shown = tuple(jnp.where(there, array, 1.0) for array in arrays)
+        return (*shown, jnp.ones_like(valid_BL)) if "bcg" in shapes else shown, valid_BL
 
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
 
     def function(weights: tuple, arrays: tuple, valid_BL: jax.Array) -> jax.Array:
         params = jax.tree.unflatten(structure, weights)
-        logits_BLK = module.apply({"params": params}, batch_of(arrays, valid_BL))
+        logits_BLK = module.apply({"params": params}, *inputs_of(arrays, valid_BL))
         assert isinstance(logits_BLK, jax.Array)  # and no mutable collections
         return logits_BLK
 

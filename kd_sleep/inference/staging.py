@@ -18,13 +18,14 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
-from kd_sleep.errors import KdSleepError
+from kd_sleep.errors import ExportError, KdSleepError
 from kd_sleep.evaluation.sleep_measures import sleep_measures
 from kd_sleep.features import bcg as bcg_features
 from kd_sleep.features.bcg import MOST_MISSING, NoHeartbeatBand, PreparedBcg
@@ -32,9 +33,9 @@ from kd_sleep.features.inputs import student_inputs
 from kd_sleep.features.running_series import RunningSeries, RunningWindow, as_record
 from kd_sleep.features.series import bcg_series
 from kd_sleep.features.windows import to_windows
-from kd_sleep.inference.program import Program, load_program
+from kd_sleep.inference.program import Program, load_program, pure_student, trained
 from kd_sleep.models.kept_share import KeptShare, window_features
-from kd_sleep.recordings.paired_bcg import LONGEST_S, SHORTEST_S
+from kd_sleep.recordings.recording import LONGEST_S, SHORTEST_S
 from kd_sleep.schema import BCG_HZ, SERIES_HZ, WINDOW_S
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.rates import breathing_rate, heart_rate
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
 
     from kd_sleep.inference.streaming import Stream
+    from kd_sleep.training.trained import Trained
 
 # Nights are filled up to one of these numbers of windows: each is compiled once.
 LENGTHS = (32, 128, 512, 1024, 1536, 2048, 2880)
@@ -86,7 +88,7 @@ class Warned(NamedTuple):
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Staging:
     """A staged night of N windows of 30 s, K = 4 stages.
 
@@ -122,6 +124,13 @@ class Staging:
 
     def __len__(self) -> int:
         return len(self.stages)
+
+    def __repr__(self) -> str:
+        shares = [f"{name} {(self.stages == k).mean():.0%}" for k, name in enumerate(STAGE_NAMES)]
+        return (
+            f"<Staging: {len(self)} windows, {', '.join(shares)}; {self.flagged_share:.0%} flagged,"
+            f" {len(self.warnings)} warnings>"
+        )
 
     @property
     def staged(self) -> NDArray[np.bool_]:
@@ -240,10 +249,11 @@ class Shown:
 
 
 class StagingStudent:
-    """A student at use. `load_student` makes one.
+    """A student at use. `kd_sleep.fit_student` and `load_student` make one.
 
     Attributes:
       program: the network with its card.
+      trained: the network with its training; None of an exported file's.
       kept_share: its SQI; None where it has none.
       temperature: its logits over this are calibrated.
       inputs: names of what it is shown.
@@ -251,9 +261,9 @@ class StagingStudent:
       before, after: how many windows before and after one its stage depends on.
     """
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, trained: Trained | None = None):
         card = program.card
-        self.program = program
+        self.program, self.trained = program, trained
         self.kept_share = KeptShare.from_json(card["sqi"]) if card["sqi"] else None
         self.temperature = self.kept_share.temperature if self.kept_share else 1.0
         self.inputs = tuple(card["inputs"])
@@ -306,6 +316,27 @@ class StagingStudent:
             warnings=_unlike(self.program.card, samples, ready, heart_bpm, ratio_db),
             card=self.program.card,
         )
+
+    @classmethod
+    def of(cls, trained: Trained) -> StagingStudent:
+        """A student that was trained, or read from its work folder."""
+        return cls(pure_student(trained).program(), trained)
+
+    def started(self) -> str:
+        """Whether fine-tuning improved validation, in a sentence; "" of a student trained anew."""
+        return self.program.card.get("start", {}).get("outcome", "")
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the student as one .kdsleep file: see `export.export_student`.
+
+        Raises:
+          ExportError: a student that was read from such a file.
+        """
+        from kd_sleep.inference.export import export_student
+
+        if self.trained is None:
+            raise ExportError(path, "this student was read from a file.", "Copy that file.")
+        export_student(self.trained, Path(path))
 
     def stream(self, rate_hz: float) -> Stream:
         """Stages a night while it is recorded: see `streaming.Stream`.
@@ -379,6 +410,8 @@ def load_student(path: str | os.PathLike) -> StagingStudent:
       ExportError: nothing there, or a file that cannot be used.
       TrainingError: a folder without a trained student.
     """
+    if Path(path).is_dir():
+        return StagingStudent.of(trained(path))
     return StagingStudent(load_program(path))
 
 

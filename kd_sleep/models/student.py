@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,8 +21,33 @@ SERIES = ("jj", "beat_confidence", "breath", "movement")
 BEATS = "beats"  # the front end that reads series
 
 
+class Series(NamedTuple):
+    """What the front end `beats` reads of B sequences of L windows; NaN where missing.
+
+    Attributes:
+      jj: [B, L, 120] s, intervals between J peaks at 4 Hz.
+      beat_confidence: [B, L, 120] correlation of the beat at hand with its template.
+      breath: [B, L, 120] chest movement in its local RMS.
+      movement: [B, L, 30] log level of each second.
+      summary: [B, L, F] `features.inputs.summary`, of the student's `scope`.
+    """
+
+    jj: jax.Array
+    beat_confidence: jax.Array
+    breath: jax.Array
+    movement: jax.Array
+    summary: jax.Array
+
+
+class Samples(NamedTuple):
+    """What other front ends read: bcg [B, L, S], times scale [B, L] in heartbeat amplitudes."""
+
+    bcg: jax.Array
+    scale: jax.Array
+
+
 def columns(config: StudentConfig) -> tuple[str, ...]:
-    """Of a batch, that a student is shown: see `datasets.nights.Nights`."""
+    """Of a batch, what `Series` or `Samples` hold, in order: see `datasets.nights.Nights`."""
     if config.front_end == BEATS:
         return (*SERIES, f"summary_{scope(config)}")
     return ("bcg", "bcg_scale")
@@ -53,13 +78,20 @@ class Student(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, batch: Mapping[str, jax.Array], *, train: bool = False) -> jax.Array:
-        read = self._series if self.config.front_end == BEATS else self._samples
-        return read(batch, train)
+    def __call__(
+        self, inputs: Series | Samples, valid_BL: jax.Array, *, train: bool = False
+    ) -> jax.Array:
+        if self.config.front_end == BEATS:
+            return self._series(Series(*inputs), valid_BL, train)
+        return self._samples(Samples(*inputs), valid_BL, train)
 
-    def _series(self, batch: Mapping[str, jax.Array], train: bool) -> jax.Array:
-        config, valid_BL = self.config, batch["valid_BL"]
-        summary = batch[f"summary_{scope(config)}"]
+    def inputs(self, batch: Mapping[str, Any]) -> tuple[Series | Samples, Any]:
+        """What the student is called with, out of a batch's columns."""
+        kind = Series if self.config.front_end == BEATS else Samples
+        return kind(*(batch[name] for name in columns(self.config))), batch["valid_BL"]
+
+    def _series(self, series: Series, valid_BL: jax.Array, train: bool) -> jax.Array:
+        config = self.config
         network = SeriesNetwork(
             config.width,
             config.context_windows,
@@ -68,13 +100,12 @@ class Student(nn.Module):
             self.dtype,
             name="network",
         )
-        return network(
-            series_channels(batch, summary), summary[..., FEATURES], valid_BL, train=train
-        )
+        features_BLF = series.summary[..., FEATURES]
+        return network(series_channels(series), features_BLF, valid_BL, train=train)
 
-    def _samples(self, batch: Mapping[str, jax.Array], train: bool) -> jax.Array:
-        width, valid_BL = self.config.width, batch["valid_BL"]
-        bcg = batch["bcg"].astype(jnp.float32) * batch["bcg_scale"][..., None]
+    def _samples(self, samples: Samples, valid_BL: jax.Array, train: bool) -> jax.Array:
+        width = self.config.width
+        bcg = samples.bcg.astype(jnp.float32) * samples.scale[..., None]
         x = FRONT_ENDS[self.config.front_end](width, self.dtype)(bcg.reshape(-1, bcg.shape[-1]))
         x = x.reshape(*valid_BL.shape, -1)
         x = nn.Dropout(self.config.dropout, deterministic=not train)(x)
@@ -83,17 +114,17 @@ class Student(nn.Module):
         return nn.Dense(NUM_STAGES)(x)
 
 
-def series_channels(batch: Mapping[str, jax.Array], summary: jax.Array) -> jax.Array:
+def series_channels(series: Series) -> jax.Array:
     """[B, L, T, 5]: JJ relative to its reference in tenths, whether it is there, the beats'
     confidence, breath, movement relative to its reference. The first two are the teacher's.
     """
-    jj = batch["jj"].astype(jnp.float32)
+    jj = series.jj.astype(jnp.float32)
     there = jnp.isfinite(jj)
-    level = summary[..., JJ_LEVEL, None]
+    level = series.summary[..., JJ_LEVEL, None]
     relative = jnp.clip(jnp.where(there, (jj / level - 1.0) * 10.0, 0.0), -10.0, 10.0)
-    movement = batch["movement"].astype(jnp.float32) - summary[..., MOVEMENT_LEVEL, None]
+    movement = series.movement.astype(jnp.float32) - series.summary[..., MOVEMENT_LEVEL, None]
     movement = jnp.repeat(movement, SERIES_SAMPLES // movement.shape[-1], axis=-1)
-    breath = batch["breath"].astype(jnp.float32)
+    breath = series.breath.astype(jnp.float32)
     known = [jnp.where(jnp.isfinite(x), x, 0.0) for x in (breath, movement)]
-    confidence = batch["beat_confidence"].astype(jnp.float32)
+    confidence = series.beat_confidence.astype(jnp.float32)
     return jnp.stack([relative, there.astype(jnp.float32), confidence, *known], axis=-1)

@@ -26,8 +26,8 @@ from kd_sleep.errors import RecordingError
 from kd_sleep.recordings import files
 from kd_sleep.recordings.edf import read_signals
 from kd_sleep.recordings.files import FETCH_AGAIN
+from kd_sleep.recordings.recording import LONGEST_S
 
-LONGEST_S = 24 * 3600.0
 HIGHEST_HZ = 1000.0
 RATE_NAMES = frozenset(
     ("fs", "rate", "rate_hz", "sampling_rate", "sampling_rate_hz", "sample_rate", "sfreq")

@@ -33,14 +33,12 @@ from numpy.typing import NDArray
 from kd_sleep.errors import RecordingError
 from kd_sleep.recordings import bcg_csv, bcg_formats
 from kd_sleep.recordings.bcg_formats import Channel, Contents, Samples, fold
-from kd_sleep.recordings.recording import Signal
+from kd_sleep.recordings.recording import LONGEST_S, SHORTEST_S, Signal
 from kd_sleep.signals.filters import bridged, resample
 from kd_sleep.signals.quality import snr_db
 
 LOWEST_HZ = 50.0  # heartbeats and the noise band beside them reach up to 20 Hz
 HIGHEST_HZ = bcg_formats.HIGHEST_HZ
-SHORTEST_S = 300.0  # one segment of the clock's alignment
-LONGEST_S = bcg_formats.LONGEST_S
 _RATE_TOLERANCE = 0.01
 _JUDGED_S = 7200.0  # of the night's middle, when channels are compared
 _JUDGED_HZ = 100.0

@@ -8,6 +8,8 @@ import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+SHORTEST_S, LONGEST_S = 300.0, 24 * 3600.0  # of a BCG: one segment of its clock's alignment; a day
+
 
 @dataclasses.dataclass(frozen=True)
 class Signal:

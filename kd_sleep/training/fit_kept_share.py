@@ -9,16 +9,12 @@ that were fitted on the others. The weights that stay are fitted on all of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import flax.linen as nn
-import jax
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, log_softmax, logsumexp, xlogy
+from scipy.special import expit, log_softmax, xlogy
 
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.datasets.splits import folds_of
@@ -26,47 +22,11 @@ from kd_sleep.errors import TrainingError
 from kd_sleep.features.bcg import MOST_MISSING
 from kd_sleep.metrics import best_temperature
 from kd_sleep.models.kept_share import FEATURES, KeptShare, standardised, window_features
-from kd_sleep.provenance import write_json
-from kd_sleep.training import soft_labels
-from kd_sleep.training.loop import predict
 
 FOLDS = 5
 FLAGGED = 0.2  # share of the validation windows that lie below the flag
 RIDGE = 1e-3  # weight of half the squared norm of the weights beside the mean cross-entropy
 FILE = "sqi.json"
-
-
-def write_kept_share(
-    workdir: Path,
-    module: nn.Module,
-    params: Any,
-    columns: tuple[str, ...],
-    validation: Nights,
-    teacher_log_probs_WK: NDArray,
-    teacher: str,
-) -> KeptShare:
-    """Fits a trained student's SQI and writes `sqi.json` in its folder.
-
-    Args:
-      workdir: the student's.
-      module, params, columns: the student, its parameters, and the columns of `Nights` it reads.
-      validation: nights.
-      teacher_log_probs_WK: as `teacher_on`.
-      teacher: fingerprints of the student's teachers, joined by "+".
-
-    Raises:
-      TrainingError: as `fit_kept_share`.
-    """
-    fitted = fit_kept_share(
-        validation,
-        np.concatenate(predict(module, params, validation, columns)),
-        teacher_log_probs_WK,
-        student=soft_labels.fingerprint(params),
-        teacher=teacher,
-    )
-    if jax.process_index() == 0:
-        write_json(workdir / FILE, fitted.to_json())
-    return fitted
 
 
 def load_kept_share(workdir: Path, student: str) -> KeptShare | None:
@@ -215,24 +175,6 @@ def seen_weights(nights: Nights) -> NDArray[np.float64]:
     """[W] how much of each window both networks saw; 0 where the student gives no stage."""
     weight_W = (1.0 - nights.bcg_missing) * (1.0 - nights.rr_missing)
     return np.where(nights.bcg_missing < MOST_MISSING, weight_W, 0.0).astype(np.float64)
-
-
-def teacher_on(validation: Nights, teachers: Sequence[Path], teacher: str) -> NDArray[np.float64]:
-    """[W, K] log of the mean of the teachers' probabilities, from their soft labels.
-
-    Args:
-      validation: nights.
-      teachers: work folders.
-      teacher: their fingerprints, joined by "+".
-
-    Raises:
-      TrainingError: no soft labels of these teachers for these nights.
-    """
-    log_probs = [
-        log_softmax(soft_labels.load(folder / "soft_labels", "validation", name, validation), -1)
-        for folder, name in zip(teachers, teacher.split("+"), strict=True)
-    ]
-    return logsumexp(np.asarray(log_probs, np.float64), axis=0) - np.log(len(log_probs))
 
 
 def gap_bits(teacher_logits_NK: NDArray, student_logits_NK: NDArray) -> NDArray[np.float64]:

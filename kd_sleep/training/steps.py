@@ -62,6 +62,11 @@ class TrainState(train_state.TrainState):
         return self.params if self.average is None else self.average
 
 
+def on_batch(module: Any, batch: Batch, **how: Any) -> Any:
+    """A network on what it reads of a batch: `module.apply(variables, batch, method=on_batch)`."""
+    return module(*module.inputs(batch), **how)
+
+
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """AdamW under a clipped global norm; linear warm-up, then cosine decay to 0 at the end."""
     warmup = max(1, round(config.steps * config.warmup_share))
@@ -80,13 +85,18 @@ def create_state(
     batch: Batch,
     settings: Mapping[str, jax.typing.ArrayLike] | None = None,
     seed: jax.typing.ArrayLike | None = None,
+    params: Any = None,
 ) -> TrainState:
-    """Parameters and optimiser state; `settings` and `seed` (else the config's) may be traced."""
+    """Parameters, drawn where none are given, and optimiser state.
+
+    `settings` and `seed` (else the config's) may be traced.
+    """
     key, init_key = jax.random.split(jax.random.PRNGKey(config.seed if seed is None else seed))
-    params = module.init(init_key, batch)["params"]
+    if params is None:
+        params = module.init(init_key, batch, method=on_batch)["params"]
     state = TrainState.create(
         apply_fn=module.apply,
-        params=params,
+        params=jax.tree.map(jnp.asarray, params),
         tx=make_optimizer(config),
         key=key,
         settings={name: jnp.float32(value) for name, value in (settings or {}).items()},
@@ -114,7 +124,9 @@ def make_update(
         totals = {f"{name}_total": jnp.sum(weight) for name, weight in weights.items()}
 
         def objective_of(params: Any, part: Batch, dropout: jax.Array):
-            logits = state.apply_fn({"params": params}, part, train=True, rngs={"dropout": dropout})
+            logits = state.apply_fn(
+                {"params": params}, part, train=True, rngs={"dropout": dropout}, method=on_batch
+            )
             return objective.loss(logits, {**part, **totals}, state.settings)
 
         def value_and_gradient(part: Batch, number: jax.typing.ArrayLike):
@@ -277,7 +289,7 @@ def make_predict(
     """A jitted (params, batch cut over the mesh) -> logits_BLK on every device, without dropout."""
 
     def logits(params: Any, batch: Batch) -> jax.Array:
-        logits_BLK = module.apply({"params": params}, batch)
+        logits_BLK = module.apply({"params": params}, batch, method=on_batch)
         assert isinstance(logits_BLK, jax.Array)  # and no mutable collections
         return logits_BLK
 

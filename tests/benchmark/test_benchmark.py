@@ -164,11 +164,11 @@ def test_the_pytorch_student_is_ours(student):
     ours.state = ours.state.replace(params=params)
 
     def value(params):
-        logits = run.module.apply({"params": params}, batch)
-        weights = run.objective.weigh(batch)
+        logits = run.module.apply({"params": params}, *run.module.inputs(batch))
+        weights = run.objective().weigh(batch)
         totals = {f"{name}_total": weight.sum() for name, weight in weights.items()}
         named = {**batch, **weights, **totals}
-        return run.objective.loss(logits, named, run.loss_settings)[0], logits
+        return run.objective().loss(logits, named, run.loss_settings)[0], logits
 
     (expected, logits), gradient = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
     peer, with_gradient = (torch_peer.Student(model) for _ in range(2))

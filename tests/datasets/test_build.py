@@ -22,6 +22,7 @@ from kd_sleep.datasets.shhs_bcg import finished
 from kd_sleep.datasets.splits import SPLITS, split_of
 from kd_sleep.errors import ConfigError, DatasetError
 from kd_sleep.recordings import files
+from kd_sleep.training.training_set import TrainingSet
 
 PAIRED = DatasetConfig(bcg_source="paired")
 TEACHERS = DatasetConfig(recordings="rpoints", bcg_source="none")
@@ -213,13 +214,13 @@ def test_a_teachers_dataset_needs_no_edf(cohort, tmp_path):
     missing = shhs_bcg.exclusions(builder)
     assert missing  # the cohort leaves some nights to the detector
     assert all("R point" in night["reason"] for night in missing)
-    train = read_split(tmp_path, "train", bcg=False)
+    train = read_split(tmp_path, "train")
     assert train.bcg_source == "none"
     assert train.cohort.startswith("kd_sleep simulator")
     assert train.bcg_missing.min() == 1.0
     assert train.tachogram_valid.mean() > 0.9
     with pytest.raises(DatasetError, match="without BCG"):
-        read_split(tmp_path, "train")
+        TrainingSet.of_student(train, train, [])
 
 
 def test_without_samples_a_dataset_has_the_same_series(cohort, data_dir, tmp_path):

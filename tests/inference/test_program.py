@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import folders
 import numpy as np
 import pytest
 
@@ -16,8 +17,7 @@ from kd_sleep.models.kept_share import KeptShare
 from kd_sleep.models.student import columns
 from kd_sleep.schema import SCHEMA_VERSION
 from kd_sleep.stages import STAGE_NAMES
-from kd_sleep.training import distill
-from kd_sleep.training.loop import claim, predict
+from kd_sleep.training.run import claim
 from kd_sleep.training.soft_labels import fingerprint
 
 TINY = PRESETS["tiny"]
@@ -29,7 +29,7 @@ def workdir(data_dir, teacher_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("student") / "trained"
     train = dataclasses.replace(TINY.student_train, steps=2, evaluate_every=2)
     loss = DistillConfig(labelled_nights=2)
-    distill.train_student(data_dir, [teacher_dir], out, TINY.student, loss, train)
+    folders.train_student(data_dir, [teacher_dir], out, TINY.student, loss, train)
     return out
 
 
@@ -53,10 +53,10 @@ def batch(validation):
 
 
 def test_it_says_what_the_student_said_in_training(loaded, workdir, validation, batch):
-    module, params, _ = distill.load_student(workdir, validation)
+    student = program.trained(workdir)
     logits_BLK = loaded.call(*batch)
     assert logits_BLK.dtype == np.float32
-    for row, night in enumerate(predict(module, params, validation, columns(TINY.student))):
+    for row, night in enumerate(student.logits(validation)):
         np.testing.assert_allclose(logits_BLK[row, : len(night)], night, atol=2e-5)
 
 
@@ -72,7 +72,8 @@ def test_what_lies_in_padding_is_not_looked_at(loaded, batch):
 
 def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
     card = loaded.card
-    _, params, settings = distill.load_student(workdir, validation)
+    student = program.trained(workdir)
+    params, settings = student.params, student.settings
     assert json.loads(json.dumps(card, allow_nan=False)) == card
     assert card["stages"] == list(STAGE_NAMES)
     fitted = KeptShare.from_json(card["sqi"])
@@ -88,13 +89,16 @@ def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
     assert card["preprocessing"]["series.BREATH_HZ"] == [0.1, 0.7]
     assert card["preprocessing"]["inputs.TYPICAL_S"] == 0.95
     assert card["preprocessing"]["j_peaks.BLOCK_S"] == 60.0
-    train = read_split(data_dir, "train", bcg=False)
+    train = read_split(data_dir, "train")
     assert card["data"] == {
         "cohort": train.cohort,
         "bcg_source": "paired",
         "simulated": True,
         "nights": len(train),
         "subjects": len(set(train.subject_ids)),
+        "subject_ids": sorted(set(train.subject_ids)),
+        "schema": SCHEMA_VERSION,
+        "left_out": [],
         "validation_nights": len(validation),
         "labelled_nights": 2,
         "snr_db": {

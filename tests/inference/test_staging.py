@@ -270,4 +270,4 @@ def test_a_students_path_that_is_not_there_is_said(tmp_path):
 
     with pytest.raises(KdSleepError, match="no student here"):
         kd_sleep.load_student(tmp_path / "nowhere.kdsleep")
-    assert staging.load_student is not kd_sleep.load_student
+    assert staging.load_student is kd_sleep.load_student

@@ -65,7 +65,7 @@ def test_every_feed_yields_the_same_batches_in_order(data_dir, nights, crops, ki
     elif kind == "disk":
         bare = read_split(data_dir, "train")
         rest = {name: column for name, column in columns.items() if name != "bcg"}
-        bcg_from = functools.partial(stream_bcg, data_dir, "train", bare, crops)
+        bcg_from = functools.partial(stream_bcg, bare, crops)
         feed = host_feed(rest, crops, mesh, bcg_from)
     else:
         many = int(kind.split()[1])

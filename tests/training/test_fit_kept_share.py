@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import folders
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,9 +13,10 @@ from kd_sleep.config import PRESETS
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import TrainingError
 from kd_sleep.models.kept_share import FEATURES, KeptShare, window_features
-from kd_sleep.training import distill
 from kd_sleep.training import fit_kept_share as fitting
+from kd_sleep.training import fit_student
 from kd_sleep.training.soft_labels import fingerprint
+from kd_sleep.training.trained import load_trained
 
 TINY = PRESETS["tiny"]
 
@@ -135,16 +137,17 @@ def test_training_writes_it_again_where_it_lacks_and_refuses_anothers(
     arguments = (
         data_dir, [teacher_dir], tmp_path, TINY.student, TINY.distill, TINY.student_train,
     )  # fmt: skip
-    distill.train_student(*arguments)
+    folders.train_student(*arguments)
     nights = read_split(data_dir, "validation")
-    _, params, settings = distill.load_student(tmp_path, nights)
+    student = load_trained(tmp_path, "student")
+    params, settings = student.params, student.settings
     sqi = fitting.load_kept_share(tmp_path, fingerprint(params))
     assert (sqi.teacher, sqi.student) == (settings["teacher"], fingerprint(params))
     assert sqi.windows == (fitting.seen_weights(nights) > 0).sum()
 
     (tmp_path / fitting.FILE).unlink()
     assert fitting.load_kept_share(tmp_path, sqi.student) is None
-    distill.train_student(*arguments)
+    folders.train_student(*arguments)
     assert fitting.load_kept_share(tmp_path, sqi.student) == sqi
     with pytest.raises(TrainingError, match="SQI of another student"):
         fitting.load_kept_share(tmp_path, "0" * 64)
@@ -155,12 +158,10 @@ def test_training_writes_it_again_where_it_lacks_and_refuses_anothers(
     def training(*_):
         raise AssertionError("trained before the soft labels were looked at")
 
-    monkeypatch.setattr(distill.Lesson, "teach", training)
-    load = fitting.soft_labels.load
+    def lacking(*_):
+        raise TrainingError("no soft labels")
 
-    def without_validation(folder, split, *rest):
-        return load(folder / "absent" if split == "validation" else folder, split, *rest)
-
-    monkeypatch.setattr(fitting.soft_labels, "load", without_validation)
-    with pytest.raises(TrainingError, match=r"validation\.json: no soft labels"):
-        distill.train_student(*arguments)
+    monkeypatch.setattr(fit_student, "fitted", training)
+    monkeypatch.setattr(fit_student, "opinions", lacking)
+    with pytest.raises(TrainingError, match="no soft labels"):
+        folders.train_student(*arguments)

@@ -80,6 +80,9 @@ MESH = data_mesh()
 class Toy(nn.Module):
     """A network that compiles in no time, for what a step does with any network."""
 
+    def inputs(self, batch):
+        return (batch,)
+
     @nn.compact
     def __call__(self, batch, *, train=False):
         bcg = batch["bcg"].astype(jnp.float32) * batch["bcg_scale"][..., None]
@@ -111,7 +114,9 @@ def assert_near(one, two, rtol=1e-4, atol=1e-6):
 def test_it_learns_from_either_teacher(batch, alpha):
     _, first = run(batch, 1, loss=DistillConfig(alpha=alpha), module=MODULE)
     state, last = run(batch, 60, loss=DistillConfig(alpha=alpha), module=MODULE)
-    prediction = np.asarray(MODULE.apply({"params": state.params}, batch)).argmax(-1)
+    prediction = np.asarray(MODULE.apply({"params": state.params}, *MODULE.inputs(batch))).argmax(
+        -1
+    )
     assert last["loss"] < 0.3 * first["loss"]
     assert (prediction == batch["label"]).mean() > 0.9
 
@@ -206,11 +211,14 @@ def test_bfloat16_keeps_float32_where_it_counts(batch):
     state, metrics = run(batch, 60, module=narrow)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("float32")}
     assert metrics["loss"].dtype == np.float32
-    logits = narrow.apply({"params": state.params}, batch)
+    logits = narrow.apply({"params": state.params}, *narrow.inputs(batch))
     assert logits.dtype == jnp.float32
     assert (np.asarray(logits).argmax(-1) == batch["label"]).mean() > 0.9
     # And it does compute in bfloat16.
-    assert "bf16" in jax.jit(narrow.apply).lower({"params": state.params}, batch).as_text()
+    assert (
+        "bf16"
+        in jax.jit(narrow.apply).lower({"params": state.params}, *narrow.inputs(batch)).as_text()
+    )
 
 
 def test_the_moving_average_follows_the_parameters(batch):

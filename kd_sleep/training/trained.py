@@ -1,0 +1,152 @@
+"""A trained network: in memory, or read from the work folder that it was trained in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_sleep.datasets.nights import Nights
+from kd_sleep.datasets.splits import folds_of
+from kd_sleep.errors import DatasetError, TrainingError
+from kd_sleep.models.kept_share import KeptShare
+from kd_sleep.schema import SCHEMA_VERSION
+from kd_sleep.training.fit_kept_share import load_kept_share
+from kd_sleep.training.loop import KAPPA, load_best, predict
+from kd_sleep.training.metrics_log import read_metrics
+from kd_sleep.training.run import TRAINED_ON, Run, record_of
+from kd_sleep.training.soft_labels import fingerprint
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A teacher or a student with the parameters that validation chose.
+
+    Attributes:
+      run: its settings.
+      params: of its network.
+      record: what settings.json holds: "settings", with the data in words, and "versions".
+      rows: its metrics, one row for each evaluation.
+      workdir: its folder; None if it has none.
+      folds: of a teacher, those that were trained without a part of its subjects each.
+      sqi: of a student; None where it has none.
+    """
+
+    run: Run
+    params: Any
+    record: Mapping[str, Any]
+    rows: list[dict[str, Any]]
+    workdir: Path | None = None
+    folds: tuple[Trained, ...] = ()
+    sqi: KeptShare | None = None
+
+    def __str__(self) -> str:
+        return str(self.workdir or f"this {self.record['kind']}")
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All settings of the run as plain JSON."""
+        return self.record["settings"]
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Fingerprint of the parameters."""
+        return fingerprint(self.params)
+
+    @property
+    def schema(self) -> str:
+        """Version of the inputs that it was trained on; this one's where the record is silent."""
+        return self.settings.get(TRAINED_ON, {}).get("schema", SCHEMA_VERSION)
+
+    @property
+    def trained_subjects(self) -> frozenset[str]:
+        """Subjects whose nights it has learned from, itself or what it was started from."""
+        return frozenset(self.settings.get(TRAINED_ON, {}).get("subject_ids", ()))
+
+    def assert_not_trained_on(self, nights: Nights, name: str) -> None:
+        """Raises DatasetError where a subject of these nights is one that it has learned from."""
+        if known := sorted(self.trained_subjects & set(nights.subject_ids)):
+            raise DatasetError(
+                f"{name}: {self} was trained on {len(known)} of these subjects, {known[0]} the"
+                " first.",
+                "Scores on them would be too good: take other nights. Where these are other people,"
+                " rename them.",
+            )
+
+    @functools.cached_property
+    def _fold_of(self) -> dict[str, int]:
+        subjects = sorted(self.trained_subjects)
+        if self.folds and not subjects:
+            raise TrainingError(
+                f"{self}: it does not say which subjects its folds were trained on.",
+                "Train it again in another --workdir.",
+            )
+        return dict(zip(subjects, folds_of(subjects, max(len(self.folds), 1)), strict=True))
+
+    def for_subject(self, subject_id: str) -> Trained:
+        """Who labels a subject's nights: a fold's teacher those that this one was trained on."""
+        if not self.folds or subject_id not in self._fold_of:
+            return self
+        return self.folds[self._fold_of[subject_id]]
+
+    def logits(self, nights: Nights) -> list[NDArray[np.float32]]:
+        """Logits [N, K] of each night.
+
+        Raises:
+          TrainingError: logits that are not finite; it names the run and the night.
+        """
+        found = predict(self.run.module, self.params, nights, self.run.columns)
+        for recording, night in zip(nights.recording_ids, found, strict=True):
+            if broken := np.count_nonzero(~np.isfinite(night)):
+                raise TrainingError(
+                    f"{self}: {broken} of this network's logits for {recording} are not finite.",
+                    "Train it again, with a smaller --learning_rate if its loss grew.",
+                )
+        return found
+
+    def started(self) -> str:
+        """Whether what it was started from is better on validation, in a sentence; "" if anew."""
+        if "start" not in self.settings:
+            return ""
+        kappas = [row[KAPPA] for row in self.rows]
+        before, after = kappas[0], max(kappas[1:], default=-np.inf)
+        if after > before:
+            return f"Fine-tuning improved validation kappa from {before:.3f} to {after:.3f}."
+        return (
+            f"Fine-tuning did not improve validation kappa ({before:.3f} before, {after:.3f} at"
+            " best after): the parameters are those that it was started from."
+        )
+
+
+def fold_dirs(workdir: Path, folds: int) -> list[Path]:
+    """Work folders of a teacher's folds."""
+    return [workdir / "folds" / f"{folds}" / f"{fold}" for fold in range(folds)]
+
+
+def load_trained(workdir: str | os.PathLike, kind: str) -> Trained:
+    """A trained network from its work folder.
+
+    Args:
+      workdir: the folder.
+      kind: teacher or student.
+
+    Raises:
+      TrainingError: no run of that kind, one that has not ended, or an SQI of another student.
+    """
+    workdir = Path(workdir)
+    record = record_of(workdir, kind)
+    run = Run.from_json(kind, record["settings"])
+    params, rows = load_best(run, workdir), read_metrics(workdir)
+    if kind == "student":
+        sqi = load_kept_share(workdir, fingerprint(params))
+        return Trained(run, params, record, rows, workdir, sqi=sqi)
+    is_fold = "fold" in record["settings"]
+    folders = fold_dirs(workdir, 0 if is_fold else record["settings"].get("folds", 0))
+    folds = tuple(load_trained(folder, kind) for folder in folders)
+    return Trained(run, params, record, rows, workdir, folds)
