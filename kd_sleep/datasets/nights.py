@@ -129,7 +129,16 @@ class Nights:
         return np.cumsum(self.windows) - self.windows
 
     def columns(self, names: tuple[str, ...]) -> dict[str, NDArray]:
-        """Columns [W, ...] by name."""
+        """Columns [W, ...] by name.
+
+        Raises:
+          DatasetError: the BCG's samples, which were not read.
+        """
+        if "bcg" in names and self.bcg is None:
+            raise DatasetError(
+                "These nights were read without the BCG's samples.",
+                "Give Nights.from_arrays bcg_samples=True, or take the front end beats.",
+            )
         return {name: getattr(self, name) for name in names}
 
     def split(self, column: NDArray) -> list[NDArray]:

@@ -23,7 +23,8 @@ from kd_sleep.evaluation.sleep_measures import agreement
 from kd_sleep.evaluation.sqi_judged import judge_sqi, thresholds
 from kd_sleep.provenance import provenance, write_json
 from kd_sleep.training.fit_kept_share import features_of
-from kd_sleep.training.run import TRAINED_ON, reads_samples, record_of
+from kd_sleep.training.run import reads_samples, record_of
+from kd_sleep.training.seen_subjects import TRAINED_ON, assert_unseen
 from kd_sleep.training.soft_labels import mixed_log_probs, opinions
 from kd_sleep.training.trained import Trained, load_trained
 
@@ -105,10 +106,10 @@ def evaluate(
       `sqi_judged.judge_sqi` where there is one, "data", "provenance", and `extra`.
 
     Raises:
-      TrainingError: neither teacher nor student, a student of another teacher, or a network whose
-        logits are not finite.
-      DatasetError: a subject that one of them was trained on, no night with what they read, or none
-        of them scored.
+      TrainingError: neither teacher nor student, a subject that one of them was trained on
+        (`seen_subjects.assert_unseen`), a student of another teacher, or a network whose logits are
+        not finite.
+      DatasetError: no night with what they read, or none of them scored.
     """
     _assert_names(students)
     if not teachers and not students:
@@ -125,9 +126,11 @@ def evaluate(
             )
     splits = {split: nights} | ({} if validation is None else {"validation": validation})
     given = nights.recording_ids
+    models = {f"{scores.TEACHER} in {teacher}": teacher.settings for teacher in teachers}
+    models |= {f"{student} in {trained}": runs[student] for student, trained in students.items()}
+    data = [train.digest(), validation.digest()] if train and validation else []
+    assert_unseen(models, splits, data)
     for each, asked in splits.items():
-        for trained in [*teachers, *students.values()]:
-            trained.assert_not_trained_on(asked, each)
         splits[each] = readable(asked, bool(teachers), bool(students), each)
     nights = splits[split]
     logits: dict[str, dict[str, list[NDArray]]] = {each: {} for each in splits}

@@ -88,9 +88,9 @@ def export_student(source: Path | Trained, out: Path) -> Exported:
 def serialized(student: PureStudent) -> bytes:
     """The student's program for `PLATFORMS`, any B and L from 1 on."""
     arguments = open_arguments(student)
-    return bytes(
-        export.export(jax.jit(student.function), platforms=PLATFORMS)(*arguments).serialize()
-    )
+    with jax.enable_x64(False):
+        exported = export.export(jax.jit(student.function), platforms=PLATFORMS)(*arguments)
+    return bytes(exported.serialize())
 
 
 def open_arguments(student: PureStudent) -> tuple[tuple, tuple, jax.ShapeDtypeStruct]:

@@ -25,6 +25,7 @@ from kd_sleep.inference import container
 from kd_sleep.models.kept_share import KeptShare
 from kd_sleep.signals import j_peaks
 from kd_sleep.stages import NUM_STAGES, STAGE_NAMES
+from kd_sleep.training.mesh import default_platform
 
 if TYPE_CHECKING:  # flax is for students in training alone
     from kd_sleep.config import StudentConfig
@@ -86,7 +87,9 @@ def load_program(path: str | os.PathLike) -> Program:
     Raises:
       ExportError: nothing there, or a file that cannot be used.
       TrainingError: a folder without a trained student.
+      ConfigError: JAX_PLATFORMS names what is absent.
     """
+    default_platform()
     if Path(path).is_dir():
         return pure_student(trained(path)).program()
     if not Path(path).exists():
@@ -118,7 +121,8 @@ def bound(function: Function, weights: Weights, shapes: Shapes) -> Callable:
 
     def call(inputs: Mapping[str, ArrayLike], valid_BL: ArrayLike) -> NDArray[np.float32]:
         arrays, valid_BL = checked(inputs, valid_BL, shapes)
-        return np.asarray(run(values, arrays, valid_BL))
+        with jax.enable_x64(False):
+            return np.asarray(run(values, arrays, valid_BL))
 
     return call
 
@@ -244,6 +248,7 @@ def trained(workdir: str | os.PathLike) -> Trained:
     """
     from kd_sleep.training.trained import load_trained
 
+    default_platform()
     return load_trained(Path(workdir), "student")
 
 

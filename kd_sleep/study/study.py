@@ -29,6 +29,7 @@ from kd_sleep.training.fit_student import sqi_target, with_sqi
 from kd_sleep.training.fit_teacher import fit_teacher
 from kd_sleep.training.loop import KAPPA
 from kd_sleep.training.run import claim, reads_samples
+from kd_sleep.training.seen_subjects import assert_unseen
 from kd_sleep.training.soft_labels import mixed_log_probs, opinions
 from kd_sleep.training.trained import Trained, load_trained
 from kd_sleep.training.training_set import TrainingSet, labelled_rows, read_training
@@ -58,7 +59,8 @@ def run_study(
       closely, "study", and "ladder" where there is one.
 
     Raises:
-      TrainingError: other settings in `workdir`; fewer scored nights than `handful`.
+      TrainingError: a teacher that was trained on the test subjects, other settings in `workdir`,
+        or fewer scored nights than `handful`.
       DatasetError: no dataset there, or none of its test nights scored.
     """
     nights, validation = read_training(data_dirs, preset.student, preset.execution)
@@ -77,6 +79,8 @@ def run_study(
         )
     taught = [load_trained(teacher, "teacher") for teacher in teachers]
     data = TrainingSet.of_student(nights, validation, taught)
+    models = {f"{scores.TEACHER} in {teacher}": teacher.settings for teacher in taught}
+    assert_unseen(models, {"test": test}, data.about["data"])
     bench = Bench(
         workdir / "students",
         data,

@@ -119,16 +119,14 @@ def fit(
     validate = _validator(run, validation, mesh)
 
     checkpoints = None if workdir is None else Checkpoints(workdir / "checkpoints")
-    step = first_step = checkpoints.latest_step() if checkpoints else 0
+    found = checkpoints and checkpoints.latest(jax.eval_shape(begin), state_sharding)
+    step, progress = found or (0, begin())
+    first_step = step
     log, meter = MetricsLog(workdir, first_step), Meter(config.batch_size * config.sequence_windows)
-    if checkpoints and first_step:
-        progress = checkpoints.latest(jax.eval_shape(begin), state_sharding)
-    else:
-        progress = begin()
-        if start is not None:
-            row = validate(progress.state.kept)
-            progress = keep(progress, _on_devices(row[KAPPA], state_sharding))
-            log.write(0, row, {})
+    if start is not None and not first_step:
+        row = validate(progress.state.kept)
+        progress = keep(progress, _on_devices(row[KAPPA], state_sharding))
+        log.write(0, row, {})
     traced = workdir / "profile" if workdir and execution.profile else None
     profile = _Profile(traced, first_step + 1)
     bar = tqdm(
@@ -202,7 +200,7 @@ def _feed_and_step(
     balance = run.distill.balance if run.distill else 0.0
     arguments = (run.objective(data.stage_weights(balance)), run.train, mesh, run.augment)
     size = sum(column.nbytes for column in columns.values())
-    if feeds.choose(execution.dataset_in, size, mesh, bcg_from is not None) == "device":
+    if bcg_from is None and feeds.choose(execution.dataset_in, size, mesh) == "device":
         step = make_resident_step(*arguments, members=members)
         return feeds.resident_feed(feeds.upload(columns, mesh), crops, mesh, members=members), step
     feed = feeds.host_feed(columns, crops, mesh, bcg_from, members)
@@ -352,18 +350,21 @@ def load_best(run: Run, workdir: Path) -> Any:
       workdir: the folder.
 
     Raises:
-      TrainingError: no checkpoint, one of another architecture, or a run that has not ended.
+      TrainingError: no sound checkpoint, one of another architecture, or a run that has not ended.
     """
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     example = next(whole_nights(blank(), run.columns, batch_size=1))
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        progress = checkpoints.latest(jax.eval_shape(lambda: run.begin(example)), here)
-        if checkpoints.latest_step() < run.train.steps:
-            raise TrainingError(
-                f"{workdir}: stopped at step {checkpoints.latest_step()} of {run.train.steps}.",
-                "Give the command that started it again: it goes on from there.",
-            )
+        found = checkpoints.latest(jax.eval_shape(lambda: run.begin(example)), here)
     finally:
         checkpoints.close()
+    if found is None:
+        raise TrainingError(f"{workdir}: no checkpoint here.", "Train first.")
+    step, progress = found
+    if step < run.train.steps:
+        raise TrainingError(
+            f"{workdir}: stopped at step {step} of {run.train.steps}{checkpoints.damage}.",
+            "Give the command that started it again: it goes on from there.",
+        )
     return progress.best

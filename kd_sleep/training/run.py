@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,9 @@ from kd_sleep.models import student as student_model
 from kd_sleep.models import teacher as teacher_model
 from kd_sleep.models.student import Student
 from kd_sleep.models.teacher import Teacher
-from kd_sleep.provenance import provenance, write_json
-from kd_sleep.training.checkpoints import Progress, start_of
+from kd_sleep.provenance import provenance, read_json, write_json
+from kd_sleep.training.checkpoints import COPY_AGAIN, Progress, start_of
+from kd_sleep.training.seen_subjects import TRAINED_ON
 from kd_sleep.training.steps import (
     Batch,
     Objective,
@@ -39,7 +39,6 @@ from kd_sleep.training.steps import (
     loss_settings,
 )
 
-TRAINED_ON = "trained_on"  # of settings: the data in words; that it is the same, digests tell
 MEMBER_SETTINGS = ("alpha", "temperature", "label_smoothing")  # that members may differ in
 _LAUNCHERS = {"teacher": "train_teacher", "student": "distill_student", "sweep": "sweep"}
 
@@ -180,10 +179,13 @@ def reads_samples(model: StudentConfig) -> bool:
 
 
 def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
-    """Writes a run's settings, or makes sure that those in the folder are the same."""
+    """Writes a run's settings, or makes sure that those in the folder are the same.
+
+    What only describes the data is brought up to date: older runs say less of it.
+    """
     path = workdir / "settings.json"
     if path.exists():
-        found = json.loads(path.read_text())
+        found = _read(path)
         if found["kind"] != kind:
             raise TrainingError(f"{workdir} holds a {found['kind']}.", "Name another --workdir.")
         there, here = _flat(found["settings"]), _flat(settings)
@@ -197,6 +199,8 @@ def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
                 f"{workdir} holds a {found['kind']} with other settings: {', '.join(differing)}.",
                 "Go on with the same flags, or name another --workdir.",
             )
+        if found["settings"] != settings and jax.process_index() == 0:  # words on the same data
+            write_json(path, found | {"settings": settings})
     elif jax.process_index() == 0:
         write_json(path, {"kind": kind, "settings": settings, **provenance()})
 
@@ -222,14 +226,14 @@ def _shown(value: Any) -> str:
 def kind_of(workdir: Path) -> str:
     """teacher, student, sweep, or "nothing trained": what a work folder holds."""
     path = workdir / "settings.json"
-    return json.loads(path.read_text())["kind"] if path.exists() else "nothing trained"
+    return _read(path)["kind"] if path.exists() else "nothing trained"
 
 
 def record_of(workdir: Path, kind: str) -> dict[str, Any]:
     """settings.json of a trained run: "kind", "settings", and what made it.
 
     Raises:
-      TrainingError: no run of that kind in the folder.
+      TrainingError: no run of that kind in the folder, or damaged settings.
     """
     found = kind_of(workdir)
     if found != kind or kind not in _LAUNCHERS:
@@ -238,4 +242,17 @@ def record_of(workdir: Path, kind: str) -> dict[str, Any]:
             f"{workdir}: expected a trained {expected}, found {found}.",
             f"Train one with `python -m launch.{_LAUNCHERS.get(kind, 'distill_student')}`.",
         )
-    return json.loads((workdir / "settings.json").read_text())
+    path = workdir / "settings.json"
+    record = _read(path)
+    for part in ("model", "train"):
+        if not isinstance(record["settings"].get(part), dict):
+            raise TrainingError(f"{path}: is damaged, it has no {part}.", COPY_AGAIN)
+    return record
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A settings.json."""
+    found = read_json(path, COPY_AGAIN)
+    if not isinstance(found.get("kind"), str) or not isinstance(found.get("settings"), dict):
+        raise TrainingError(f"{path}: is damaged, it has no kind or no settings.", COPY_AGAIN)
+    return found

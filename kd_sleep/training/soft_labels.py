@@ -69,7 +69,7 @@ def _of_one(teacher: Trained, nights: Nights) -> NDArray[np.float32]:
             f" {SCHEMA_VERSION}.",
             "Train the teacher with this version of kd_sleep.",
         )
-    by = [teacher.for_subject(subject) for subject in nights.subject_ids]
+    by = [teacher.for_subject(subject, nights.cohort) for subject in nights.subject_ids]
     keys: list[Key] = [
         (recording, digest, one.name)
         for recording, digest, one in zip(

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.datasets.nights import Nights
-from kd_sleep.datasets.splits import folds_of
-from kd_sleep.errors import DatasetError, TrainingError
+from kd_sleep.errors import TrainingError
 from kd_sleep.models.kept_share import KeptShare
 from kd_sleep.schema import SCHEMA_VERSION
 from kd_sleep.training.fit_kept_share import load_kept_share
 from kd_sleep.training.loop import KAPPA, load_best, predict
 from kd_sleep.training.metrics_log import read_metrics
-from kd_sleep.training.run import TRAINED_ON, Run, record_of
+from kd_sleep.training.run import Run, record_of
+from kd_sleep.training.seen_subjects import SEEN, TRAINED_ON, hashed, may_be_one
 from kd_sleep.training.soft_labels import fingerprint
 
 
@@ -64,36 +64,28 @@ class Trained:
         """Version of the inputs that it was trained on; this one's where the record is silent."""
         return self.settings.get(TRAINED_ON, {}).get("schema", SCHEMA_VERSION)
 
-    @property
-    def trained_subjects(self) -> frozenset[str]:
-        """Subjects whose nights it has learned from, itself or what it was started from."""
-        return frozenset(self.settings.get(TRAINED_ON, {}).get("subject_ids", ()))
-
-    def assert_not_trained_on(self, nights: Nights, name: str) -> None:
-        """Raises DatasetError where a subject of these nights is one that it has learned from."""
-        if known := sorted(self.trained_subjects & set(nights.subject_ids)):
-            raise DatasetError(
-                f"{name}: {self} was trained on {len(known)} of these subjects, {known[0]} the"
-                " first.",
-                "Scores on them would be too good: take other nights. Where these are other people,"
-                " rename them.",
-            )
-
     @functools.cached_property
     def _fold_of(self) -> dict[str, int]:
-        subjects = sorted(self.trained_subjects)
-        if self.folds and not subjects:
+        """Hash of a training subject -> the fold that it was left out of."""
+        entries = self.settings.get(TRAINED_ON, {}).get(SEEN)
+        if not entries:
             raise TrainingError(
-                f"{self}: it does not say which subjects its folds were trained on.",
-                "Train it again in another --workdir.",
+                f"{self}: its settings do not list the subjects that it was trained on.",
+                "Give the command that trained it again: it adds the list and trains nothing anew.",
             )
-        return dict(zip(subjects, folds_of(subjects, max(len(self.folds), 1)), strict=True))
+        # Folds are dealt in the order of these hashes: `splits.folds_of`.
+        names = enumerate(entries[0]["train"].split())
+        return {name: number % len(self.folds) for number, name in names}
 
-    def for_subject(self, subject_id: str) -> Trained:
+    def for_subject(self, subject_id: str, cohort: str) -> Trained:
         """Who labels a subject's nights: a fold's teacher those that this one was trained on."""
-        if not self.folds or subject_id not in self._fold_of:
+        if not self.folds:
             return self
-        return self.folds[self._fold_of[subject_id]]
+        own = self._fold_of
+        if not may_be_one(self.settings[TRAINED_ON][SEEN][0]["cohort"], cohort):
+            return self
+        fold = own.get(hashed(subject_id))
+        return self if fold is None else self.folds[fold]
 
     def logits(self, nights: Nights) -> list[NDArray[np.float32]]:
         """Logits [N, K] of each night.

@@ -24,7 +24,8 @@ from kd_sleep.datasets.splits import assert_disjoint
 from kd_sleep.errors import DatasetError, TrainingError
 from kd_sleep.schema import SCHEMA_VERSION
 from kd_sleep.stages import NUM_STAGES, UNSCORED
-from kd_sleep.training.run import TRAINED_ON, Run, reads_samples
+from kd_sleep.training.run import Run, reads_samples
+from kd_sleep.training.seen_subjects import SEEN, TRAINED_ON, assert_unseen, seen
 from kd_sleep.training.soft_labels import opinions
 
 if TYPE_CHECKING:
@@ -105,19 +106,24 @@ class TrainingSet:
         self, given: Nights, start: Trained | None, teachers: Sequence[Trained]
     ) -> TrainingSet:
         """The same with its data in words, once no validation subject is one to learn from."""
+        data = [self.nights.digest(), self.validation.digest()]
         assert_disjoint(
             {"nights": self.nights.subject_ids, "validation": self.validation.subject_ids}
         )
-        for source in ([start] if start else []) + list(teachers):
-            source.assert_not_trained_on(self.validation, "validation")
-        own = {*self.nights.subject_ids, *(start.trained_subjects if start else ())}
+        sources = [*([start] if start else []), *teachers]
+        for source in sources:
+            assert_unseen({str(source): source.settings}, {"validation": self.validation}, data)
+        entries = [seen(self.nights, self.validation)]
+        for source in sources:
+            known = source.settings.get(TRAINED_ON, {}).get(SEEN, [])
+            entries += [entry for entry in known if entry not in entries]
         left_out = sorted({*given.recording_ids} - {*self.nights.recording_ids})
         about = self.about | {
-            "data": [self.nights.digest(), self.validation.digest()],
+            "data": data,
             TRAINED_ON: {
                 "schema": SCHEMA_VERSION,
                 "validation_nights": len(self.validation),
-                "subject_ids": sorted(own),
+                SEEN: entries,
                 "left_out": left_out,
             },
         }

@@ -15,6 +15,7 @@ from kd_sleep.errors import DatasetError, TrainingError
 from kd_sleep.evaluation import scores
 from kd_sleep.evaluation.evaluate import _assert_comparable, evaluate, evaluate_folders
 from kd_sleep.provenance import write_json
+from kd_sleep.training.seen_subjects import seen
 from kd_sleep.training.trained import Trained, load_trained
 
 EVALUATION = PRESETS["tiny"].evaluation
@@ -66,7 +67,10 @@ def test_evaluate_refuses_before_it_reads_any_data(tmp_path):
     folders = {name: tmp_path / name for name in runs}
     for name, folder in folders.items():
         write_json(folder / "settings.json", {"kind": "student", "settings": runs[name]})
-    write_json(tmp_path / "teacher" / "settings.json", {"kind": "teacher", "settings": {}})
+    write_json(
+        tmp_path / "teacher" / "settings.json",
+        {"kind": "teacher", "settings": {"model": {}, "train": {}}},
+    )
     with pytest.raises(TrainingError, match="not one student with two losses"):
         evaluate_folders(
             [tmp_path / "no_data"], [tmp_path / "teacher"], folders, tmp_path / "out", EVALUATION
@@ -104,7 +108,7 @@ def said(tmp_path):
     """Two runs without a network."""
     splits = {name: synthetic_nights(n, 40, seed) for name, (n, seed) in SPLITS.items()}
     sharpness, asked = {"teacher": 1.0, "student": 3.0}, []
-    run = a_pair()[scores.DISTILLED] | {"teacher": "teacher"}
+    run = a_pair()[scores.DISTILLED] | {"teacher": "teacher", "trained_on": {"seen": []}}
     teacher, student = (Said(name, sharpness, run, asked) for name in sharpness)
 
     def scored(split="test", teachers=(teacher,), students=(student,)):
@@ -179,14 +183,14 @@ def test_nights_without_what_is_read_are_left_out_by_name(said):
         scored()
 
 
-def test_subjects_that_a_network_was_trained_on_are_refused(said):
+def test_a_model_is_not_scored_on_its_own_training_subjects(said, tmp_path):
     scored, splits, sharpness = said
-    known = {"trained_on": {"subject_ids": [splits["test"].subject_ids[2]]}}
+    run = a_pair()[scores.DISTILLED] | {"teacher": "teacher"}
+    run["trained_on"] = {"seen": [seen(splits["test"], splits["validation"])]}
     for name in ("teacher", "student"):
-        run = a_pair()[scores.DISTILLED] | {"teacher": "teacher"} | known
-        networks = {f"{name}s": (Said(name, sharpness, run, []),)}
-        with pytest.raises(DatasetError, match=r"test: .* was trained on 1 of these subjects"):
-            scored(**networks)
+        with pytest.raises(TrainingError, match=rf"{name} in .* 6 of the 6 subjects of the test"):
+            scored(**{f"{name}s": (Said(name, sharpness, run, []),)})
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_a_network_gone_wrong_is_named_with_its_night(data_dir, teacher_dir):

@@ -18,6 +18,7 @@ from kd_sleep.models.student import columns
 from kd_sleep.schema import SCHEMA_VERSION
 from kd_sleep.stages import STAGE_NAMES
 from kd_sleep.training.run import claim
+from kd_sleep.training.seen_subjects import seen
 from kd_sleep.training.soft_labels import fingerprint
 
 TINY = PRESETS["tiny"]
@@ -96,7 +97,7 @@ def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
         "simulated": True,
         "nights": len(train),
         "subjects": len(set(train.subject_ids)),
-        "subject_ids": sorted(set(train.subject_ids)),
+        "seen": [seen(train, validation)],
         "schema": SCHEMA_VERSION,
         "left_out": [],
         "validation_nights": len(validation),

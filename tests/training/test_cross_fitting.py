@@ -95,7 +95,7 @@ def test_each_night_is_labelled_by_its_folds_teacher_and_other_splits_by_the_tea
         assert one.settings["data"] == [others.digest(), validation.digest()]
         said = one.logits(nights)
         for row in rows:
-            assert teacher.for_subject(nights.subject_ids[row]).name == one.name
+            assert teacher.for_subject(nights.subject_ids[row], nights.cohort).name == one.name
             np.testing.assert_allclose(found[row], said[row], atol=1e-5)
 
 

@@ -22,6 +22,7 @@ from kd_sleep.config import PRESETS, DistillConfig
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import TrainingError
 from kd_sleep.training import soft_labels, training_set
+from kd_sleep.training.checkpoints import Checkpoints, Progress
 from kd_sleep.training.metrics_log import read_metrics
 from kd_sleep.training.trained import Trained, load_trained
 from kd_sleep.training.training_set import labelled_rows
@@ -101,6 +102,14 @@ def test_damaged_soft_labels_are_refused_by_name(data_dir, teacher):
         with pytest.raises(TrainingError, match=rf"{path.stem}\.json: damaged.*{word}") as caught:
             soft_labels.opinions([teacher], nights)
         assert "Remove it" in caught.value.remedy
+    for file in (path, path.with_suffix(".json")):
+        np.save(path, logits)
+        sound = file.read_bytes()
+        for left in (0, 50, -100):
+            file.write_bytes(sound[:left])
+            with pytest.raises(TrainingError, match=r"\.json: damaged"):
+                soft_labels.opinions([teacher], nights)
+        file.write_bytes(sound)
     path.with_suffix(".json").unlink()
     path.unlink()
     np.testing.assert_array_equal(soft_labels.opinions([teacher], nights)[:, 0], logits)
@@ -280,3 +289,84 @@ def test_a_folder_of_another_architecture_or_unfinished_is_refused(data_dir, tea
     shutil.rmtree(tmp_path / "w" / "checkpoints")
     with pytest.raises(TrainingError, match="no checkpoint"):
         params_of(tmp_path / "w")
+
+
+@pytest.fixture(scope="module")
+def run_of_two(data_dir, teacher_dir, tmp_path_factory):
+    """A student's folder with the checkpoints of steps 10 and 20."""
+    out = tmp_path_factory.mktemp("run") / "w"
+    train(data_dir, teacher_dir, out)
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"10", "20"}
+    return out
+
+
+def cut_short(step):
+    file = max((step / "default" / "d").iterdir(), key=lambda path: path.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-2000])
+
+
+DAMAGES = {
+    "data cut short": cut_short,
+    "no manifest": lambda step: (step / "default" / "manifest.ocdbt").unlink(),
+    "no metadata": lambda step: (step / "default" / "_METADATA").unlink(),
+    "metadata of 0 bytes": lambda step: (step / "default" / "_METADATA").write_bytes(b""),
+    "no data": lambda step: shutil.rmtree(step / "default" / "d"),
+    "an empty step": lambda step: (shutil.rmtree(step), step.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(
+    data_dir, teacher_dir, run_of_two, tmp_path, capsys, damage
+):
+    shutil.copytree(run_of_two, tmp_path / "w")
+    DAMAGES[damage](tmp_path / "w" / "checkpoints" / "20")
+    with pytest.raises(TrainingError, match=r"w: stopped at step 10 of 20; damaged: step 20"):
+        params_of(tmp_path / "w")
+    if damage == "data cut short":
+        train(data_dir, teacher_dir, tmp_path / "w")
+        assert "goes on from step 10; damaged: step 20" in capsys.readouterr().err
+        one, other = (params_of(w) for w in (run_of_two, tmp_path / "w"))
+        assert soft_labels.fingerprint(one) == soft_labels.fingerprint(other)
+        return
+    shutil.rmtree(tmp_path / "w" / "checkpoints" / "10")
+    with pytest.raises(TrainingError, match=r"w/checkpoints: no sound checkpoint; damaged") as e:
+        params_of(tmp_path / "w")
+    assert "Copy the folder again" in e.value.remedy
+    assert "\n" not in str(e.value)
+
+
+def test_a_checkpoint_of_nan_is_damaged(tmp_path):
+    state = {"kernel": np.zeros(3, np.float32)}
+    good = Progress(state, state, np.float32(0.1), np.int32(4))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(4, good)
+    checkpoints.save(8, good.replace(best={"kernel": np.float32([0, np.nan, 0])}))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    step, found = checkpoints.latest(good, here)
+    assert step == 4
+    np.testing.assert_array_equal(found.best["kernel"], state["kernel"])
+    assert "step 8 (its arrays are not finite)" in checkpoints.damage
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}", '{"kind": "student"}', "\x00" * 9])
+def test_damaged_settings_are_named(data_dir, teacher_dir, run_of_two, tmp_path, text):
+    (tmp_path / "settings.json").write_text(text)
+    for use in (params_of, lambda w: train(data_dir, teacher_dir, w)):
+        with pytest.raises(TrainingError, match=r"settings\.json: is damaged") as caught:
+            use(tmp_path)
+        assert "Copy the folder again" in caught.value.remedy
+
+
+def test_settings_that_lack_a_part_and_what_is_no_folder_are_named(data_dir, tmp_path):
+    (tmp_path / "settings.json").write_text('{"kind": "student", "settings": {"model": {}}}')
+    with pytest.raises(TrainingError, match="is damaged, it has no train"):
+        params_of(tmp_path)
+    (tmp_path / "settings.json").unlink()
+    (tmp_path / "settings.json").mkdir()
+    with pytest.raises(TrainingError, match=r"settings\.json: cannot be read"):
+        params_of(tmp_path)
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(TrainingError, match="checkpoints: is a file"):
+        Checkpoints(tmp_path / "checkpoints", read_only=True)
