@@ -58,7 +58,7 @@ class SeriesNetwork(nn.Module):
         for width, size in ((half, 9), (half, 5), (self.width, 5)):
             x = nn.relu(StridedConv(width, size, 2, self.dtype)(x))
         x = Norm(dtype=self.dtype)(pool(x)).reshape(*valid_BL.shape, -1)
-        x = jnp.concatenate([x, features_BLF], axis=-1)
+        x = jnp.concatenate([x, features_BLF.astype(self.dtype)], axis=-1)
         x = nn.Dense(self.width, dtype=self.dtype)(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = Context(self.width, self.context_windows, self.dtype, self.causal)(x, valid_BL)

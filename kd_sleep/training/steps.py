@@ -126,7 +126,8 @@ def make_update(
             (loss, scalars), gradient = value_and_gradient(batch, 0)
         else:
             (loss, scalars), gradient = _sum_over(value_and_gradient, batch, config.accumulate)
-        state = state.apply_gradients(grads=gradient)
+        with jax.numpy_dtype_promotion("standard"):  # Optax's schedules divide an int32 step
+            state = state.apply_gradients(grads=gradient)
         if state.average is not None:
             average = optax.incremental_update(state.params, state.average, 1.0 - config.ema_decay)
             state = state.replace(average=average)
@@ -306,14 +307,14 @@ def compiler_options() -> dict[str, str]:
 
 
 def _seen(batch: Batch) -> jax.Array:
-    return batch["valid_BL"] * (1.0 - batch["bcg_missing"])
+    return jnp.where(batch["valid_BL"], 1.0 - batch["bcg_missing"], 0.0)
 
 
 def hard_label_objective() -> Objective:
     """The teacher's: cross-entropy, weighted by how much of each window has NN intervals."""
 
     def weigh(batch: Batch) -> Scalars:
-        return {"label_weights": (1.0 - batch["rr_missing"]) * (batch["label"] >= 0)}
+        return {"label_weights": jnp.where(batch["label"] >= 0, 1.0 - batch["rr_missing"], 0.0)}
 
     def loss(logits_BLK, batch, settings):
         ce = weighted_mean(
@@ -341,7 +342,7 @@ def distillation_objective(
 
     def weigh(batch: Batch) -> Scalars:
         seen = _seen(batch)
-        labels = seen * (batch["label"] >= 0)
+        labels = jnp.where(batch["label"] >= 0, seen, 0.0)
         if stage_weights is not None:
             labels *= jnp.asarray(stage_weights, jnp.float32)[jnp.maximum(batch["label"], 0)]
         return {
@@ -371,7 +372,7 @@ def distillation_objective(
         scalars = {
             "cross_entropy": aux["cross_entropy"],
             "kl": aux["kl"],
-            "labelled_share": jnp.sum(batch["seen"] * (batch["label"] >= 0))
+            "labelled_share": jnp.sum(jnp.where(batch["label"] >= 0, batch["seen"], 0.0))
             / jnp.maximum(batch["seen_total"], 1.0),
         }
         return value, scalars
