@@ -57,7 +57,10 @@ def __getattr__(name: str) -> Any:
     """A public name, imported from its module."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    from kd_sleep.extras import optional_packages
+
+    with optional_packages():
+        return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

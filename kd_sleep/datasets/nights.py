@@ -15,6 +15,7 @@ from kd_sleep import schema
 from kd_sleep.datasets import arrays
 from kd_sleep.datasets.splits import assert_disjoint
 from kd_sleep.errors import DatasetError
+from kd_sleep.extras import optional_packages
 from kd_sleep.features.inputs import SCOPES, summary, teacher_inputs
 
 
@@ -180,6 +181,10 @@ class Nights:
         """[R] whether any window of a night has a stage."""
         return np.array([bool((label >= 0).any()) for label in self.labels()])
 
+    def where(self, usable: NDArray[np.bool_]) -> Nights:
+        """The nights that `usable` [R] names; these very nights where it is all of them."""
+        return self if usable.all() else self.select(np.flatnonzero(usable))
+
     def origin(self) -> dict[str, Any]:
         """Where the nights come from, for results: cohort, bcg_source, and simulated or not."""
         simulated = self.cohort != schema.RECORDED or self.bcg_source == "simulated"
@@ -208,11 +213,11 @@ def bcg_source_of(data_dir: str | Path) -> str:
             raise DatasetError(
                 f"{data_dir}: shhs_bcg of version {', '.join(others)}; this kd_sleep reads"
                 f" {schema.SCHEMA_VERSION}.",
-                "Build it again with `python -m launch.build_dataset` and another --data_dir.",
+                "Build it again with `kd-sleep build_dataset` and another --data_dir.",
             )
         raise DatasetError(
             f"{data_dir}: no dataset shhs_bcg of version {schema.SCHEMA_VERSION}.",
-            "Build one with `python -m launch.build_dataset`.",
+            "Build one with `kd-sleep build_dataset`.",
         )
     if len(current) > 1:
         raise DatasetError(
@@ -230,7 +235,8 @@ def open_split(
     Raises:
       DatasetError: no dataset there, or one in which a subject is in two splits.
     """
-    import tensorflow_datasets as tfds
+    with optional_packages():
+        import tensorflow_datasets as tfds
 
     source = bcg_source_of(data_dir)
     folder = Path(data_dir) / "shhs_bcg" / source / schema.SCHEMA_VERSION
@@ -273,7 +279,7 @@ def read_split(
     if not records:
         raise DatasetError(
             f"{', '.join(map(str, several))}: no night in the split {split}.",
-            "Build it from more subjects, or give --splits to `python -m launch.build_dataset`.",
+            "Build it from more subjects, or give --splits to `kd-sleep build_dataset`.",
         )
     return stack(records)
 

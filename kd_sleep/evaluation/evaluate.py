@@ -249,7 +249,7 @@ def readable(nights: Nights, ecg: bool, bcg: bool, name: str) -> Nights:
     if not usable.any():
         needed = " and ".join(["an ECG"] * ecg + ["a BCG"] * bcg)
         raise DatasetError(f"{name}: none of its nights has {needed}.")
-    return nights if usable.all() else nights.select(np.flatnonzero(usable))
+    return nights.where(usable)
 
 
 def _assert_comparable(runs: Mapping[str, Any]) -> None:

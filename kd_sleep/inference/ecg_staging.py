@@ -15,6 +15,7 @@ from scipy.special import softmax
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import TrainingError
 from kd_sleep.features.bcg import MOST_MISSING
+from kd_sleep.features.inputs import TYPICAL_S
 from kd_sleep.inference.staging import Staging
 from kd_sleep.stages import UNSCORED
 from kd_sleep.training.trained import Trained, load_trained
@@ -50,12 +51,11 @@ class StagingTeacher:
           beat_times_s: [M] increasing seconds, in place of an ECG.
 
         Returns:
-          `staging.Staging` with NaN in what only a BCG tells; windows are flagged where they have
-          no stage's worth of intervals.
+          `staging.Staging` with NaN in what only a BCG tells, and no window flagged.
 
         Raises:
           DatasetError: arrays that are no ECG of a night; it names the argument.
-          TrainingError: logits that are not finite.
+          TrainingError: as `Trained.logits`.
         """
         if (ecg is None) == (beat_times_s is None):
             raise TrainingError("stage: expected ecg with rate_hz, or beat_times_s.")
@@ -69,9 +69,9 @@ class StagingTeacher:
         usable = nights.rr_missing < MOST_MISSING
         probs = np.where(usable[:, None], softmax(logits.astype(np.float64), -1), np.nan)
         unknown = np.full(len(usable), np.nan)
-        mean_nn_s = np.where(
-            usable, (1.0 + nights.tachogram.mean(1) / 10.0) * _night_nn_s(nights), np.nan
-        )
+        night_nn_s = nights.hrv[:, -1] / 5.0 + TYPICAL_S  # its last feature tells the median NN
+        relative = nights.tachogram.sum(1) / np.maximum(nights.tachogram_valid.sum(1), 1)
+        mean_nn_s = np.where(usable, (1.0 + relative / 10.0) * night_nn_s, np.nan)
         settings = self.trained.settings
         return Staging(
             stages=np.where(usable, logits.argmax(-1), UNSCORED).astype(np.int8),
@@ -93,12 +93,6 @@ class StagingTeacher:
                 "versions": self.trained.record["versions"],
             },
         )
-
-
-def _night_nn_s(nights: Nights):
-    from kd_sleep.features.inputs import TYPICAL_S
-
-    return nights.hrv[:, -1] / 5.0 + TYPICAL_S  # its last feature tells the median NN
 
 
 def load_teacher(path: str | os.PathLike) -> StagingTeacher:

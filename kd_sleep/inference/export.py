@@ -58,7 +58,7 @@ def export_student(source: Path | Trained, out: Path) -> Exported:
     """Writes a student to the file `out`, and runs the file before it is in place.
 
     Args:
-      source: a student, or the work folder of `launch.distill_student`.
+      source: a student, or the work folder of `kd-sleep distill_student`.
       out: the file; one that is there is replaced.
 
     Raises:

@@ -27,6 +27,7 @@ from scipy.special import log_softmax
 
 from kd_sleep.errors import ExportError, KdSleepError
 from kd_sleep.evaluation.sleep_measures import sleep_measures
+from kd_sleep.extras import optional_packages
 from kd_sleep.features import bcg as bcg_features
 from kd_sleep.features.bcg import MOST_MISSING, NoHeartbeatBand, PreparedBcg
 from kd_sleep.features.inputs import student_inputs
@@ -167,14 +168,10 @@ class Staging:
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """`columns` as a data frame, one row a window. Needs pandas."""
-        try:
+        """`columns` as a data frame, one row a window. Needs `kd_sleep[frame]`."""
+        with optional_packages():
             import pandas
-        except ImportError as error:
-            raise KdSleepError(
-                "to_frame needs pandas, which is not installed.",
-                "`pip install pandas`, or take `columns()`.",
-            ) from error
+
         return pandas.DataFrame(self.columns())
 
     def said(self) -> str:

@@ -16,17 +16,20 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.errors import RecordingError
+from kd_sleep.extras import optional_packages
 from kd_sleep.recordings import files
 from kd_sleep.recordings.edf import read_signals
 from kd_sleep.recordings.files import FETCH_AGAIN
 from kd_sleep.recordings.recording import LONGEST_S
+
+if TYPE_CHECKING:
+    import h5py
 
 HIGHEST_HZ = 1000.0
 RATE_NAMES = frozenset(
@@ -311,6 +314,8 @@ def _npz_shapes(path: str | os.PathLike) -> dict[str, tuple[tuple[int, ...], np.
 
 def hdf5_contents(path: str | os.PathLike) -> Contents:
     """The datasets of an HDF5 file that can be signals, at any depth, by their full names."""
+    with optional_packages():
+        import h5py
 
     def loader(name: str) -> Callable[[Any], NDArray]:
         def read(index: Any) -> NDArray:
@@ -339,6 +344,8 @@ def hdf5_contents(path: str | os.PathLike) -> Contents:
 
 def _dataset_names(path: str | os.PathLike, file: h5py.File) -> list[str]:
     """Full names of all datasets in the file itself, each once, in the file's order."""
+    import h5py
+
     names: list[str] = []
     seen = {h5py.h5o.get_info(file.id).addr}
     groups = [file["/"]]
@@ -385,6 +392,8 @@ def _check_dataset(path: str | os.PathLike, name: str, dataset: h5py.Dataset) ->
 
 def _first(path: str | os.PathLike, dataset: h5py.Dataset, names: frozenset[str]) -> Any:
     """The nearest scalar of one of these names: an attribute, or a dataset beside, upwards."""
+    import h5py
+
     place: h5py.Dataset | h5py.Group = dataset
     while True:
         for key in place.attrs:

@@ -37,6 +37,7 @@ from kd_sleep.recordings.recording import LONGEST_S, SHORTEST_S, Signal
 from kd_sleep.signals.filters import bridged, resample
 from kd_sleep.signals.quality import snr_db
 
+_FLAGS = "(--channel of stage_night, --bcg_channel of build_dataset)"
 LOWEST_HZ = 50.0  # heartbeats and the noise band beside them reach up to 20 Hz
 HIGHEST_HZ = bcg_formats.HIGHEST_HZ
 _RATE_TOLERANCE = 0.01
@@ -139,11 +140,13 @@ def _contents(path: str | os.PathLike) -> Contents:
 def _candidates(path: str | os.PathLike, contents: Contents, channel: str) -> list[Channel]:
     """The channels among which quality decides; at least one."""
     names = ", ".join(other.label for other in contents.channels[:20])
+    if len(contents.channels) > 20:
+        names += f" and {len(contents.channels) - 20} others"
     if fold(channel):
         named = [other for other in contents.channels if fold(channel) in _spellings(other.label)]
         if not named:
             raise RecordingError(
-                path, f"has no channel {channel!r} among {names}.", "Name one of these."
+                path, f"has no channel {channel!r} among {names}.", f"Name one of these {_FLAGS}."
             )
         return named
     if len(contents.channels) == 1:
@@ -151,7 +154,7 @@ def _candidates(path: str | os.PathLike, contents: Contents, channel: str) -> li
     possible = [other for other in contents.channels if not _is_other(other.label)]
     if not possible:
         raise RecordingError(
-            path, f"has no BCG channel among {names}.", "Name the channel that is one."
+            path, f"has no BCG channel among {names}.", f"Name the channel that is one {_FLAGS}."
         )
     return [other for other in possible if _is_bed_sensor(other.label)] or possible
 

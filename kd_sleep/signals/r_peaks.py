@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_sleep.extras import optional_packages
 from kd_sleep.signals.quality import dead_samples
 
 MIN_DEAD_S = 0.05  # a shorter gap is bridged: no beat can be invented in it
@@ -56,7 +57,8 @@ def r_peaks(ecg: NDArray, rate_hz: float) -> NDArray[np.float64]:
 
 
 def _detected(ecg: NDArray[np.float64], rate_hz: float) -> NDArray[np.int64]:
-    from sleepecg import detect_heartbeats
+    with optional_packages():
+        from sleepecg import detect_heartbeats
 
     peaks = np.asarray(detect_heartbeats(ecg, rate_hz), np.int64)
     margin = REFINE_STEPS + 1

@@ -282,7 +282,7 @@ def _log_probs(
     folder = "".join(letter if letter.isalnum() else "_" for letter in name)
     progress, _ = fit(
         run,
-        TrainingSet(nights, splits["validation"], about=about),
+        TrainingSet(nights, splits["validation"], settings=about),
         workdir / "runs" / f"{folder}_{seed}",
         preset.execution,
     )

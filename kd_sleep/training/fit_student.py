@@ -74,7 +74,7 @@ def sqi_target(teachers: Sequence[Trained], validation: Nights) -> tuple[Nights,
     """
     if not teachers or not validation.has_ecg.any():
         return None
-    nights = validation.select(validation.has_ecg.nonzero()[0])
+    nights = validation.where(validation.has_ecg)
     return nights, mixed_log_probs(opinions(teachers, nights))
 
 

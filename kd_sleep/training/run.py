@@ -236,11 +236,10 @@ def record_of(workdir: Path, kind: str) -> dict[str, Any]:
       TrainingError: no run of that kind in the folder, or damaged settings.
     """
     found = kind_of(workdir)
-    if found != kind or kind not in _LAUNCHERS:
-        expected = kind if kind in _LAUNCHERS else "teacher or student"
+    if found != kind:
         raise TrainingError(
-            f"{workdir}: expected a trained {expected}, found {found}.",
-            f"Train one with `python -m launch.{_LAUNCHERS.get(kind, 'distill_student')}`.",
+            f"{workdir}: expected a trained {kind}, found {found}.",
+            f"Train one with `kd-sleep {_LAUNCHERS[kind]}`.",
         )
     path = workdir / "settings.json"
     record = _read(path)

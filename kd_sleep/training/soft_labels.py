@@ -26,7 +26,6 @@ from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import TrainingError
 from kd_sleep.losses import mix_teachers
 from kd_sleep.provenance import write_json
-from kd_sleep.schema import SCHEMA_VERSION
 from kd_sleep.stages import NUM_STAGES
 
 if TYPE_CHECKING:
@@ -50,8 +49,7 @@ def opinions(teachers: Sequence[Trained], nights: Nights) -> NDArray[np.float32]
     """Logits [W, M, K] of M teachers on all windows of some nights.
 
     Raises:
-      TrainingError: a teacher of other inputs than these nights have, logits that are not finite,
-        or a damaged file of soft labels.
+      TrainingError: as `Trained.logits`, or a damaged file of soft labels.
     """
     return np.stack([_of_one(teacher, nights) for teacher in teachers], axis=1)
 
@@ -63,12 +61,6 @@ def mixed_log_probs(logits_WMK: NDArray) -> NDArray[np.float64]:
 
 
 def _of_one(teacher: Trained, nights: Nights) -> NDArray[np.float32]:
-    if teacher.schema != SCHEMA_VERSION:
-        raise TrainingError(
-            f"{teacher}: it reads tachograms of schema {teacher.schema}, these nights have those of"
-            f" {SCHEMA_VERSION}.",
-            "Train the teacher with this version of kd_sleep.",
-        )
     by = [teacher.for_subject(subject, nights.cohort) for subject in nights.subject_ids]
     keys: list[Key] = [
         (recording, digest, one.name)

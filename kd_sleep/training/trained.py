@@ -19,7 +19,7 @@ from kd_sleep.schema import SCHEMA_VERSION
 from kd_sleep.training.fit_kept_share import load_kept_share
 from kd_sleep.training.loop import KAPPA, load_best, predict
 from kd_sleep.training.metrics_log import read_metrics
-from kd_sleep.training.run import Run, record_of
+from kd_sleep.training.run import Run, kind_of, record_of
 from kd_sleep.training.seen_subjects import SEEN, TRAINED_ON, hashed, may_be_one
 from kd_sleep.training.soft_labels import fingerprint
 
@@ -59,11 +59,6 @@ class Trained:
         """Fingerprint of the parameters."""
         return fingerprint(self.params)
 
-    @property
-    def schema(self) -> str:
-        """Version of the inputs that it was trained on; this one's where the record is silent."""
-        return self.settings.get(TRAINED_ON, {}).get("schema", SCHEMA_VERSION)
-
     @functools.cached_property
     def _fold_of(self) -> dict[str, int]:
         """Hash of a training subject -> the fold that it was left out of."""
@@ -91,8 +86,16 @@ class Trained:
         """Logits [N, K] of each night.
 
         Raises:
-          TrainingError: logits that are not finite; it names the run and the night.
+          TrainingError: a network that was trained on other inputs than these nights have, or
+            logits that are not finite; it names the run and the night.
         """
+        schema = self.settings.get(TRAINED_ON, {}).get("schema", SCHEMA_VERSION)
+        if schema != SCHEMA_VERSION:
+            raise TrainingError(
+                f"{self}: it reads inputs of schema {schema}, these nights have those of"
+                f" {SCHEMA_VERSION}.",
+                "Train it with this version of kd_sleep.",
+            )
         found = predict(self.run.module, self.params, nights, self.run.columns)
         for recording, night in zip(nights.recording_ids, found, strict=True):
             if broken := np.count_nonzero(~np.isfinite(night)):
@@ -119,6 +122,12 @@ class Trained:
 def fold_dirs(workdir: Path, folds: int) -> list[Path]:
     """Work folders of a teacher's folds."""
     return [workdir / "folds" / f"{folds}" / f"{fold}" for fold in range(folds)]
+
+
+def load_any(workdir: str | os.PathLike) -> Trained:
+    """A teacher or a student from its work folder, whichever it holds."""
+    kind = "teacher" if kind_of(Path(workdir)) == "teacher" else "student"
+    return load_trained(workdir, kind)
 
 
 def load_trained(workdir: str | os.PathLike, kind: str) -> Trained:

@@ -42,22 +42,41 @@ class TrainingSet:
       nights: training nights, the labels that may not be seen hidden.
       validation: nights of other subjects.
       teacher_logits: [W, M, K] of M teachers on the training nights; None without teachers.
-      about: what a run's settings record of all this.
+      settings: what a run's settings record of teachers and data.
+      words: on the same data, which `about` adds to; none where nobody asks.
+      given: ids of all recordings that there were, those that teach nothing included.
     """
 
     nights: Nights
     validation: Nights
     teacher_logits: NDArray[np.float32] | None = None
-    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    words: dict[str, Any] = dataclasses.field(default_factory=dict)
+    given: tuple[str, ...] = ()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """`settings`, with the data in words."""
+        if not self.words:
+            return self.settings
+        words = self.words | {
+            **self.nights.origin(),
+            "nights": len(self.nights),
+            "subjects": len(set(self.nights.subject_ids)),
+            "snr_db": _snr_db(self.nights),
+            "left_out": sorted({*self.given} - {*self.nights.recording_ids}),
+        }
+        return self.settings | {TRAINED_ON: words}
 
     @classmethod
     def of_teacher(
-        cls, nights: Nights, validation: Nights, start: Trained | None = None, **about: Any
+        cls, nights: Nights, validation: Nights, start: Trained | None = None, **settings: Any
     ) -> TrainingSet:
         """Of nights with an ECG and stages; the others teach a teacher nothing.
 
         Raises:
           DatasetError: none of the training or validation nights, or a subject in both.
+          TrainingError: a validation subject that `start` was trained on.
         """
         usable = nights.has_ecg & nights.is_scored
         if not usable.any():
@@ -67,9 +86,8 @@ class TrainingSet:
             )
         if not validation.has_ecg.any():
             raise DatasetError("validation: none of its nights has an ECG.")
-        shown = _where(nights, usable)
-        chosen_by = _where(validation, validation.has_ecg)
-        return cls(shown, chosen_by, None, about)._told(nights, start, [])
+        shown = nights.where(usable)
+        return cls._of(nights, shown, validation.where(validation.has_ecg), [], start, settings)
 
     @classmethod
     def of_student(
@@ -82,9 +100,9 @@ class TrainingSet:
         """Of nights with a BCG; the others teach a student nothing.
 
         Raises:
-          DatasetError: none of the training or validation nights, or a subject in both; or a
-            validation subject whose nights a teacher, or the student to start from, was trained on.
-          TrainingError: teachers of other inputs than these nights have.
+          DatasetError: none of the training or validation nights, or a subject in both.
+          TrainingError: a validation subject that a teacher or `start` was trained on, or teachers
+            of other inputs than these nights have.
         """
         for name, asked in (("nights", nights), ("validation", validation)):
             if not asked.has_bcg.any():
@@ -92,63 +110,42 @@ class TrainingSet:
                     f"{name}: a dataset without BCG, good for a teacher alone.",
                     "Build one with --bcg_source=paired or simulated.",
                 )
-        shown = _where(nights, nights.has_bcg)
-        about = {
+        shown, chosen_by = (each.where(each.has_bcg) for each in (nights, validation))
+        settings = {
             "teacher": "+".join(teacher.name for teacher in teachers),
             "folds": [len(teacher.folds) for teacher in teachers],
         }
-        found = cls(shown, _where(validation, validation.has_bcg), None, about)
-        found = found._told(nights, start, teachers)
+        found = cls._of(nights, shown, chosen_by, teachers, start, settings)
         logits = opinions(teachers, shown) if teachers else None
         return dataclasses.replace(found, teacher_logits=logits)
 
-    def _told(
-        self, given: Nights, start: Trained | None, teachers: Sequence[Trained]
+    @classmethod
+    def _of(
+        cls,
+        given: Nights,
+        shown: Nights,
+        validation: Nights,
+        teachers: Sequence[Trained],
+        start: Trained | None,
+        settings: dict[str, Any],
     ) -> TrainingSet:
-        """The same with its data in words, once no validation subject is one to learn from."""
-        data = [self.nights.digest(), self.validation.digest()]
-        assert_disjoint(
-            {"nights": self.nights.subject_ids, "validation": self.validation.subject_ids}
-        )
-        sources = [*([start] if start else []), *teachers]
-        for source in sources:
-            assert_unseen({str(source): source.settings}, {"validation": self.validation}, data)
-        entries = [seen(self.nights, self.validation)]
-        for source in sources:
-            known = source.settings.get(TRAINED_ON, {}).get(SEEN, [])
-            entries += [entry for entry in known if entry not in entries]
-        left_out = sorted({*given.recording_ids} - {*self.nights.recording_ids})
-        about = self.about | {
-            "data": data,
-            TRAINED_ON: {
-                "schema": SCHEMA_VERSION,
-                "validation_nights": len(self.validation),
-                SEEN: entries,
-                "left_out": left_out,
-            },
-        }
+        """Once no validation subject is one to learn from."""
+        assert_disjoint({"nights": shown.subject_ids, "validation": validation.subject_ids})
+        settings = settings | {"data": [shown.digest(), validation.digest()]}
+        entries, sources = [seen(shown, validation)], list(teachers)
         if start is not None:
-            about["start"] = start.name
-        return dataclasses.replace(self, about=about).described()
-
-    def described(self) -> TrainingSet:
-        """The same with the training nights that are left in its data in words."""
-        words = self.about[TRAINED_ON] | {
-            **self.nights.origin(),
-            "nights": len(self.nights),
-            "subjects": len(set(self.nights.subject_ids)),
-            "snr_db": _snr_db(self.nights),
+            settings["start"] = start.name
+            sources.append(start)
+        for one in sources:
+            assert_unseen({str(one): one.settings}, {"validation": validation}, settings["data"])
+            known = one.settings.get(TRAINED_ON, {}).get(SEEN, [])
+            entries += [entry for entry in known if entry not in entries]
+        words = {
+            "schema": SCHEMA_VERSION,
+            "validation_nights": len(validation),
+            SEEN: entries,
         }
-        return dataclasses.replace(self, about=self.about | {TRAINED_ON: words})
-
-    def select(self, rows: NDArray[np.int64]) -> TrainingSet:
-        """These training nights alone."""
-        logits = self.teacher_logits
-        if logits is not None:
-            by_night = self.nights.split(logits)
-            logits = np.concatenate([by_night[row] for row in rows])
-        chosen = dataclasses.replace(self, nights=self.nights.select(rows), teacher_logits=logits)
-        return chosen.described() if TRAINED_ON in self.about else chosen
+        return cls(shown, validation, None, settings, words, given.recording_ids)
 
     def hiding(self, distill: DistillConfig) -> TrainingSet:
         """The same without the labels that a student of this loss may not see.
@@ -165,13 +162,11 @@ class TrainingSet:
                 f"alpha={distill.alpha:g}: there is no teacher to learn from.",
                 "Give a teacher, or alpha 1 to learn from the labels alone.",
             )
-        rows = labelled_rows(self.nights, distill)
+        chosen = labelled_rows(self.nights, distill)
         labels = self.nights.labels()
-        for row in np.setdiff1d(np.arange(len(self.nights)), rows):
+        for row in np.setdiff1d(np.arange(len(self.nights)), chosen):
             labels[row] = np.full_like(labels[row], UNSCORED)
         nights = dataclasses.replace(self.nights, label=np.concatenate(labels))
-        about = self.about | {"labelled": len(rows)}
-        shown = dataclasses.replace(self, nights=nights, about=about)
         usable = nights.is_scored
         if distill.alpha < 1.0:
             usable |= nights.has_ecg
@@ -180,13 +175,13 @@ class TrainingSet:
                 "nights: none of them has a label or an ECG that a teacher could read.",
                 "Add nights with stages, or with an ECG beside the BCG.",
             )
-        if usable.all():
-            return shown
-        absent = [nights.recording_ids[row] for row in np.flatnonzero(~usable)]
-        words = about.get(TRAINED_ON, {})
-        words = words | {"left_out": sorted([*words.get("left_out", ()), *absent])}
-        shown = dataclasses.replace(shown, about=about | {TRAINED_ON: words})
-        return shown.select(np.flatnonzero(usable))
+        logits = self.teacher_logits
+        return dataclasses.replace(
+            self,
+            nights=nights.where(usable),
+            teacher_logits=None if logits is None else logits[np.repeat(usable, nights.windows)],
+            settings=self.settings | {"labelled": len(chosen)},
+        )
 
     def stage_weights(self, balance: float) -> NDArray[np.float64] | None:
         """[K] share ** -balance, scaled so that labels weigh 1 on average; 0 without a label."""
@@ -252,10 +247,6 @@ def labelled_rows(nights: Nights, distill: DistillConfig) -> NDArray[np.int64]:
         return hashlib.sha256(name.encode()).digest()
 
     return np.array(sorted(sorted(scored, key=rank)[:wanted]), np.int64)
-
-
-def _where(nights: Nights, usable: NDArray[np.bool_]) -> Nights:
-    return nights if usable.all() else nights.select(np.flatnonzero(usable))
 
 
 def _snr_db(nights: Nights) -> dict[str, float] | None:
