@@ -22,7 +22,7 @@ from kd_sleep.evaluation.calibration import calibration
 from kd_sleep.evaluation.sleep_measures import agreement
 from kd_sleep.evaluation.sqi_judged import judge_sqi, thresholds
 from kd_sleep.provenance import provenance, write_json
-from kd_sleep.training.fit_kept_share import features_of, outputs
+from kd_sleep.training.fit_kept_share import features_of
 from kd_sleep.training.run import reads_samples, record_of
 from kd_sleep.training.seen_subjects import TRAINED_ON, assert_unseen
 from kd_sleep.training.soft_labels import mixed_log_probs, opinions
@@ -142,12 +142,10 @@ def evaluate(
             found = trained.logits(asked)
             logits[each][student] = [log_softmax(n.astype(np.float64), axis=-1) for n in found]
             if trained.sqi:
-                run = trained.run
-                _, scale_W = outputs(run.module, trained.params, run.columns, asked)
                 calibrated = log_softmax(
                     np.concatenate(logits[each][student]) / trained.sqi.temperature, -1
                 )
-                sqis.setdefault(student, {})[each] = features_of(asked, calibrated, scale_W)
+                sqis.setdefault(student, {})[each] = features_of(asked, calibrated)
     truth = {each: scores.ScoredNights.of(asked) for each, asked in splits.items()}
     if train is not None:
         for each, scored in truth.items():

@@ -293,7 +293,7 @@ class StagingStudent:
         if self.causal if causal is None else causal:
             shown = _shown_running(samples, windows, "bcg" in self.inputs)
         usable = shown.usable_N
-        probs, sqi = self.judged(*self.network(shown.inputs(self.inputs)), shown)
+        probs, sqi = self.judged(self.network(shown.inputs(self.inputs)), shown)
         signal = signal_sqi(uniform, night.beats).by_window(windows)
         doubtful, why = self.doubtful(sqi, signal.reliable())
         heart_bpm = heart_rate(night.beats.times_s, windows)
@@ -349,10 +349,8 @@ class StagingStudent:
         _check_rate(rate_hz)
         return Stream(self, rate_hz)
 
-    def network(
-        self, inputs: Mapping[str, NDArray]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Logits [N, K] and log scale [N] of one night's windows, filled up to one of `LENGTHS`.
+    def network(self, inputs: Mapping[str, NDArray]) -> NDArray[np.float64]:
+        """Logits [N, K] of one night's windows, filled up to one of `LENGTHS`.
 
         Args:
           inputs: [N, …] by the names of `inputs`.
@@ -364,11 +362,10 @@ class StagingStudent:
             filled[name] = np.zeros((1, length, *values.shape[1:]), np.float32)
             filled[name][0, :windows] = values
         valid_BL = (np.arange(length) < windows)[None]
-        logits_BLK, log_scale_BL = self.program.call(filled, valid_BL)
-        return logits_BLK[0, :windows].astype(np.float64), log_scale_BL[0, :windows]
+        return self.program.call(filled, valid_BL)[0, :windows].astype(np.float64)
 
     def judged(
-        self, logits_NK: NDArray, log_scale_N: NDArray, shown: Shown
+        self, logits_NK: NDArray, shown: Shown
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Calibrated probabilities [N, K] and SQI [N] of what the network gave.
 
@@ -380,7 +377,6 @@ class StagingStudent:
         if self.kept_share is not None:
             features = window_features(
                 log_probs,
-                log_scale_N,
                 shown.series["jj"],
                 shown.series["beat_confidence"],
                 shown.missing_N,

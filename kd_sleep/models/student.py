@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,8 +13,8 @@ from kd_sleep.config import StudentConfig
 from kd_sleep.features.inputs import FEATURES, JJ_LEVEL, MOVEMENT_LEVEL
 from kd_sleep.models.frontends import FRONT_ENDS
 from kd_sleep.models.sequence import Context
-from kd_sleep.models.series_network import REACHES, SeriesNetwork, SignalStage
-from kd_sleep.schema import SERIES_SAMPLES, WINDOW_S
+from kd_sleep.models.series_network import SeriesNetwork
+from kd_sleep.schema import SERIES_SAMPLES
 from kd_sleep.stages import NUM_STAGES
 
 SERIES = ("jj", "beat_confidence", "breath", "movement")
@@ -64,13 +63,8 @@ def scope(config: StudentConfig) -> str:
 def reach(config: StudentConfig) -> tuple[int, int]:
     """How many windows before and after a window its logits depend on."""
     side = config.context_windows
-    if not side:
-        return 0, 0
-    signal = 0
-    if config.front_end == BEATS and config.signal_width:
-        signal = math.ceil(sum(REACHES) / WINDOW_S)
     # A causal dilated convolution has both of its outer taps in the past.
-    return (2 * side + signal, 0) if config.causal else (side + signal, side + signal)
+    return (2 * side, 0) if config.causal else (side, side)
 
 
 class Student(nn.Module):
@@ -78,9 +72,6 @@ class Student(nn.Module):
 
     With `context_windows` = 0 a window's logits depend on its own 30 s alone, and with `causal` on
     nothing that comes after it. Computes in `dtype`; parameters and logits are float32.
-
-    With a signal stage, `sown` holds `tachogram_mean` and `tachogram_log_scale` [B, L, T]: the
-    ECG's tachogram as the stage regresses it, in tenths of the window's reference interval.
     """
 
     config: StudentConfig
@@ -101,24 +92,6 @@ class Student(nn.Module):
 
     def _series(self, series: Series, valid_BL: jax.Array, train: bool) -> jax.Array:
         config = self.config
-        series_BLTC = series_channels(series)
-        features_BLF = series.summary[..., FEATURES]
-        if not config.time_of_night:
-            features_BLF = features_BLF[..., :-1]
-        if config.signal_width:
-            mean, log_scale = SignalStage(
-                config.signal_width,
-                alone=config.context_windows == 0,
-                causal=config.causal,
-                dtype=self.dtype,
-                name="signal",
-            )(series_BLTC, valid_BL.astype(jnp.float32))
-            mean = series_BLTC[..., 0] + mean
-            self.sow("sown", "tachogram_mean", mean)
-            self.sow("sown", "tachogram_log_scale", log_scale)
-            regressed = jnp.stack([mean, log_scale], axis=-1)
-            series_BLTC = jnp.concatenate([series_BLTC, regressed], axis=-1)
-            features_BLF = jnp.concatenate([features_BLF, variability(mean, log_scale)], axis=-1)
         network = SeriesNetwork(
             config.width,
             config.context_windows,
@@ -127,7 +100,8 @@ class Student(nn.Module):
             self.dtype,
             name="network",
         )
-        return network(series_BLTC, features_BLF, valid_BL, train=train)
+        features_BLF = series.summary[..., FEATURES]
+        return network(series_channels(series), features_BLF, valid_BL, train=train)
 
     def _samples(self, samples: Samples, valid_BL: jax.Array, train: bool) -> jax.Array:
         width = self.config.width
@@ -138,19 +112,6 @@ class Student(nn.Module):
         context = Context(width, self.config.context_windows, self.dtype, self.config.causal)
         x = context(x, valid_BL).astype(jnp.float32)
         return nn.Dense(NUM_STAGES)(x)
-
-
-def variability(mean_BLT: jax.Array, log_scale_BLT: jax.Array) -> jax.Array:
-    """[B, L, 4] of each window's regressed tachogram: mean, log SD, log SD of its change within a
-    second, and mean log scale. A CNN that adds and clips is slow to learn a logarithm.
-    """
-
-    def log_sd(x: jax.Array) -> jax.Array:
-        return 0.5 * jnp.log(jnp.var(x, axis=-1) + 1e-3)
-
-    change = mean_BLT[..., 4:] - mean_BLT[..., :-4]
-    columns = [mean_BLT.mean(-1), log_sd(mean_BLT), log_sd(change), log_scale_BLT.mean(-1)]
-    return jnp.stack(columns, axis=-1)
 
 
 def series_channels(series: Series) -> jax.Array:

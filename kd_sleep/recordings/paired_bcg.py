@@ -179,6 +179,7 @@ def _candidates(
     return [other for other in possible if _is_bed_sensor(other.label)] or possible
 
 
+@np.errstate(all="ignore")  # damaged numbers may be as large as floats go
 def _samples(
     path: str | os.PathLike,
     contents: Contents,
@@ -359,7 +360,8 @@ def _single(values: NDArray) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     if damaged.any():
         exact = np.where(damaged, np.nan, exact)
         notes = (f"{np.count_nonzero(damaged)} samples were infinite or beyond any sensor.",)
-    single = exact.astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        single = exact.astype(np.float32)
     if not np.array_equal(single, exact, equal_nan=True):
         low, middle, high = np.nanpercentile(exact, (25, 50, 75))
         if np.spacing(np.float32(max(abs(low), abs(high)))) > _COARSE * (high - low):

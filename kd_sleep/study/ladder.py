@@ -8,7 +8,7 @@ Each rung is what one change makes of the same nights:
                             night's drive
   JJ found, BCG noise-free  `bcg_series` of a BCG without noise, rendered from the same drive
   JJ found in the BCG       the dataset's own
-  + breath and movement     the dataset's own series, read by the student without a signal stage
+  + breath and movement     the dataset's own series, read by the plain student
   Student                   as the preset has it; left out where that is the rung above
 
 One network family stands on all rungs but the first: `models.series_network` with the student's
@@ -73,7 +73,7 @@ LOSSES = {
     NOISE_FREE: ("detector", "beats that it misses or misplaces although there is no noise"),
     FOUND: ("noise", "of sensor, bed and room"),
     SERIES: ("breath and movement", "given back, with how sure each beat is"),
-    STUDENT: ("network", "what the student has beside: its signal stage"),
+    STUDENT: ("network", "of the past alone, or of samples in place of series"),
 }
 INFERRED = (
     "sensor, bed and inferred body",
@@ -120,9 +120,7 @@ def climb(
             split: _shown(nights, _series(name, nights, folder)) for split, nights in splits.items()
         }
         rungs[name] = _by_seed(name, shown, workdir, preset)
-    plain = dataclasses.replace(
-        preset.student, front_end=BEATS, signal_width=0, causal=False, time_of_night=False
-    )
+    plain = dataclasses.replace(preset.student, front_end=BEATS, causal=False)
     for name, model in ((SERIES, plain), (STUDENT, preset.student)):
         if name == SERIES or model != plain:
             student = dataclasses.replace(preset, student=model)
@@ -138,7 +136,7 @@ def climb(
         np.log(prior / prior.sum()),
         rungs,
         top=ECG,
-        gains={SERIES, STUDENT} & set(rungs),
+        gains={SERIES},
     )
     found = ladder.measure(preset.evaluation)
     sensor = dataclasses.replace(
@@ -278,8 +276,7 @@ def _log_probs(
     about = {"rung": name, "data": [splits[split].digest() for split in ("train", "validation")]}
     nights = splits["train"]
     if name in (SERIES, STUDENT):
-        loss = DistillConfig(alpha=1.0, signal_weight=preset.distill.signal_weight)
-        run = Run(model, train, loss, preset.augment)
+        run = Run(model, train, DistillConfig(alpha=1.0), preset.augment)
         nights = dataclasses.replace(nights, bcg_missing=np.zeros_like(nights.bcg_missing))
     else:
         run = Run(TeacherConfig(model.width, model.context_windows, model.dropout), train)

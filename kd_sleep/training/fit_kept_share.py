@@ -10,24 +10,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, xlogy
 
-from kd_sleep.datasets.batches import whole_nights
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.datasets.splits import folds_of
 from kd_sleep.errors import TrainingError
 from kd_sleep.features.bcg import MOST_MISSING
 from kd_sleep.metrics import best_temperature
 from kd_sleep.models.kept_share import FEATURES, KeptShare, standardised, window_features
-from kd_sleep.training.steps import compiler_options, on_batch
 
 FOLDS = 5
 FLAGGED = 0.2  # share of the validation windows that lie below the flag
@@ -62,7 +56,6 @@ def fit_kept_share(
     nights: Nights,
     logits_WK: NDArray,
     teacher_logits_WK: NDArray,
-    log_scale_W: NDArray,
     student: str,
     teacher: str,
 ) -> KeptShare:
@@ -74,7 +67,6 @@ def fit_kept_share(
       nights: R nights with W windows.
       logits_WK: of the student.
       teacher_logits_WK: of the teacher.
-      log_scale_W: as `outputs`.
       student, teacher: fingerprints.
 
     Raises:
@@ -95,7 +87,7 @@ def fit_kept_share(
     log_probs_WK = log_softmax(logits_WK.astype(np.float64) / temperature, -1)
     gap_W = gap_bits(teacher_logits_WK / teacher_temperature, log_probs_WK)
     share_W = np.exp2(-gap_W)
-    features_WF = features_of(nights, log_probs_WK, log_scale_W)
+    features_WF = features_of(nights, log_probs_WK)
     seen = weight_W > 0
     mean_F = np.average(features_WF, axis=0, weights=weight_W)
     spread_F = np.sqrt(np.average((features_WF - mean_F) ** 2, axis=0, weights=weight_W))
@@ -168,39 +160,15 @@ def logistic_regression(
     return found.x[:-1], float(found.x[-1])
 
 
-def features_of(nights: Nights, log_probs_WK: NDArray, log_scale_W: NDArray) -> NDArray[np.float64]:
+def features_of(nights: Nights, log_probs_WK: NDArray) -> NDArray[np.float64]:
     """[W, F] `window_features` of all windows of a split."""
     return window_features(
         log_probs_WK,
-        log_scale_W,
         nights.jj,
         nights.beat_confidence,
         nights.bcg_missing,
         nights.bcg_snr_db,
     )
-
-
-def outputs(
-    module: nn.Module, params: Any, columns: tuple[str, ...], nights: Nights
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """A student's logits [W, K], and the mean log scale [W] of its signal stage over each window.
-
-    The latter is 0 where the student has no signal stage.
-    """
-
-    def apply(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        logits_BLK, collections = module.apply(
-            {"params": params}, batch, mutable=["sown"], method=on_batch
-        )
-        found = collections.get("sown", {}).get("tachogram_log_scale")
-        return logits_BLK, jnp.zeros(logits_BLK.shape[:2]) if found is None else found[0].mean(-1)
-
-    run, logits, log_scales = jax.jit(apply, compiler_options=compiler_options()), [], []
-    for batch in whole_nights(nights, columns):
-        logits_BLK, log_scale_BL = run(params, batch)
-        logits.append(np.asarray(logits_BLK)[batch["valid_BL"]])
-        log_scales.append(np.asarray(log_scale_BL, np.float64)[batch["valid_BL"]])
-    return np.concatenate(logits), np.concatenate(log_scales)
 
 
 def seen_weights(nights: Nights) -> NDArray[np.float64]:

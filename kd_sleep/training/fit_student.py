@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.config import (
@@ -79,15 +80,10 @@ def sqi_target(teachers: Sequence[Trained], validation: Nights) -> tuple[Nights,
 
 def with_sqi(student: Trained, validation: Nights, teacher_log_probs_WK: NDArray) -> Trained:
     """The student with its SQI, which its work folder gets, too."""
-    run = student.run
-    logits_WK, log_scale_W = fit_kept_share.outputs(
-        run.module, student.params, run.columns, validation
-    )
     sqi = fit_kept_share.fit_kept_share(
         validation,
-        logits_WK,
+        np.concatenate(student.logits(validation)),
         teacher_log_probs_WK,
-        log_scale_W,
         student=student.name,
         teacher=student.settings["teacher"],
     )

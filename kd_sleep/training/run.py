@@ -39,7 +39,6 @@ from kd_sleep.training.steps import (
     loss_settings,
 )
 
-SIGNAL_COLUMNS = ("tachogram", "tachogram_valid", "hrv")  # what the signal stage is taught from
 MEMBER_SETTINGS = ("alpha", "temperature", "label_smoothing")  # that members may differ in
 _LAUNCHERS = {"teacher": "train_teacher", "student": "distill_student", "sweep": "sweep"}
 
@@ -99,13 +98,6 @@ class Run:
         if isinstance(self.model, TeacherConfig):
             return (*teacher_model.COLUMNS, "rr_missing")
         return (*student_model.columns(self.model), "bcg_missing", "rr_missing")
-
-    @property
-    def signal_columns(self) -> tuple[str, ...]:
-        """Fields of `Nights` that the loss of a signal stage reads; none without it."""
-        if isinstance(self.model, TeacherConfig) or self.distill is None:
-            return ()
-        return SIGNAL_COLUMNS if self.model.signal_width and self.distill.signal_weight else ()
 
     def objective(self, stage_weights: NDArray | None = None) -> Objective:
         """The loss on a batch; `stage_weights` [K] are what a label of each stage weighs."""

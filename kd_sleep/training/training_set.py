@@ -194,7 +194,7 @@ class TrainingSet:
 
     def columns(self, run: Run) -> dict[str, NDArray]:
         """All that a run's batches are taken from, [W, ...], but samples that were not read."""
-        names = (*run.columns, "label", *run.signal_columns)
+        names = (*run.columns, "label")
         held = tuple(name for name in names if name != "bcg" or self.nights.bcg is not None)
         columns = self.nights.columns(held)
         if run.distill is None:

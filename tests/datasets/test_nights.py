@@ -14,6 +14,7 @@ from kd_sleep.errors import DatasetError
 from kd_sleep.features import night
 from kd_sleep.features.series import RECORD_FIELDS
 from kd_sleep.recordings import shhs
+from kd_sleep.signals.timeseries import Series
 
 COLUMNS = (
     *("label", "tachogram", "tachogram_valid", "hrv", "rr_missing"),
@@ -82,7 +83,7 @@ def test_one_other_second_of_bcg_is_another_digest(tmp_path):
     again, other = bcg.copy(), bcg.copy()
     other[100:150] *= 1.5
     one, same, changed = (
-        night._sampled(files, values, 10, DatasetConfig())["bcg_digest"]
+        night._sampled(files, Series.of(values, schema.BCG_HZ), 10, DatasetConfig())["bcg_digest"]
         for values in (bcg, again, other)
     )
     assert one == same

@@ -39,7 +39,7 @@ def make_trained() -> Callable[..., PureStudent]:
     def make(
         *, sqi: bool = False, card: dict | None = None, student: Student | None = None, **config
     ) -> PureStudent:
-        model = StudentConfig(**({"context_windows": 3, "width": 8, "signal_width": 8} | config))
+        model = StudentConfig(**({"context_windows": 3, "width": 8} | config))
         student = student or Student(model)
         function, weights = pure(student, made_up_params(student))
         settings = {

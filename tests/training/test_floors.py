@@ -86,7 +86,7 @@ def test_a_student_given_the_bcg_of_other_windows_knows_nothing(
     data_dir, held_out, teacher, tmp_path, monkeypatch
 ):
     read_as(monkeypatch, telling)
-    model = StudentConfig(width=16, signal_width=8, context_windows=7)
+    model = StudentConfig(width=16, context_windows=7)
     folders.train_student(data_dir, [teacher], tmp_path, model, DistillConfig(), TRAIN)
     student = load_trained(tmp_path, "student")
     columns = student.run.columns
