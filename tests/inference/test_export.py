@@ -50,6 +50,7 @@ def data(content):
 
 def exported(monkeypatch, student, out, **options):
     monkeypatch.setattr(export, "trained", lambda workdir: student)
+    monkeypatch.setattr(export, "pure_student", lambda student: student)
     return export.export_student(out.parent, out, **options)
 
 
@@ -326,6 +327,7 @@ def test_onnx_says_what_the_student_says(students, kind, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnx and onnxruntime: pip install -e '.[onnx]'")
     student, out = students[kind], tmp_path / "s.onnx"
     monkeypatch.setattr(onnx, "trained", lambda workdir: student)
+    monkeypatch.setattr(onnx, "pure_student", lambda student: student)
     assert onnx.export_onnx(tmp_path, out) < 1e-4
     shapes = student.card["inputs"]
     call = onnx.onnx_call(out.read_bytes(), shapes)
@@ -361,6 +363,7 @@ def test_a_front_end_that_is_added_exports_without_a_line_of_onnx(
     monkeypatch.setitem(frontends.FRONT_ENDS, "autocorrelation", Odd)
     student = make_trained(front_end="autocorrelation")
     monkeypatch.setattr(onnx, "trained", lambda workdir: student)
+    monkeypatch.setattr(onnx, "pure_student", lambda student: student)
     assert onnx.export_onnx(tmp_path, tmp_path / "s.onnx") < 1e-4
 
 
@@ -370,6 +373,7 @@ def test_onnx_names_a_primitive_that_it_cannot_translate(make_trained, tmp_path,
     monkeypatch.setitem(frontends.FRONT_ENDS, "autocorrelation", sorting)
     student = make_trained(front_end="autocorrelation")
     monkeypatch.setattr(onnx, "trained", lambda workdir: student)
+    monkeypatch.setattr(onnx, "pure_student", lambda student: student)
     with pytest.raises(ExportError, match="not written: the primitive sort has no translation"):
         onnx.export_onnx(tmp_path, tmp_path / "s.onnx")
     assert not (tmp_path / "s.onnx").exists()
@@ -382,6 +386,7 @@ def test_onnx_refuses_a_student_in_bfloat16(students, tmp_path, monkeypatch):
         student, card={**student.card, "train": {"compute_dtype": "bfloat16"}}
     )
     monkeypatch.setattr(onnx, "trained", lambda workdir: half)
+    monkeypatch.setattr(onnx, "pure_student", lambda student: student)
     with pytest.raises(ExportError, match="computes in bfloat16"):
         onnx.export_onnx(tmp_path, tmp_path / "s.onnx")
     assert not (tmp_path / "s.onnx").exists()

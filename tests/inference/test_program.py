@@ -153,7 +153,9 @@ def test_other_inputs_than_a_students_are_refused(loaded, batch):
 
 
 def test_where_there_is_no_student(tmp_path, teacher_dir):
-    with pytest.raises(ExportError, match=r"nowhere: no student here\. Name a work folder"):
+    with pytest.raises(
+        ExportError, match=r"nowhere: no student here\. Name a student's work folder"
+    ):
         program.load_program(tmp_path / "nowhere")
     with pytest.raises(TrainingError, match="expected a trained student, found nothing trained"):
         program.load_program(tmp_path)

@@ -74,7 +74,8 @@ def shown(module, batch):
 
 def randomised(module, batch):
     """Parameters without the zeros that the residual branches start from."""
-    params = jax.jit(module.init)(jax.random.PRNGKey(0), *module.inputs(batch))
+    inputs = module.inputs(batch) if isinstance(batch, dict) else (batch,)
+    params = jax.jit(module.init)(jax.random.PRNGKey(0), *inputs)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.PRNGKey(1), len(leaves))
     noisy = [
@@ -183,7 +184,7 @@ def convolved(params, x_NTC, width, stride, dilation, padding):
         x_NTC, kernel, (stride,), [padding], rhs_dilation=(dilation,),
         dimension_numbers=("NWC", "WIO", "NWC"),
     )  # fmt: skip
-    return out + dense["bias"]
+    return out + dense["bias"][None, None]
 
 
 @pytest.mark.parametrize(("size", "stride"), [(9, 2), (5, 2), (5, 1)])
