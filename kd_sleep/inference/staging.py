@@ -16,6 +16,7 @@ A student's inputs are made by the functions that made the training data's (`fea
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -384,11 +385,11 @@ def load_student(path: str | os.PathLike) -> StagingStudent:
 
 
 def _check_rate(rate_hz: float) -> None:
-    if not rate_hz >= MIN_RATE_HZ:
+    if not MIN_RATE_HZ <= rate_hz < math.inf:
         raise StagingError(
             "rate",
             f"The BCG has {rate_hz:g} Hz; heartbeats, and the noise beside them, need"
-            f" {MIN_RATE_HZ:g} Hz or more.",
+            f" {MIN_RATE_HZ:g} Hz or more, a finite number.",
             "Record faster, or export the samples as they were recorded.",
         )
 

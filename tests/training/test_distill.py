@@ -277,9 +277,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_is_not_used(
-    data_dir, run_of_two, tmp_path, damage
-):
+def test_a_damaged_checkpoint_is_named_and_is_not_used(data_dir, run_of_two, tmp_path, damage):
     shutil.copytree(run_of_two, tmp_path / "w")
     DAMAGES[damage](tmp_path / "w" / "checkpoints" / "20")
     with pytest.raises(TrainingError, match=r"w: stopped at step 10 of 20; damaged: step 20"):
