@@ -33,6 +33,10 @@ class ConfigError(KdSleepError, ValueError):
     """A setting that cannot be: names the field, its value and what was expected."""
 
 
+class SamplesError(KdSleepError, ValueError):
+    """An array that cannot be one channel's samples."""
+
+
 class RecordingError(KdSleepError):
     """A recording's file that cannot be used as it is.
 

@@ -23,6 +23,7 @@ LAYERS = (
     {"evaluation"},
     {"study"},
     {"inference"},
+    {"library"},
     {"benchmark"},
     {"commands"},
 )
@@ -31,6 +32,7 @@ HEAVY = {"tensorflow", "tensorflow_datasets", "array_record", "grain", "sleepecg
 LIGHT = [
     "kd_sleep.losses", "kd_sleep.metrics", "kd_sleep.models.teacher", "kd_sleep.models.student",
     "kd_sleep.training.steps", "kd_sleep.simulation.physiology", "kd_sleep.simulation.sensors",
+    "kd_sleep.library", "kd_sleep.inference.ecg_staging",
 ]  # fmt: skip
 
 

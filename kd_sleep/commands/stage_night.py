@@ -3,7 +3,7 @@
     kd-sleep stage_night --student=WORKDIR --bcg=night.edf --out=DIR
     kd-sleep stage_night --student=student.kdsleep --bcg=folder,other.csv --out=DIR
 
-Reads EDF, CSV, NPY, NPZ and HDF5 at 50 Hz or more, 5 minutes to 24 hours. For each recording --out
+Reads EDF, CSV, NPY, NPZ and HDF5 at 40 Hz or more, 5 minutes to 24 hours. For each recording --out
 gets a hypnogram as CSV and as EDF+, a summary as JSON and a picture. A recording that cannot be
 staged is named with the reason and does not stop the others; the exit status is 2 then.
 """

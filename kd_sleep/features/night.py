@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,20 +11,19 @@ from numpy.typing import NDArray
 from kd_sleep import schema
 from kd_sleep.config import DatasetConfig
 from kd_sleep.errors import RecordingError
-from kd_sleep.features import rr
-from kd_sleep.features.bcg import NoHeartbeatBand, flat, prepared
-from kd_sleep.features.series import bcg_series
+from kd_sleep.features import fields
+from kd_sleep.features.bcg import NoHeartbeatBand
+from kd_sleep.features.fields import MIN_ECG_HZ
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.recordings.recording import Recording
 from kd_sleep.recordings.shhs import SIMULATOR, NightFiles, bcg_file, read_recording
 from kd_sleep.signals import alignment, quality
-from kd_sleep.signals.r_peaks import r_peaks
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation.physiology import SIMULATOR_VERSION
 from kd_sleep.simulation.recorded_drive import simulated_bcg
 
-MIN_BEATS_PER_MIN = 20.0  # fewer over the whole night, and there is no heart to be seen
-MIN_ECG_HZ = 50.0  # slower, and a QRS complex is two samples
-MAX_RPOINT_GAP = 0.2  # share of the night that R points may leave uncovered at its ends
+SEARCH_S = 600.0  # on either side of where the headers have the BCG's clock
+WIDE_SEARCH_S = 2400.0  # of the ECG's start, where that fails: two zones may be 30 minutes apart
 LEAVE_OUT = "Look at the BCG; the night is left out."
 
 
@@ -67,8 +64,6 @@ def _record(files: NightFiles, config: DatasetConfig) -> schema.NightRecord:
     recording = read_recording(files, signals=config.recordings == "edf")
     windows = len(recording.labels)
     beats, normal, ecg_quality = heartbeats(files, recording)
-    intervals = rr.nn_intervals(beats, normal)
-    tachogram = rr.tachogram(intervals, windows)
     record = {
         "recording_id": recording.recording_id,
         "subject_id": recording.subject_id,
@@ -77,9 +72,7 @@ def _record(files: NightFiles, config: DatasetConfig) -> schema.NightRecord:
         "bcg_source": config.bcg_source,
         "simulator": _simulator(recording, config),
         "label": recording.labels.astype(np.int8),
-        "tachogram": tachogram.astype(np.float32),
-        "hrv": rr.hrv(intervals, tachogram).astype(np.float32),
-        "rr_missing": np.isnan(tachogram).mean(1).astype(np.float32),
+        **fields.heart_fields(beats, normal, windows),
         "ecg_quality": ecg_quality,
         **_bcg_fields(files, recording, config, beats, normal),
     }
@@ -101,7 +94,7 @@ def heartbeats(
 
     Returns:
       [M] times in s; [M] whether each is a normal beat: as the R points tell, or, of the
-      detector's, whether the ECG around it is usable; [N] the windows' ECG quality, NaN if no ECG.
+      detector's, as `typed_beats` has it; [N] the windows' ECG quality, NaN if no ECG.
 
     Raises:
       RecordingError: R points of another night, an ECG too slow, or no heart to be seen.
@@ -110,18 +103,15 @@ def heartbeats(
     quality_N = np.full(windows, np.nan, np.float32)
     if recording.rpoints is not None:
         times, normal = recording.rpoints.times_s, recording.rpoints.normal
-        uncovered = times[0] + max(recording.duration_s - times[-1], 0.0)
-        if (
-            uncovered > MAX_RPOINT_GAP * recording.duration_s
-            or times[-1] > recording.duration_s + 60
-        ):
-            raise RecordingError(
-                files.rpoints_csv or files.edf,
-                f"its beats run from {times[0]:.0f} to {times[-1]:.0f} s of a recording of"
-                f" {recording.duration_s:.0f} s.",
-                "Remove the file to have beats detected in the ECG, or fetch it again.",
-            )
         source = files.rpoints_csv or files.edf
+        try:
+            fields.check_given_beats(times, recording.duration_s)
+        except fields.NoHeartbeat as error:
+            raise RecordingError(
+                source,
+                f"{error}.",
+                "Remove the file to have beats detected in the ECG, or fetch it again.",
+            ) from error
         if ecg is not None and ecg.rate_hz >= MIN_ECG_HZ:
             quality_N = quality.ecg_quality(ecg.values, ecg.rate_hz, times, windows)
     else:
@@ -132,50 +122,50 @@ def heartbeats(
                 f"its ECG has {ecg.rate_hz:g} Hz, too few to see a heartbeat.",
                 "Give an R-point CSV, or leave the night out.",
             )
-        times, source = r_peaks(ecg.values, ecg.rate_hz), files.edf
-        usable = quality.ecg_usable(ecg.values, ecg.rate_hz, times)
-        normal = quality.in_usable(usable, times)
+        source = files.edf
+        times, normal, usable = fields.detected_beats(ecg.values, ecg.rate_hz)
         quality_N = quality.usable_share(usable, windows)
-    if normal.sum() < MIN_BEATS_PER_MIN * recording.duration_s / 60.0:
-        raise RecordingError(
-            source,
-            f"it shows no heartbeat ({normal.sum()} normal beats in"
-            f" {recording.duration_s / 3600:.1f} h).",
-            "Look at the ECG; the night is left out.",
-        )
+    try:
+        fields.check_heart(normal, recording.duration_s)
+    except fields.NoHeartbeat as error:
+        remedy = "Look at the ECG; the night is left out."
+        raise RecordingError(source, f"{error}.", remedy) from error
     return times, normal, quality_N
 
 
 def aligned_bcg(
     files: NightFiles, config: DatasetConfig, recording: Recording, beats: NDArray
-) -> tuple[BcgRecording, alignment.Alignment]:
-    """The night's BCG file, and where its clock lies in the ECG's.
+) -> tuple[Series, alignment.Alignment]:
+    """The night's BCG without flat stretches, and where its clock lies in the ECG's.
 
     Raises:
       RecordingError: no BCG file, an unusable one, or one whose beats do not fit the ECG's.
     """
     path = bcg_file(files)
-    bcg = read_bcg(path, config.bcg_channel, config.bcg_rate_hz)
-    values = np.where(flat(bcg.signal.values, bcg.signal.rate_hz), np.nan, bcg.signal.values)
-    bcg = dataclasses.replace(bcg, signal=dataclasses.replace(bcg.signal, values=values))
-    try:
-        clock = alignment.align(
-            beats, values, bcg.signal.rate_hz, guess_s=_header_offset_s(recording, bcg)
-        )
-    except alignment.NoAlignment as error:
-        raise RecordingError(
-            path,
-            f"the BCG's clock cannot be told from its heartbeats: {error}.",
-            "Is it of this night and this sleeper? Look at --bcg_dir.",
-        ) from error
-    return bcg, clock
+    bcg = read_bcg(
+        path, config.bcg_channel, config.bcg_rate_hz, spelt=("--bcg_channel", "--bcg_rate_hz")
+    )
+    series = bcg.signal.series.without_flat()
+    failed = None
+    # A start may be of another zone or wrong: the heartbeats decide, in a wider search without it.
+    for guess_s, search_s in ((_header_offset_s(recording, bcg), SEARCH_S), (0.0, WIDE_SEARCH_S)):
+        try:
+            return series, alignment.align(beats, series, guess_s=guess_s, search_s=search_s)
+        except alignment.NoAlignment as error:
+            failed = failed or error
+    raise RecordingError(
+        path,
+        f"the BCG's clock cannot be told from its heartbeats: {failed}.",
+        "Is it of this night and this sleeper? Look at --bcg_dir.",
+    ) from failed
 
 
 def _header_offset_s(recording: Recording, bcg: BcgRecording) -> float:
     """Seconds from the ECG's start to the BCG's by the files' headers; 0 where one has no clock.
 
     SHHS's dates are made up (1985), so that only the time of day counts where the days differ.
-    Where a BCG tells UTC, and nobody the zone, it is taken to begin within half an hour of the ECG.
+    Where a BCG tells UTC, and nobody the zone, whole hours between the two are taken for it; zones
+    off the full hour are left to the wider search.
     """
     if recording.start is None or bcg.start is None:
         return 0.0
@@ -201,30 +191,18 @@ def _bcg_fields(
         **dict.fromkeys(("clock_residual", "clock_confidence"), np.float32(np.nan)),
     }
     if config.bcg_source == "none":
-        series = bcg_series(np.empty(0), windows).fields()
-        nothing = np.zeros((0, schema.BCG_SAMPLES), np.int16)
-        return clock | {
-            **series,
-            "bcg": nothing,
-            "bcg_scale": np.float32(1.0),
-            "bcg_digest": _digest(nothing, 1.0, series),
-            "bcg_missing": np.ones(windows, np.float32),
-            "bcg_snr_db": np.full(windows, np.nan, np.float32),
-        }
+        return clock | fields.no_bcg_fields(windows)
     if config.bcg_source == "simulated":
         made = simulated_bcg(recording, beats, normal, config.simulated_sensor)
         return clock | _sampled(files, made, windows, config)
     bcg, found = aligned_bcg(files, config, recording, beats)
-    values = alignment.to_true_clock(
-        bcg.signal.values, bcg.signal.rate_hz, found, schema.BCG_HZ, recording.duration_s
-    )
     return {
         "rj": _by_window(found.rj_times_s, found.rj_s, windows),
         "clock_offset": np.float32(found.offset_s),
         "clock_drift": np.float32(found.drift),
         "clock_residual": np.float32(found.residual_s),
         "clock_confidence": np.float32(found.confidence),
-        **_sampled(files, values, windows, config),
+        **_sampled(files, found.corrected(bcg), windows, config),
     }
 
 
@@ -238,32 +216,9 @@ def _by_window(times_s: NDArray, values: NDArray, windows: int) -> NDArray[np.fl
     return track.astype(np.float32)
 
 
-def _sampled(
-    files: NightFiles, bcg: NDArray, windows: int, config: DatasetConfig
-) -> dict[str, Any]:
-    """The BCG's series, samples, scale and quality, from a BCG at 50 Hz on the ECG's clock."""
+def _sampled(files: NightFiles, bcg: Series, windows: int, config: DatasetConfig) -> dict[str, Any]:
+    """The BCG's series, samples, scale and quality, from a BCG on the ECG's clock."""
     try:
-        ready = prepared(bcg, windows)
+        return fields.bcg_fields(bcg, windows, config.bcg_samples)
     except NoHeartbeatBand as error:
         raise RecordingError(files.bcg or files.edf, str(error), LEAVE_OUT) from error
-    values_NS = ready.values_NS
-    scale = max(float(np.abs(values_NS).max()), 1.0) / 32767.0
-    counts = np.rint(values_NS / scale).astype(np.int16)
-    series = bcg_series(bcg, windows).fields()
-    return {
-        **series,
-        "bcg": counts if config.bcg_samples else counts[:0],
-        "bcg_scale": np.float32(scale),
-        "bcg_digest": _digest(counts, scale, series),
-        "bcg_missing": ready.missing_N.astype(np.float32),
-        "bcg_snr_db": np.where(
-            ready.usable_N, quality.snr_db(values_NS, schema.BCG_HZ), np.nan
-        ).astype(np.float32),
-    }
-
-
-def _digest(counts: NDArray[np.int16], scale: float, series: Mapping[str, NDArray]) -> str:
-    digest = hashlib.sha256(counts.tobytes() + np.float32(scale).tobytes())
-    for array in series.values():
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -35,6 +35,7 @@ from kd_sleep.inference.staging import Staging, StagingStudent, load_student
 from kd_sleep.parallel import map_nights
 from kd_sleep.provenance import versions, write_json
 from kd_sleep.recordings.bcg_formats import SUFFIXES
+from kd_sleep.recordings.files import hidden
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.stages import UNSCORED, Stage
@@ -84,7 +85,7 @@ def stage_files(
 
     Args:
       student: its work folder or exported file.
-      recordings: files, and folders whose files of a known suffix are taken.
+      recordings: files, and folders whose files of a known suffix are taken, but no hidden ones.
       out: folder, made where it is not.
       channel, rate_hz: as for `read_bcg`.
       start: of a lone recording's first sample, in place of what its file says.
@@ -135,7 +136,9 @@ def found(recordings: Sequence[Path]) -> list[Path]:
             inside = sorted(
                 path
                 for path in place.iterdir()
-                if path.suffix.lower() in SUFFIXES and not path.name.endswith(_OWN)
+                if path.suffix.lower() in SUFFIXES
+                and not path.name.endswith(_OWN)
+                and not (hidden(path.name) or path.is_dir())
             )
         if not inside:
             raise ConfigError(f"{place}: no BCG in it ({', '.join(SUFFIXES)}).", "Look at --bcg.")
@@ -175,7 +178,7 @@ def stage_file(
       RecordingError: a file that cannot be read.
       StagingError: a BCG whose stages would be noise.
     """
-    recording = read_bcg(path, channel, rate_hz)
+    recording = read_bcg(path, channel, rate_hz, spelt=("--channel", "--rate"))
     began = start or recording.start
     staging = student.stage(recording.signal.values, recording.signal.rate_hz)
     stem = out / name

@@ -121,6 +121,13 @@ def test_names_are_plain_and_no_two_alike(tmp_path):
     assert names([long])[0][1] == "x" * 100
 
 
+def test_hidden_files_and_folders_are_no_recordings(tmp_path):
+    for name in ("night.edf", "._night.edf", "~$night.csv", ".hidden.h5"):
+        (tmp_path / name).touch()
+    (tmp_path / "old.csv").mkdir()
+    assert found([tmp_path]) == [tmp_path / "night.edf"]
+
+
 def test_what_is_meant_by_folders(tmp_path):
     for name in ("b.edf", "a.csv", "a-hypnogram.csv", "b-hypnogram.edf", "notes.md", "c.NPY"):
         (tmp_path / name).write_text("")
@@ -161,7 +168,7 @@ def test_one_bad_file_does_not_stop_the_others(student, bcg_path, tmp_path, monk
 def test_the_command_stages_with_a_trained_student(
     data_dir, teacher_dir, bcg_path, tmp_path, monkeypatch
 ):
-    from kd_sleep.training.distill import train_student
+    from folders import train_student
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     preset, workdir = PRESETS["tiny"], tmp_path / "student"
