@@ -30,8 +30,8 @@ def default_platform() -> str:
         return jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # the latter of a plugin without its library
         raise ConfigError(
-            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: JAX finds no such device on this machine;"
-            " cpu is there.",
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: JAX finds no such device on"
+            " this machine; cpu is there.",
             "Unset JAX_PLATFORMS, which takes the best there is, or set it to cpu.",
         ) from error
 
