@@ -146,7 +146,8 @@ def decoupled_kl(
     """
     student, teacher = _tempered_pair(student_logits, teacher_logits, temperature)
     labels = _labels(labels, student.shape)
-    target = _is_class(jnp.where(labels >= 0, labels, jnp.argmax(teacher, axis=-1)), student)
+    likeliest = jnp.argmax(teacher, axis=-1).astype(jnp.int32)
+    target = _is_class(jnp.where(labels >= 0, labels, likeliest), student)
 
     def split(z: jax.Array) -> tuple[jax.Array, jax.Array]:
         others = jnp.where(target, _LEFT_OUT, z)

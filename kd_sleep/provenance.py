@@ -89,6 +89,8 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except OSError as error:
+        if isinstance(error, PermissionError):
+            remedy = "Give yourself the right to read it."
         raise TrainingError(f"{path}: cannot be read ({error.strerror}).", remedy) from error
     except (ValueError, RecursionError) as error:
         raise TrainingError(f"{path}: is damaged, no whole JSON.", remedy) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import math
 import os
 import shutil
 import sys
@@ -55,12 +56,13 @@ class Kind(absl_flags.ArgumentParser):
 
 
 def number(kind: type, *, low: float | None = None, many: bool = False) -> Kind:
-    """An int or a float, `low` or more."""
+    """An int or a finite float, `low` or more."""
 
     def convert(text: str) -> Any:
         with contextlib.suppress(ValueError):
-            if low is None or kind(text) >= low:
-                return kind(text)
+            value = kind(text)
+            if (kind is int or math.isfinite(value)) and (low is None or value >= low):
+                return value
         noun = "whole number" if kind is int else "number"
         raise ValueError(f"expected a {noun}" + f" of at least {low}" * (low is not None))
 

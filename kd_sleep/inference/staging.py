@@ -17,6 +17,7 @@ A student's inputs are made by the functions that made the training data's (`fea
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -412,11 +413,11 @@ def load_student(path: str | os.PathLike) -> StagingStudent:
 
 
 def _check_rate(rate_hz: float) -> None:
-    if not rate_hz >= LOWEST_BCG_HZ:
+    if not LOWEST_BCG_HZ <= rate_hz < math.inf:
         raise StagingError(
             "rate",
             f"The BCG has {rate_hz:g} Hz; heartbeats, and the noise beside them, need"
-            f" {LOWEST_BCG_HZ:g} Hz or more.",
+            f" {LOWEST_BCG_HZ:g} Hz or more, a finite number.",
             "Record faster, or export the samples as they were recorded.",
         )
 

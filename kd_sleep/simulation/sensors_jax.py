@@ -12,9 +12,10 @@ A night of 8 h at 100 Hz takes 12 MB as a result, and several times that while i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -87,13 +88,22 @@ def pad(drives: Sequence[Drive], rate_hz: float, clocks: Sequence[Clock] | None 
     return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
 
 
+@contextlib.contextmanager
+def _numpy_promotion() -> Iterator[None]:
+    """Ranks and dtypes are promoted as NumPy does, which the code of `sensors` is written for."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @functools.partial(jax.jit, static_argnames="rate_hz")
+@_numpy_promotion()
 def render(draws: BcgDraws, body: Body, rate_hz: float = 100.0) -> jax.Array:
     """`sensors.render_bcg` for one night, in JAX."""
     return render_bcg(draws, body, rate_hz, JAX)
 
 
 @functools.partial(jax.jit, static_argnames=("sensor", "rate_hz"))
+@_numpy_promotion()
 def bcg_batch(
     key: jax.Array, bodies: Body, sensor: str = "mix", rate_hz: float = 100.0
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

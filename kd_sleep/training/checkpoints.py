@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from flax import struct
 
 from kd_sleep.errors import TrainingError
@@ -105,17 +107,22 @@ class Checkpoints:
         Raises:
           TrainingError: a checkpoint of another architecture, or all of them damaged.
         """
+        self._manager.wait_until_finished()
         damaged: dict[int, str] = {}
         progress = None
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 progress = self._restored(step, like, sharding)
                 break
-            except TrainingError:
+            except (TrainingError, MemoryError, jax.errors.JaxRuntimeError):
                 raise
             except Exception as error:  # whatever Orbax makes of files that are not whole
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
-                damaged[step] = reason
+                if isinstance(error, PermissionError) or "PERMISSION_DENIED" in str(error):
+                    raise TrainingError(
+                        f"{self._folder}: no permission to read step {step}.",
+                        "Give yourself the right to read the folder, or copy it as its owner.",
+                    ) from error
+                damaged[step] = textwrap.shorten(str(error), 100, placeholder=" …")
         if damaged:
             steps = " and ".join(f"step {step} ({reason})" for step, reason in damaged.items())
             self.damage = f"; damaged: {steps}"
@@ -133,9 +140,10 @@ class Checkpoints:
 
     def _restored(self, step: int, like: Progress, sharding: jax.sharding.Sharding) -> Progress:
         """The progress saved at a step; raises anything where it is damaged."""
+        _assert_readable(self._folder.absolute() / str(step) / "default")
         saved, wanted = _shapes(self._manager.item_metadata(step)), _shapes(like)
         if not saved:
-            raise ValueError("nothing tells its arrays")
+            raise ValueError("the list of its arrays is absent")
         differing = [name for name in {*saved, *wanted} if saved.get(name) != wanted.get(name)]
         if differing:
             name = min(differing)
@@ -157,6 +165,16 @@ class Checkpoints:
         """Returns once everything is written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _assert_readable(folder: Path) -> None:
+    """Reads every value, one after the other: Orbax leaves tasks behind where a read fails."""
+    values = ts.KvStore.open({"driver": "ocdbt", "base": f"{folder.as_uri()}/"}).result()
+    names = values.list().result()
+    if not names:
+        raise ValueError("no arrays in it")
+    for name in names:
+        values.read(name).result()
 
 
 def _is_sound(*trees: Any) -> jax.Array:

@@ -144,7 +144,7 @@ def test_what_would_be_noise_is_refused_by_name(student, bcg, reason):
 def test_other_shapes_and_slow_rates_are_refused(student, bcg):
     with pytest.raises(StagingError, match="one channel"):
         student.stage(np.zeros((2, 100)), 100.0)
-    for rate_hz in (0.0, -1.0, float("nan")):
+    for rate_hz in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(StagingError, match="need 40 Hz"):
             student.stage(bcg.values, rate_hz)
     holes = bcg.values[: len(bcg.values) // 3000 * 3000].copy()

@@ -189,6 +189,14 @@ WRONG = {
         ("sweep", "--data_dir=x", "--teacher=x", "--workdir=x", "--alphas=0,half"),
         "--alphas=0,half: expected a number.",
     ),
+    "a grid without end": (
+        ("sweep", "--data_dir=x", "--teacher=x", "--workdir=x", "--temperatures=2,inf"),
+        "--temperatures=2,inf: expected a number.",
+    ),
+    "a rate without end": (
+        ("stage_night", "--student=x", "--bcg=x", "--out=x", "--rate=inf"),
+        "--rate=inf: expected a number of at least 0.",
+    ),
     "no dataset": (
         ("train_teacher", "--data_dir=nowhere", "--workdir=x", "--platform=cpu"),
         "nowhere: no dataset",

@@ -14,6 +14,7 @@ from pathlib import Path
 import folders
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from folders import params_of
 from scipy.special import softmax
@@ -21,6 +22,7 @@ from scipy.special import softmax
 from kd_sleep.config import PRESETS, DistillConfig
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import TrainingError
+from kd_sleep.training import checkpoints as checkpoints_module
 from kd_sleep.training import soft_labels, training_set
 from kd_sleep.training.checkpoints import Checkpoints, Progress
 from kd_sleep.training.metrics_log import read_metrics
@@ -300,13 +302,23 @@ def run_of_two(data_dir, teacher_dir, tmp_path_factory):
     return out
 
 
+def data_of(step):
+    return max((step / "default" / "d").iterdir(), key=lambda path: path.stat().st_size)
+
+
 def cut_short(step):
-    file = max((step / "default" / "d").iterdir(), key=lambda path: path.stat().st_size)
-    file.write_bytes(file.read_bytes()[:-2000])
+    data_of(step).write_bytes(data_of(step).read_bytes()[:-2000])
+
+
+def zeros_within(step):
+    data = bytearray(data_of(step).read_bytes())
+    data[4096:12288] = bytes(8192)
+    data_of(step).write_bytes(data)
 
 
 DAMAGES = {
     "data cut short": cut_short,
+    "a block of zeros": zeros_within,
     "no manifest": lambda step: (step / "default" / "manifest.ocdbt").unlink(),
     "no metadata": lambda step: (step / "default" / "_METADATA").unlink(),
     "metadata of 0 bytes": lambda step: (step / "default" / "_METADATA").write_bytes(b""),
@@ -316,24 +328,48 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(
-    data_dir, teacher_dir, run_of_two, tmp_path, capsys, damage
-):
+def test_a_damaged_checkpoint_is_named_and_is_not_used(run_of_two, tmp_path, damage):
     shutil.copytree(run_of_two, tmp_path / "w")
     DAMAGES[damage](tmp_path / "w" / "checkpoints" / "20")
     with pytest.raises(TrainingError, match=r"w: stopped at step 10 of 20; damaged: step 20"):
         params_of(tmp_path / "w")
-    if damage == "data cut short":
-        train(data_dir, teacher_dir, tmp_path / "w")
-        assert "goes on from step 10; damaged: step 20" in capsys.readouterr().err
-        one, other = (params_of(w) for w in (run_of_two, tmp_path / "w"))
-        assert soft_labels.fingerprint(one) == soft_labels.fingerprint(other)
-        return
     shutil.rmtree(tmp_path / "w" / "checkpoints" / "10")
     with pytest.raises(TrainingError, match=r"w/checkpoints: no sound checkpoint; damaged") as e:
         params_of(tmp_path / "w")
     assert "Copy the folder again" in e.value.remedy
     assert "\n" not in str(e.value)
+
+
+def test_a_run_goes_on_from_the_older_checkpoint_and_ends_as_if_undisturbed(
+    data_dir, teacher_dir, run_of_two, tmp_path, capsys
+):
+    shutil.copytree(run_of_two, tmp_path / "w")
+    cut_short(tmp_path / "w" / "checkpoints" / "20")
+    train(data_dir, teacher_dir, tmp_path / "w")
+    assert "goes on from step 10; damaged: step 20" in capsys.readouterr().err
+    one, other = (
+        ocp.StandardCheckpointer().restore(w / "checkpoints" / "20" / "default")
+        for w in (run_of_two, tmp_path / "w")
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert read_metrics(run_of_two) == read_metrics(tmp_path / "w")
+
+
+def test_a_checkpoint_without_permission_is_not_damaged(tmp_path, monkeypatch):
+    state = {"kernel": np.zeros(3, np.float32)}
+    progress = Progress(state, state, np.float32(0.1), np.int32(4))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(4, progress)
+
+    def refuse(folder):
+        raise ValueError("PERMISSION_DENIED: Error opening local file")
+
+    monkeypatch.setattr(checkpoints_module, "_assert_readable", refuse)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with pytest.raises(TrainingError, match="no permission to read step 4"):
+        checkpoints.latest(progress, here)
+    checkpoints.close()
+    assert (tmp_path / "4").is_dir()
 
 
 def test_a_checkpoint_of_nan_is_damaged(tmp_path):
