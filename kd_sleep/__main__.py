@@ -5,7 +5,8 @@ from kd_sleep.version import __version__
 COMMANDS = {
     "quickstart": "the whole mission on a simulated cohort, in minutes",
     "simulate_cohort": "write a cohort in SHHS's own folder layout",
-    "build_dataset": "SHHS files -> TFDS dataset shhs_bcg",
+    "fetch_slpdb": "PhysioNet's sleepers with beats and stages, 16 people",
+    "build_dataset": "SHHS, slpdb or a table of your own nights -> TFDS dataset shhs_bcg",
     "show_night": "a night's files -> a page to look at",
     "train_teacher": "RR intervals -> sleep stage, and soft labels for every night",
     "distill_student": "BCG -> sleep stage, taught by the teacher",

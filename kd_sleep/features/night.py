@@ -16,13 +16,13 @@ from kd_sleep.errors import RecordingError
 from kd_sleep.features import rr
 from kd_sleep.features.bcg import NoHeartbeatBand, flat, prepared
 from kd_sleep.features.series import bcg_series
+from kd_sleep.recordings.night_files import NightFiles
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.recordings.recording import Recording
-from kd_sleep.recordings.shhs import SIMULATOR, NightFiles, bcg_file, read_recording
 from kd_sleep.signals import alignment, quality
 from kd_sleep.signals.r_peaks import r_peaks
 from kd_sleep.simulation.physiology import SIMULATOR_VERSION
-from kd_sleep.simulation.recorded_drive import simulated_bcg
+from kd_sleep.simulation.recorded_drive import inferred, simulated_bcg
 
 MIN_BEATS_PER_MIN = 20.0  # fewer over the whole night, and there is no heart to be seen
 MIN_ECG_HZ = 50.0  # slower, and a QRS complex is two samples
@@ -60,13 +60,14 @@ def process_night(files: NightFiles, config: DatasetConfig) -> schema.NightRecor
     except Exception as error:
         reason = f"unforeseen {type(error).__name__}: {error}"
         remedy = "Please report this with the file's header; the night is left out."
-        return Exclusion(files.recording_id, str(files.edf), reason, remedy)
+        return Exclusion(files.recording_id, str(files.part()), reason, remedy)
 
 
 def _record(files: NightFiles, config: DatasetConfig) -> schema.NightRecord:
-    recording = read_recording(files, signals=config.recordings == "edf")
+    recording = files.read(signals=config.recordings == "edf")
     windows = len(recording.labels)
     beats, normal, ecg_quality = heartbeats(files, recording)
+    source = _bcg_source(files, config, beats)
     intervals = rr.nn_intervals(beats, normal)
     tachogram = rr.tachogram(intervals, windows)
     record = {
@@ -74,24 +75,39 @@ def _record(files: NightFiles, config: DatasetConfig) -> schema.NightRecord:
         "subject_id": recording.subject_id,
         "visit": np.int32(recording.visit),
         "cohort": recording.cohort,
-        "bcg_source": config.bcg_source,
-        "simulator": _simulator(recording, config),
+        "bcg_source": source,
+        "simulator": _simulator(recording, source),
         "label": recording.labels.astype(np.int8),
         "tachogram": tachogram.astype(np.float32),
         "hrv": rr.hrv(intervals, tachogram).astype(np.float32),
         "rr_missing": np.isnan(tachogram).mean(1).astype(np.float32),
         "ecg_quality": ecg_quality,
-        **_bcg_fields(files, recording, config, beats, normal),
+        **_bcg_fields(files, recording, config, source, beats, normal),
     }
     schema.validate(record)
     return record
 
 
-def _simulator(recording: Recording, config: DatasetConfig) -> str:
-    """What simulated the night, or only its BCG."""
-    if recording.cohort != schema.RECORDED:
-        return recording.cohort
-    return f"{SIMULATOR} {SIMULATOR_VERSION}" if config.bcg_source == "simulated" else "none"
+def _bcg_source(files: NightFiles, config: DatasetConfig, beats: NDArray) -> str:
+    """Where this night's BCG comes from: in a paired dataset some nights may have none."""
+    source = config.bcg_source
+    if source == "paired" and files.bcg is None:
+        source = "none"
+    if source != "paired" and len(beats) == 0:
+        raise RecordingError(
+            files.part(),
+            f"the night has neither ECG nor beats, and --bcg_source={source} reads no BCG file.",
+            "Build with --bcg_source=paired, or leave the night out.",
+        )
+    return source
+
+
+def _simulator(recording: Recording, source: str) -> str:
+    """What simulated the night or only its BCG, and what of the body that was not recorded."""
+    names = [recording.cohort] if recording.cohort.startswith(schema.SIMULATOR) else []
+    if source == "simulated":
+        names = [*(names or [f"{schema.SIMULATOR} {SIMULATOR_VERSION}"]), *inferred(recording)]
+    return ", ".join(names) or "none"
 
 
 def heartbeats(
@@ -102,6 +118,7 @@ def heartbeats(
     Returns:
       [M] times in s; [M] whether each is a normal beat: as the R points tell, or, of the
       detector's, whether the ECG around it is usable; [N] the windows' ECG quality, NaN if no ECG.
+      No beats for a night of a BCG alone.
 
     Raises:
       RecordingError: R points of another night, an ECG too slow, or no heart to be seen.
@@ -116,23 +133,24 @@ def heartbeats(
             or times[-1] > recording.duration_s + 60
         ):
             raise RecordingError(
-                files.rpoints_csv or files.edf,
+                files.part("beats", "ecg"),
                 f"its beats run from {times[0]:.0f} to {times[-1]:.0f} s of a recording of"
                 f" {recording.duration_s:.0f} s.",
                 "Remove the file to have beats detected in the ECG, or fetch it again.",
             )
-        source = files.rpoints_csv or files.edf
+        source = files.part("beats", "ecg")
         if ecg is not None and ecg.rate_hz >= MIN_ECG_HZ:
             quality_N = quality.ecg_quality(ecg.values, ecg.rate_hz, times, windows)
+    elif ecg is None:
+        return np.empty(0), np.empty(0, bool), quality_N  # its BCG is all there is
     else:
-        assert ecg is not None  # read_recording has refused a night with neither
         if ecg.rate_hz < MIN_ECG_HZ:
             raise RecordingError(
-                files.edf,
+                files.part("ecg"),
                 f"its ECG has {ecg.rate_hz:g} Hz, too few to see a heartbeat.",
                 "Give an R-point CSV, or leave the night out.",
             )
-        times, source = r_peaks(ecg.values, ecg.rate_hz), files.edf
+        times, source = r_peaks(ecg.values, ecg.rate_hz), files.part("ecg")
         usable = quality.ecg_usable(ecg.values, ecg.rate_hz, times)
         normal = quality.in_usable(usable, times)
         quality_N = quality.usable_share(usable, windows)
@@ -154,10 +172,16 @@ def aligned_bcg(
     Raises:
       RecordingError: no BCG file, an unusable one, or one whose beats do not fit the ECG's.
     """
-    path = bcg_file(files)
-    bcg = read_bcg(path, config.bcg_channel, config.bcg_rate_hz)
+    path = files.bcg_file()
+    bcg = read_bcg(
+        path,
+        files.bcg_channel or config.bcg_channel,
+        files.bcg_rate_hz or config.bcg_rate_hz,
+    )
     values = np.where(flat(bcg.signal.values, bcg.signal.rate_hz), np.nan, bcg.signal.values)
     bcg = dataclasses.replace(bcg, signal=dataclasses.replace(bcg.signal, values=values))
+    if len(beats) == 0:
+        return bcg, alignment.UNALIGNED
     try:
         clock = alignment.align(
             beats, values, bcg.signal.rate_hz, guess_s=_header_offset_s(recording, bcg)
@@ -190,6 +214,7 @@ def _bcg_fields(
     files: NightFiles,
     recording: Recording,
     config: DatasetConfig,
+    source: str,
     beats: NDArray,
     normal: NDArray,
 ) -> dict[str, Any]:
@@ -200,7 +225,7 @@ def _bcg_fields(
         **dict.fromkeys(("clock_offset", "clock_drift"), np.float32(0.0)),
         **dict.fromkeys(("clock_residual", "clock_confidence"), np.float32(np.nan)),
     }
-    if config.bcg_source == "none":
+    if source == "none":
         series = bcg_series(np.empty(0), windows).fields()
         nothing = np.zeros((0, schema.BCG_SAMPLES), np.int16)
         return clock | {
@@ -211,7 +236,7 @@ def _bcg_fields(
             "bcg_missing": np.ones(windows, np.float32),
             "bcg_snr_db": np.full(windows, np.nan, np.float32),
         }
-    if config.bcg_source == "simulated":
+    if source == "simulated":
         made = simulated_bcg(recording, beats, normal, config.simulated_sensor)
         return clock | _sampled(files, made, windows, config)
     bcg, found = aligned_bcg(files, config, recording, beats)
@@ -245,7 +270,7 @@ def _sampled(
     try:
         ready = prepared(bcg, windows)
     except NoHeartbeatBand as error:
-        raise RecordingError(files.bcg or files.edf, str(error), LEAVE_OUT) from error
+        raise RecordingError(files.bcg or files.part("ecg"), str(error), LEAVE_OUT) from error
     values_NS = ready.values_NS
     scale = max(float(np.abs(values_NS).max()), 1.0) / 32767.0
     counts = np.rint(values_NS / scale).astype(np.int16)

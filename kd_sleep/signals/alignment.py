@@ -86,6 +86,12 @@ class Alignment:
         return sensor_s / (1.0 + self.drift) + self.offset_s - sensor_s
 
 
+_NONE = np.zeros(0)
+UNALIGNED = Alignment(  # the clock of a BCG that there is no other to compare with
+    0.0, 0.0, np.nan, np.nan, np.nan, _NONE, _NONE, _NONE.astype(bool), _NONE, _NONE
+)
+
+
 class NoAlignment(ValueError):
     """The two signals share no pattern of beats within the search range."""
 

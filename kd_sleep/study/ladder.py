@@ -50,8 +50,9 @@ from kd_sleep.features.series import bcg_series
 from kd_sleep.metrics import best_temperature
 from kd_sleep.models.student import BEATS
 from kd_sleep.parallel import map_nights
-from kd_sleep.recordings.shhs import NightFiles, find_nights, read_recording
-from kd_sleep.schema import BCG_HZ, RECORDED
+from kd_sleep.recordings.night_files import NightFiles
+from kd_sleep.recordings.shhs import find_nights
+from kd_sleep.schema import BCG_HZ, SIMULATOR
 from kd_sleep.signals.filters import resample
 from kd_sleep.simulation import beds, sensors
 from kd_sleep.simulation.cohort import true_drive
@@ -106,7 +107,7 @@ def climb(data_dir: Path, shhs_dir: Path, workdir: Path, preset: Preset) -> dict
     samples = reads_samples(preset.student)
     splits = {split: read_split(data_dir, split, samples=samples) for split in SPLITS}
     test, train = splits["test"], splits["train"]
-    simulated, paired = train.cohort != RECORDED, train.bcg_source == "paired"
+    simulated, paired = SIMULATOR in train.cohort, train.bcg_source == "paired"
     folder = workdir / "jj"
     _make_series(splits, shhs_dir, folder, simulated and paired, preset.build.workers)
 
@@ -198,7 +199,7 @@ def _write_series(folder: Path, cohort_dir: Path | None, files: NightFiles) -> N
       cohort_dir: the simulated cohort whose drive is known; None infers the night's drive.
       files: of the night.
     """
-    recording = read_recording(files)
+    recording = files.read()
     beats, normal, _ = heartbeats(files, recording)
     if cohort_dir is None:
         drive = drive_of(recording, beats, normal)

@@ -24,7 +24,7 @@ from kd_sleep.datasets.splits import SPLITS
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.parallel import map_nights
 from kd_sleep.provenance import provenance
-from kd_sleep.recordings.shhs import NightFiles
+from kd_sleep.recordings.night_files import NightFiles
 
 
 @dataclasses.dataclass(kw_only=True)
