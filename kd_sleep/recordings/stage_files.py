@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -87,7 +88,14 @@ def _from_csv(path: str | os.PathLike) -> StagesFound:
             f"has no column stage among {', '.join(names)[:200]}.",
             "Name it in the first line; below, a row for each 30-s window: W, N1, N2, N3 or R.",
         )
+    blank = [row for (before, _), (row, _) in itertools.pairwise(rows) if row != before + 1]
     timed, read_code = "start_s" in names, _code_of_name if column == "stage" else _code_of_number
+    if blank and not timed:
+        raise RecordingError(
+            path,
+            f"has a blank line between its stages, above row {blank[0]}.",
+            "Write ? for a window that nobody scored, or remove the line.",
+        )
     runs = []
     for window, (row, cells) in enumerate(rows):
         start_s = number(cells["start_s"]) if timed else window * WINDOW_MS / 1000

@@ -81,13 +81,12 @@ def drive_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
     """What a recorded night tells a simulated sensor.
 
     Args:
-      recording: the night; a channel that it lacks, or that is dead, tells nothing, and the
-        heartbeats tell the breathing that no channel does.
+      recording: the night; a channel that it lacks, or that is dead, tells nothing.
       beats: [M] R times in s.
       normal: [M] bool, False for ectopic beats.
     """
     samples = round(recording.duration_s * DRIVE_HZ)
-    ecg, breathing = recording.ecg, None
+    ecg, breathing = recording.ecg, np.zeros(samples)
     rises = [] if ecg is None else _rises_of_ecg(ecg, beats, samples)
     for effort in reversed(recording.effort):  # of two that breathe, the first is the breathing
         if not _breathes(effort):
@@ -99,14 +98,20 @@ def drive_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
         rises.append(_rise(SWING, effort, size, samples))
         if effort.rate_hz >= MIN_JERK_HZ:
             rises.append(_rise(JERK, effort, size, samples))
-    if breathing is None:
-        breathing = _breathing_of(beats, normal, samples)
     movement = _movement(rises) if rises else np.zeros(samples)
     return Drive(recording.duration_s, beats, normal, breathing, movement)
 
 
+def body_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
+    """As `drive_of`; a night whose channels tell no breathing breathes as its heartbeats tell."""
+    drive = drive_of(recording, beats, normal)
+    if any(map(_breathes, recording.effort)):
+        return drive
+    return dataclasses.replace(drive, breathing=_rsa_breathing(drive))
+
+
 def inferred(recording: Recording) -> list[str]:
-    """What `drive_of` has to do without, in words; nothing for a night with ECG and breathing."""
+    """What `body_of` has no channel for, in words; nothing for a night with ECG and breathing."""
     breathes = any(map(_breathes, recording.effort))
     found = [] if breathes else ["breathing from the heartbeats"]
     return found if breathes or recording.ecg is not None else [*found, "no movement"]
@@ -123,7 +128,7 @@ def simulated_bcg(
       normal: [M] bool, False for ectopic beats.
       sensor: a name in `beds.SENSORS`.
     """
-    drive, rng = drive_of(recording, beats, normal), rng_of(recording.recording_id)
+    drive, rng = body_of(recording, beats, normal), rng_of(recording.recording_id)
     made = sensors.bcg(rng, drive, BCG_SAMPLING_HZ, sensor=sensor)
     return resample(made.values, made.rate_hz, BCG_HZ)
 
@@ -151,8 +156,9 @@ def _excursion(
     return np.clip(chest / np.maximum(spread, 1e-3 * largest), -3.0, 3.0), spread
 
 
-def _breathing_of(beats: NDArray, normal: NDArray, samples: int) -> NDArray[np.float64]:
+def _rsa_breathing(drive: Drive) -> NDArray[np.float64]:
     """Chest excursion of about ±1 on DRIVE_HZ, from the respiratory sinus arrhythmia of beats."""
+    beats, normal, samples = drive.beat_times_s, drive.beat_normal, len(drive.breathing)
     rr_s = np.diff(beats)
     usual_s = ndimage.median_filter(rr_s, RSA_BEATS, mode="nearest")
     nn = normal[1:] & normal[:-1] & (np.abs(rr_s - usual_s) <= RSA_CHANGE * usual_s)

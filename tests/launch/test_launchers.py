@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = {
     "quickstart": ("cohort", "soft_labels", "distill", "evaluation"),
     "simulate_cohort": ("cohort", "build"),
+    "fetch_slpdb": (),
     "build_dataset": ("dataset", "build"),
     "show_night": ("dataset",),
     "train_teacher": ("teacher", "teacher_train", "soft_labels", "execution"),
