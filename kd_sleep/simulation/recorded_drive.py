@@ -164,8 +164,9 @@ def _rsa_breathing(drive: Drive) -> NDArray[np.float64]:
     nn = normal[1:] & normal[:-1] & (np.abs(rr_s - usual_s) <= RSA_CHANGE * usual_s)
     if nn.sum() < 2:
         return np.zeros(samples)
-    clock_s = np.arange(samples) / DRIVE_HZ
-    return _excursion(-np.interp(clock_s, beats[1:][nn], rr_s[nn]), DRIVE_HZ, RSA_HZ)[0]
+    middle_s = 0.5 * (beats[1:] + beats[:-1])[nn]
+    shortening_s = -np.interp(np.arange(samples) / DRIVE_HZ, middle_s, rr_s[nn])
+    return _excursion(shortening_s, DRIVE_HZ, RSA_HZ)[0]
 
 
 _NONE = np.zeros(0, np.int64)

@@ -1,7 +1,6 @@
 """A table of one's own nights: read whatever wrote it, or refused by row and column."""
 
 import datetime
-import os
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +133,8 @@ WRONG = {
     "an id that is no file's name": ([HEAD, "../a,eve,beats.npy,"], "row 2, column id: '../a'"),
     "no subject": ([HEAD, "a,,beats.npy,"], "row 2, column subject: is empty"),
     "a file that is not there": (
-        [HEAD, "a,eve,beats.npy,", "", "b,eve,gone.npy,"], "row 4, column beats: no file .*gone.npy",
+        [HEAD, "a,eve,beats.npy,", "", "b,eve,gone.npy,"],
+        "row 4, column beats: no file .*gone.npy",
     ),
     "a folder": ([HEAD, "a,eve,.,"], "row 2, column beats: no file"),
     "nothing to read": ([HEAD, "a,eve,,"], "row 2, column ecg: the night has no ECG, no beats"),
@@ -151,7 +151,8 @@ WRONG = {
         ["id,subject,beats,start", "a,eve,beats.npy,evening"], "row 2, column start: 'evening'",
     ),
     "a start with a zone": (
-        ["id,subject,beats,start", "a,eve,beats.npy,2024-03-07T22:30:00Z"], "column start: .* local",
+        ["id,subject,beats,start", "a,eve,beats.npy,2024-03-07T22:30:00Z"],
+        "column start: .* local",
     ),
     "a rate in words": (
         ["id,subject,ecg,ecg_rate_hz", "a,eve,ecg.npy,fast"], "row 2, column ecg_rate_hz: 'fast'",
@@ -196,8 +197,13 @@ def test_a_bcg_that_would_not_be_read_is_no_silence(home, lines, config, told):
 
 
 STAGES = {
-    "names": (["n,stage", "1,W", "2,N1", "3,N2", "4,N3", "5,R", "6,?", "7,", "8,W"], [0, 2, 2, 3, 1, -1, -1, 0]),
-    "our own words": (["stage", "Wake", "Light", "Deep", "REM", "Unscored", "W"], [0, 2, 3, 1, -1, 0]),
+    "names": (
+        ["n,stage", "1,W", "2,N1", "3,N2", "4,N3", "5,R", "6,?", "7,", "8,W"],
+        [0, 2, 2, 3, 1, -1, -1, 0],
+    ),
+    "our own words": (
+        ["stage", "Wake", "Light", "Deep", "REM", "Unscored", "W"], [0, 2, 3, 1, -1, 0],
+    ),
     "as EDF+ has them": (["stage", "Sleep stage 4", "Sleep stage R", "Stage 1"], [3, 1, 2]),
     "codes": (["rk_code", "0", "2", "4", "5", "9", "1"], [0, 2, 3, 1, -1, 2]),
     "times": (["start_s,duration_s,stage", "60,60,R", "0,30,W"], [0, -1, 1, 1]),
@@ -298,10 +304,10 @@ def test_options_and_files_make_another_night(home):
     found = [
         fingerprint(nights_of(table(home, head, line))[0], NONE)
         for line in (
-            "a,eve,ecg.npy,125,", "a,eve,ecg.npy,125,", "a,eve,ecg.npy,124.9,", "a,adam,ecg.npy,125,",
+            "a,eve,ecg.npy,125,", "a,eve,ecg.npy,125,", "a,eve,ecg.npy,124.9,",
+            "a,adam,ecg.npy,125,",
             "a,eve,ecg.npy,125,beats.npy",
         )
     ]  # fmt: skip
     assert found[0] == found[1]
     assert len({*found}) == 4
-    os.utime(home / "ecg.npy")

@@ -1,4 +1,4 @@
-"""PhysioNet's slpdb: tiny records in its own format, whole, damaged and half there; the real ones."""
+"""PhysioNet's slpdb: tiny records whole, damaged and half there; the real ones."""
 
 import datetime
 import shutil
