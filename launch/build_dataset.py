@@ -51,10 +51,15 @@ def main() -> None:
     preset = flags.preset()
     config = preset.dataset
     source = _source(config)
-    if _BCG_DIR.value and not (config.bcg_source == "paired" and _SHHS_DIR.value):
+    if _BCG_DIR.value and config.bcg_source != "paired":
         raise ConfigError(
-            f"--bcg_dir={_BCG_DIR.value}: read with --shhs_dir and --bcg_source=paired alone.",
-            "Add --bcg_source=paired, or leave --bcg_dir out; a table names its BCG files itself.",
+            f"--bcg_dir={_BCG_DIR.value}: --bcg_source={config.bcg_source} reads no BCG files.",
+            "Add --bcg_source=paired, or leave --bcg_dir out.",
+        )
+    if _BCG_DIR.value and not _SHHS_DIR.value:
+        raise ConfigError(
+            f"--bcg_dir={_BCG_DIR.value}: it goes with --shhs_dir alone.",
+            "Name BCG files in column bcg of the table, and leave --bcg_dir out.",
         )
     bcg_dir = flags.path(_BCG_DIR) if _BCG_DIR.value else None
     data_dir, splits = flags.path(_DATA_DIR), _SPLITS.value

@@ -125,6 +125,22 @@ WRONG = {
         2,
         "Error: nowhere: no night of SHHS here",
     ),
+    "no source": (("build_dataset", "--data_dir=x"), 2, "Error: no source given. Name one source"),
+    "two sources": (
+        ("build_dataset", "--shhs_dir=x", "--slpdb_dir=y", "--data_dir=x"),
+        2,
+        "Error: --shhs_dir and --slpdb_dir given.",
+    ),
+    "no table": (
+        ("build_dataset", "--nights=none.csv", "--data_dir=x"),
+        2,
+        "Error: none.csv: is missing.",
+    ),
+    "no database": (
+        ("build_dataset", "--slpdb_dir=nowhere", "--data_dir=x"),
+        2,
+        "launch.fetch_slpdb",
+    ),
     "no flag but a word": (
         ("simulate_cohort", "--out=x", "please"),
         2,
