@@ -8,6 +8,7 @@ file formats are no settings: they stand with their sources in the module that u
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,8 @@ class Config:
                 raise ConfigError(f"{where} expected at most {bounds['high']}.")
             if bounds.get("above") is not None and not value > bounds["above"]:
                 raise ConfigError(f"{where} expected more than {bounds['above']}.")
+            if kind is float and not math.isfinite(value):
+                raise ConfigError(f"{where} expected a finite number.")
 
 
 # The student's two shapes: the article's to the letter, and one that sees its neighbours.
@@ -232,7 +235,9 @@ class DistillConfig(Config):
     alpha: float = setting(
         0.3, "Weight of the hard labels; 1 is the hard-label baseline.", low=0.0, high=1.0
     )
-    temperature: float = setting(4.0, "T, applied to the logits of both before softmax.", above=0.0)
+    temperature: float = setting(
+        4.0, "T, applied to the logits of both before softmax.", above=0.0, high=1000.0
+    )
     labelled_nights: int = setting(
         0, "Training nights whose scored stages the student may see; 0 means all.", low=0
     )

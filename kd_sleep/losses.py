@@ -71,7 +71,7 @@ def cross_entropy(
     values = log_norm - jnp.sum(jnp.where(_is_class(labels, z), z, 0.0), axis=-1)
     if isinstance(label_smoothing, jax.core.Tracer) or label_smoothing != 0:
         possible = ~_impossible(student)
-        count = jnp.maximum(jnp.sum(possible, axis=-1), 1)
+        count = jnp.maximum(jnp.sum(possible, axis=-1, dtype=jnp.float32), 1.0)
         uniform = log_norm - jnp.sum(jnp.where(possible, z, 0.0), axis=-1) / count
         values = (1.0 - epsilon) * values + epsilon * uniform
     return jnp.where(labels >= 0, values, 0.0) * _nan_beyond(labels, z)
@@ -180,7 +180,7 @@ def standardise_logits(logits: ArrayLike) -> jax.Array:
     """
     z = _logits("logits", logits)
     possible = ~_impossible(z)
-    count = jnp.maximum(jnp.sum(possible, axis=-1, keepdims=True), 1)
+    count = jnp.maximum(jnp.sum(possible, axis=-1, keepdims=True, dtype=jnp.float32), 1.0)
     mean = jnp.sum(jnp.where(possible, z, 0.0), axis=-1, keepdims=True) / count
     centred = jnp.where(possible, z - mean, 0.0)
     variance = jnp.sum(centred**2, axis=-1, keepdims=True) / count
@@ -414,7 +414,7 @@ def _tempered_pair(
 
 def _is_class(labels: jax.Array, logits: jax.Array) -> jax.Array:
     """[..., K]: True at each window's class."""
-    return labels[..., None] == jnp.arange(logits.shape[-1])
+    return labels[..., None] == jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
 
 
 def _nan_beyond(labels: jax.Array, logits: jax.Array) -> jax.Array:

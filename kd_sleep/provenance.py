@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kd_sleep.errors import TrainingError
 from kd_sleep.version import __version__
 
 _PACKAGES = (
@@ -77,6 +78,23 @@ def git_revision() -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The object that `write_json` wrote.
+
+    Raises:
+      TrainingError: no file that can be read, or no whole JSON object in it, with this `remedy`.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be read ({error.strerror}).", remedy) from error
+    except (ValueError, RecursionError) as error:
+        raise TrainingError(f"{path}: is damaged, no whole JSON.", remedy) from error
+    if not isinstance(found, dict):
+        raise TrainingError(f"{path}: is damaged, no JSON object.", remedy)
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -71,7 +71,11 @@ def preset() -> Preset:
             for field in dataclasses.fields(config)
             if field.name in flags.FLAGS and flags.FLAGS[field.name].value is not None
         }
-        changes[part] = dataclasses.replace(config, **named)
+        try:
+            changes[part] = dataclasses.replace(config, **named)
+        except ConfigError as error:
+            problem = error.problem.replace(f"{type(config).__name__}.", "--")
+            raise ConfigError(problem, error.remedy) from error
     return dataclasses.replace(chosen, **changes)
 
 
@@ -164,17 +168,23 @@ def _join_hosts() -> None:
 
 
 def _use_platform() -> None:
-    if "platform" not in flags.FLAGS or flags.FLAGS.platform is None:
+    if "platform" not in flags.FLAGS:
         return
     import jax
 
+    from kd_sleep.training.mesh import default_platform
+
+    jax.config.update("jax_enable_x64", False)  # whatever JAX_ENABLE_X64 says: all is float32
+    if flags.FLAGS.platform is None:
+        default_platform()
+        return
     platform = flags.FLAGS.platform
     if platform == "cpu":
         jax.config.update("jax_platforms", "cpu")
     # Whatever JAX picks by itself must be what was asked for; "gpu" stands for cuda and rocm alike.
-    if jax.default_backend() != platform:
+    if default_platform() != platform:
         raise ConfigError(
-            f"--platform={platform}: JAX finds none on this machine, only {jax.default_backend()}.",
+            f"--platform={platform}: JAX finds none on this machine, only {default_platform()}.",
             "Install the jax of that platform, or leave the flag out.",
         )
 

@@ -17,6 +17,14 @@ from kd_sleep.features.inputs import SCOPES, summary, teacher_inputs
 
 
 @dataclasses.dataclass(frozen=True)
+class Source:
+    """A split of the dataset in a folder."""
+
+    data_dir: Path
+    split: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Nights:
     """R nights with W windows in all; night r holds windows `first[r]` to `first[r] + windows[r]`.
 
@@ -31,12 +39,14 @@ class Nights:
         them; NaN where missing.
       summary_night, summary_past, summary_window: [W, F] float32, of the three scopes of
         `features.inputs.summary`.
-      bcg: [W, S] int16; times bcg_scale [W] it is in heartbeat amplitudes. None if not read.
+      bcg: [W, S] int16; times bcg_scale [W] it is in heartbeat amplitudes. None if not read: then
+        `datasets.stream` finds it by `source` and `positions`.
       rr_missing, bcg_missing, bcg_snr_db: [W] float32.
       teacher_digest: of what the teacher is shown of each night; soft labels hold for it alone.
       bcg_digest: of each night's BCG.
       positions: [R] of the records in the dataset's file.
       cohort, bcg_source: where the nights and their BCG come from.
+      source: what the records were read from; None if from no dataset.
     """
 
     recording_ids: tuple[str, ...]
@@ -63,6 +73,7 @@ class Nights:
     positions: NDArray[np.int64]
     cohort: str
     bcg_source: str
+    source: Source | None = None
 
     def __len__(self) -> int:
         return len(self.recording_ids)
@@ -73,7 +84,13 @@ class Nights:
         return np.cumsum(self.windows) - self.windows
 
     def columns(self, names: tuple[str, ...]) -> dict[str, NDArray]:
-        """Columns [W, ...] by name."""
+        """Columns [W, ...] by name.
+
+        Raises:
+          DatasetError: the BCG's samples, which were not read.
+        """
+        if "bcg" in names and self.bcg is None:
+            raise DatasetError("These nights were read without the BCG's samples.")
         return {name: getattr(self, name) for name in names}
 
     def split(self, column: NDArray) -> list[NDArray]:
@@ -201,7 +218,8 @@ def read_split(
         raise DatasetError(
             f"{data_dir}: {split} holds subjects that are not its own: {sorted(stray)}."
         )
-    return stack(sorted(records, key=lambda record: record["recording_id"]))
+    nights = stack(sorted(records, key=lambda record: record["recording_id"]))
+    return dataclasses.replace(nights, source=Source(Path(data_dir), split))
 
 
 def stack(records: list[dict]) -> Nights:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 
 import grain
 import numpy as np
@@ -45,21 +44,18 @@ class _NightsInOrder:
         return number, row, bcg
 
 
-def stream_bcg(
-    data_dir: Path, split: str, nights: Nights, crops: Crops, first_step: int = 0
-) -> Iterator[NDArray[np.int16]]:
+def stream_bcg(nights: Nights, crops: Crops, first_step: int = 0) -> Iterator[NDArray[np.int16]]:
     """BCG [B, L, S] int16 of batch after batch, from number `first_step` on, without end.
 
     Windows beyond a night's ends repeat its first or last one, as `gather` does.
 
     Args:
-      data_dir: folder of the dataset.
-      split: the split that `nights` was read from, or selected from.
-      nights: the split without its BCG.
-      crops: which windows each batch holds.
+      nights: a split without its BCG, or some of its nights in any order.
+      crops: which windows of these nights each batch holds.
       first_step: number of the first batch.
     """
-    records, _ = open_split(data_dir, split, ("bcg",))
+    assert nights.source is not None
+    records, _ = open_split(nights.source.data_dir, nights.source.split, ("bcg",))
     source = _NightsInOrder(records, nights, crops, first_step)
     coming = iter(
         grain.MapDataset.source(source).to_iter_dataset(

@@ -35,6 +35,7 @@ from kd_sleep.training.distill import (
 from kd_sleep.training.fit_kept_share import features_of, load_kept_share, outputs
 from kd_sleep.training.loop import predict, settings_of
 from kd_sleep.training.metrics_log import read_metrics
+from kd_sleep.training.seen_subjects import assert_unseen
 from kd_sleep.training.soft_labels import fingerprint
 
 
@@ -66,8 +67,9 @@ def evaluate(
       `sqi_judged.judge_sqi` where there is one, "data", "provenance", and `extra`.
 
     Raises:
-      TrainingError: a student of another teacher, a folder without a trained run, or a network
-        whose logits are not finite.
+      TrainingError: a model that was trained on subjects that it is to be scored on
+        (`seen_subjects.assert_unseen`), a student of another teacher, a folder without a trained
+        run, or a network whose logits are not finite.
       DatasetError: no dataset, or none of its nights scored.
     """
     taken = {scores.TEACHER, scores.MAJORITY, scores.TIME_OF_NIGHT} & set(students)
@@ -80,6 +82,11 @@ def evaluate(
     reading = any(reads_samples(from_dict(StudentConfig, run["model"])) for run in runs.values())
     validation = read_split(data_dir, "validation", samples=reading)
     splits = {split: nights, "validation": validation}
+    models = {
+        f"{scores.TEACHER} in {path}": run for path, run in zip(teachers, taught, strict=True)
+    }
+    models |= {f"{student} in {students[student]}": run for student, run in runs.items()}
+    assert_unseen(models, splits, [train.digest(), validation.digest()])
     name = "+".join(load_teacher(teacher, nights)[2] for teacher in teachers)
     logits: dict[str, dict[str, list[NDArray]]] = {
         each: {scores.TEACHER: teacher_log_probs(teachers, asked)} for each, asked in splits.items()

@@ -78,9 +78,9 @@ def export_student(workdir: Path, out: Path) -> Exported:
 def serialized(student: Trained) -> bytes:
     """The student's program for `PLATFORMS`, any B and L from 1 on."""
     arguments = open_arguments(student)
-    return bytes(
-        export.export(jax.jit(student.function), platforms=PLATFORMS)(*arguments).serialize()
-    )
+    with jax.enable_x64(False):
+        exported = export.export(jax.jit(student.function), platforms=PLATFORMS)(*arguments)
+    return bytes(exported.serialize())
 
 
 def open_arguments(student: Trained) -> tuple[tuple, tuple, jax.ShapeDtypeStruct]:

@@ -25,6 +25,7 @@ from kd_sleep.inference import container
 from kd_sleep.models.kept_share import KeptShare
 from kd_sleep.signals import j_peaks
 from kd_sleep.stages import NUM_STAGES, STAGE_NAMES
+from kd_sleep.training.mesh import default_platform
 
 if TYPE_CHECKING:  # flax is for work folders alone
     from kd_sleep.config import StudentConfig
@@ -89,7 +90,9 @@ def load_program(path: str | os.PathLike) -> Program:
     Raises:
       ExportError: nothing there, or a file that cannot be used.
       TrainingError: a folder without a trained student.
+      ConfigError: JAX_PLATFORMS names what is absent.
     """
+    default_platform()
     if Path(path).is_dir():
         return trained(path).program()
     if not Path(path).exists():
@@ -121,7 +124,8 @@ def bound(function: Function, weights: Weights, shapes: Shapes) -> Callable:
 
     def call(inputs: Mapping[str, ArrayLike], valid_BL: ArrayLike) -> tuple[NDArray, NDArray]:
         arrays, valid_BL = checked(inputs, valid_BL, shapes)
-        logits_BLK, log_scale_BL = run(values, arrays, valid_BL)
+        with jax.enable_x64(False):
+            logits_BLK, log_scale_BL = run(values, arrays, valid_BL)
         return np.asarray(logits_BLK), np.asarray(log_scale_BL)
 
     return call

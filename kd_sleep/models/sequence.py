@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Root mean square 1 over channels, no parameters (Zhang & Sennrich 2019, arXiv 1910.07467): the
-# gradients of a LayerNorm's scale and bias are sums over all windows, slow on a CPU.
-Norm = functools.partial(nn.RMSNorm, use_scale=False)
+
+class Norm(nn.RMSNorm):
+    """Root mean square 1 over channels, no parameters (Zhang & Sennrich 2019, arXiv 1910.07467).
+
+    The gradients of a LayerNorm's scale and bias are sums over all windows, slow on a CPU.
+    """
+
+    use_scale: bool = False
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        with jax.numpy_dtype_promotion("standard"):  # Flax takes the mean of bfloat16 in float32
+            return super().__call__(x)
 
 
 class Context(nn.Module):

@@ -62,7 +62,7 @@ class SeriesNetwork(nn.Module):
         for width, size in ((half, 9), (half, 5), (self.width, 5)):
             x = nn.relu(StridedConv(width, size, 2, self.dtype)(x))
         x = Norm(dtype=self.dtype)(pool(x)).reshape(*valid_BL.shape, -1)
-        x = jnp.concatenate([x, features_BLF], axis=-1)
+        x = jnp.concatenate([x, features_BLF.astype(self.dtype)], axis=-1)
         x = nn.Dense(self.width, dtype=self.dtype)(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = Context(self.width, self.context_windows, self.dtype, self.causal)(x, valid_BL)
@@ -90,6 +90,7 @@ class SignalStage(nn.Module):
         # A second's samples are channels: a quarter of the places.
         x = x.reshape(batch * length if self.alone else batch, -1, per_s * channels)
         there = jnp.repeat(valid_BL, samples // per_s, axis=-1).reshape(*x.shape[:2], 1)
+        there = there.astype(self.dtype)
         x = nn.Dense(self.width, dtype=self.dtype)(x)
         for reach in REACHES if not self.alone else REACHES[:4]:
             y = Norm(dtype=self.dtype)(x) * there

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -359,11 +360,19 @@ def _read_scoring(night: ShhsFiles) -> tuple[Path, Scoring]:
 
 
 def _cohort(night: ShhsFiles, *texts: str) -> str:
-    """`recorded`, or the simulator that one of the files' texts, or the cohort's card, names."""
-    for text in texts:
-        if text.startswith(SIMULATOR):
-            return text
-    return SIMULATOR if (_shhs_dir(night) / SIMULATION_CARD).exists() else RECORDED
+    """`recorded`, or the simulator that one of the files' texts, or the cohort's card, names.
+
+    The card names the seed, too: subjects of two cohorts have the same ids.
+    """
+    card = _shhs_dir(night) / SIMULATION_CARD
+    simulator = next((text for text in texts if text.startswith(SIMULATOR)), None)
+    if not card.exists():
+        return simulator or RECORDED
+    try:
+        seed = json.loads(card.read_bytes())["settings"]["cohort_seed"]
+    except (OSError, ValueError, LookupError, TypeError):  # another simulator's
+        return simulator or SIMULATOR
+    return f"{simulator or SIMULATOR}, seed {seed}"
 
 
 def _shhs_dir(night: ShhsFiles) -> Path:

@@ -34,7 +34,8 @@ from kd_sleep.training.distill import (
     train_teacher,
 )
 from kd_sleep.training.fit_kept_share import teacher_on, write_kept_share
-from kd_sleep.training.loop import KAPPA, claim
+from kd_sleep.training.loop import KAPPA, claim, settings_of
+from kd_sleep.training.seen_subjects import assert_unseen
 
 
 def run_study(
@@ -61,7 +62,8 @@ def run_study(
       closely, "study", and "ladder" where there is one.
 
     Raises:
-      TrainingError: other settings in `workdir`; fewer scored nights than `handful`.
+      TrainingError: a teacher that was trained on the test subjects, other settings in `workdir`,
+        or fewer scored nights than `handful`.
       DatasetError: no dataset there, or none of its test nights scored.
     """
     if not teachers:
@@ -82,6 +84,11 @@ def run_study(
         range(preset.study.study_seeds),
         preset.augment,
         preset.execution,
+    )
+    assert_unseen(
+        {f"{scores.TEACHER} in {path}": settings_of(path, "teacher") for path in teachers},
+        {"test": bench.test, "validation": bench.material.validation},
+        bench.material.data,
     )
     settings: dict[str, Any] = {name: to_dict(getattr(preset, name)) for name in _PARTS}
     settings["grid"] = {name: list(values) for name, values in vars(grid).items()}

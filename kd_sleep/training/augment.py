@@ -157,12 +157,12 @@ def _movements(
     place, there, (long, strong) = _spans(span_key, rows, places, expected, count)
     length_s = jnp.exp(math.log(6.0) + 0.45 * ndtri(long)).clip(*MOVEMENT_S)
     low, high = map(math.log, STRENGTH)
-    top = there * jnp.exp(low + (high - low) * strong)
-    phase = (jnp.arange(most) + 0.5) / (length_s[..., None] * BCG_HZ)
+    top = jnp.where(there, jnp.exp(low + (high - low) * strong), 0.0)
+    phase = (jnp.arange(most, dtype=jnp.float32)[None, None] + 0.5) / (length_s[..., None] * BCG_HZ)
     envelope = jnp.where(phase < 1.0, jnp.sin(jnp.pi * phase) ** 2, 0.0)
     kernel = _kernel()
     noise = jax.random.normal(noise_key, (rows, count, len(kernel))) @ jnp.asarray(kernel)
-    where = place[..., None] + jnp.arange(most)
+    where = place[..., None] + jnp.arange(most)[None, None]
     out = jnp.zeros((rows, places + most - 1), jnp.float32)
     out = out.at[jnp.arange(rows)[:, None, None], where].add(top[..., None] * envelope * noise)
     return out[:, most - 1 : most - 1 + total]

@@ -1,7 +1,8 @@
-"""Checkpoints by Orbax: one that holds the newest state, to go on from, and the best, to use."""
+"""Checkpoints by Orbax: each holds the newest state, to go on from, and the best, to use."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from flax import struct
 
 from kd_sleep.errors import TrainingError
 from kd_sleep.training.steps import TrainState
+
+COPY_AGAIN = "Copy the folder again from where it is whole, or delete it and train again."
 
 
 class Progress(struct.PyTreeNode):
@@ -47,17 +50,25 @@ def keep_best(progress: Progress, kappa: jax.Array) -> Progress:
 
 
 class Checkpoints:
-    """The newest checkpoint of a run. One writer to a folder; readers open it `read_only`."""
+    """The newest two checkpoints of a run. One writer to a folder; readers open it `read_only`.
+
+    Attributes:
+      damage: what `latest` found damaged and left out, to follow a sentence; empty for nothing.
+    """
 
     def __init__(self, folder: Path, *, read_only: bool = False):
+        if folder.exists() and not folder.is_dir():
+            raise TrainingError(
+                f"{folder}: is a file, expected a folder of checkpoints.", COPY_AGAIN
+            )
         if read_only and not folder.is_dir():
             raise TrainingError(f"{folder}: no checkpoint here.", "Train first.")
-        self._folder = folder
+        self._folder, self._read_only, self.damage = folder, read_only, ""
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=1,
+                max_to_keep=2,
                 cleanup_tmp_directories=not read_only,  # what a killed run left half written
                 create=not read_only,
                 read_only=read_only,
@@ -70,23 +81,55 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(progress), force=True)
 
     def latest_step(self) -> int:
-        """The newest step; 0 where there is none."""
+        """The newest step, sound or not; 0 where there is none."""
         return self._manager.latest_step() or 0
 
-    def latest(self, like: Progress, sharding: jax.sharding.Sharding) -> Progress:
-        """The newest progress, placed as `sharding` says, whatever machine saved it.
+    def latest(
+        self, like: Progress, sharding: jax.sharding.Sharding
+    ) -> tuple[int, Progress] | None:
+        """Step and progress of the newest sound checkpoint; None where nothing was saved.
+
+        Where the newest is damaged the one before it is taken, with a note; a writer then removes
+        the damaged one.
 
         Args:
           like: its shapes and dtypes.
-          sharding: of every array.
+          sharding: of every array, whatever machine saved it.
 
         Raises:
-          TrainingError: where nothing was saved, or by another architecture.
+          TrainingError: a checkpoint of another architecture, or all of them damaged.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            raise TrainingError(f"{self._folder}: no checkpoint here.", "Train first.")
+        damaged: dict[int, str] = {}
+        progress = None
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                progress = self._restored(step, like, sharding)
+                break
+            except TrainingError:
+                raise
+            except Exception as error:  # whatever Orbax makes of files that are not whole
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+                damaged[step] = reason
+        if damaged:
+            steps = " and ".join(f"step {step} ({reason})" for step, reason in damaged.items())
+            self.damage = f"; damaged: {steps}"
+        if progress is None:
+            if damaged:
+                raise TrainingError(
+                    f"{self._folder}: no sound checkpoint{self.damage}.", COPY_AGAIN
+                )
+            return None
+        if damaged and not self._read_only:
+            print(f"{self._folder}: goes on from step {step}{self.damage}.", file=sys.stderr)
+            for broken in damaged:
+                self._manager.delete(broken)
+        return step, progress
+
+    def _restored(self, step: int, like: Progress, sharding: jax.sharding.Sharding) -> Progress:
+        """The progress saved at a step; raises anything where it is damaged."""
         saved, wanted = _shapes(self._manager.item_metadata(step)), _shapes(like)
+        if not saved:
+            raise ValueError("nothing tells its arrays")
         differing = [name for name in {*saved, *wanted} if saved.get(name) != wanted.get(name)]
         if differing:
             name = min(differing)
@@ -99,12 +142,21 @@ class Checkpoints:
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
         )
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        progress = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        if not jax.jit(_is_sound)(progress.state, progress.best):
+            raise ValueError("its arrays are not finite")
+        return progress
 
     def close(self) -> None:
         """Returns once everything is written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _is_sound(*trees: Any) -> jax.Array:
+    """Whether all numbers in these trees are finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

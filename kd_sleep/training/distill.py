@@ -38,7 +38,8 @@ from kd_sleep.stages import NUM_STAGES, UNSCORED
 from kd_sleep.training import soft_labels
 from kd_sleep.training.checkpoints import Progress
 from kd_sleep.training.fit_kept_share import teacher_on, write_kept_share
-from kd_sleep.training.loop import TRAINED_ON, Run, fit, load_best, predict, settings_of
+from kd_sleep.training.loop import Run, fit, load_best, predict, settings_of
+from kd_sleep.training.seen_subjects import SEEN, TRAINED_ON, seen
 from kd_sleep.training.steps import (
     distillation_objective,
     hard_label_objective,
@@ -76,7 +77,10 @@ def train_teacher(
     settings = {"model": to_dict(model), "train": to_dict(train), "folds": folds}
 
     def trained(folder: Path, nights: Nights, **more: Any) -> Any:
-        data = {"data": [nights.digest(), validation.digest()]}
+        data = {
+            "data": [nights.digest(), validation.digest()],
+            TRAINED_ON: nights.origin() | {SEEN: [seen(nights, validation)]},
+        }
         run = teacher_run(settings | data | more)
         return fit(run, nights, validation, folder, execution).best
 
@@ -174,7 +178,6 @@ class Lesson:
       columns: [W, ...] beside the student's own: `teacher_logits` [W, M, K] of M teachers.
       stage_weights: [K] what a label of each stage weighs.
       settings: what of all this a run's settings record.
-      stream: BCG of the training nights from disk, where it was not read into memory.
     """
 
     nights: Nights
@@ -182,24 +185,11 @@ class Lesson:
     columns: dict[str, NDArray]
     stage_weights: NDArray | None
     settings: dict[str, Any]
-    stream: Any
-
-    def select(self, rows: NDArray[np.int64]) -> Lesson:
-        """The same of these training nights alone; not of a lesson that streams its BCG."""
-        columns = {name: self.nights.split(column) for name, column in self.columns.items()}
-        return dataclasses.replace(
-            self,
-            nights=self.nights.select(rows),
-            columns={
-                name: np.concatenate([of_night[row] for row in rows])
-                for name, of_night in columns.items()
-            },
-        )
 
     def teach(self, run: Run, workdir: Path, execution: ExecutionConfig) -> Progress:
         """`fit` on all this, and on the ECG's tachogram where the run has a signal stage."""
         columns = self.columns | self.nights.columns(signal_columns(run))
-        return fit(run, self.nights, self.validation, workdir, execution, columns, self.stream)
+        return fit(run, self.nights, self.validation, workdir, execution, columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,8 +202,7 @@ class Material:
       folds: of each of them; 0 where it labelled its training nights itself.
       teacher_logits: [W, M, K].
       data: digests of both splits.
-      data_dir: that they were read from.
-      bcg_on_disk: whether the training nights' BCG was left there.
+      seen: `seen_subjects.seen` of the teachers.
     """
 
     nights: Nights
@@ -222,8 +211,7 @@ class Material:
     folds: list[int]
     teacher_logits: NDArray[np.float32]
     data: tuple[str, str]
-    data_dir: Path
-    bcg_on_disk: bool
+    seen: list[dict[str, str]]
 
     def select(self, rows: NDArray[np.int64]) -> Material:
         """These training nights alone."""
@@ -267,10 +255,14 @@ class Material:
                     "subjects": len(set(nights.subject_ids)),
                     "validation_nights": len(self.validation),
                     "snr_db": _snr_db(nights),
+                    SEEN: _unique([seen(nights, self.validation), *self.seen]),
                 },
             },
-            functools.partial(_stream, self.data_dir, nights) if self.bcg_on_disk else None,
         )
+
+
+def _unique(entries: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [entry for n, entry in enumerate(entries) if entry not in entries[:n]]
 
 
 def _snr_db(nights: Nights) -> dict[str, float] | None:
@@ -300,8 +292,8 @@ def read_material(
       execution: whether samples stay on disk.
       samples: whether the students read the BCG's samples.
     """
-    on_disk = samples and execution.dataset_in == "disk"
-    nights = read_split(data_dir, "train", samples=samples and not on_disk)
+    in_memory = samples and execution.dataset_in != "disk"
+    nights = read_split(data_dir, "train", samples=in_memory)
     validation = read_split(data_dir, "validation", samples=samples)
     names, logits = [], []
     for teacher in teachers:
@@ -317,15 +309,12 @@ def read_material(
         [_folds_of_teacher(teacher) for teacher in teachers],
         np.stack(logits, axis=1),
         (nights.digest(), validation.digest()),
-        data_dir,
-        on_disk,
+        [entry for teacher in teachers for entry in _seen_by(teacher)],
     )
 
 
-def _stream(data_dir: Path, nights: Nights, crops: Any, first_step: int) -> Any:
-    from kd_sleep.datasets.stream import stream_bcg  # Grain, which only this needs
-
-    return stream_bcg(data_dir, "train", nights, crops, first_step)
+def _seen_by(teacher: Path) -> list[dict[str, str]]:
+    return settings_of(teacher, "teacher").get(TRAINED_ON, {}).get(SEEN, [])
 
 
 def _stage_weights(labels: NDArray, balance: float) -> NDArray[np.float64] | None:

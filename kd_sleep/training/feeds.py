@@ -127,8 +127,8 @@ def fits_on_device(columns_bytes: int, mesh: Mesh) -> bool:
     return columns_bytes / mesh.size < SHARE_OF_DEVICE * stats.get("bytes_limit", 0)
 
 
-def choose(dataset_in: str, nights_bytes: int, mesh: Mesh, has_bcg: bool) -> str:
-    """device, host or disk, where the setting says auto; otherwise what it says.
+def choose(dataset_in: str, nights_bytes: int, mesh: Mesh) -> str:
+    """device or host, where the setting says auto; otherwise what it says.
 
     Raises:
       TrainingError: columns that do not fit on devices that were asked for.
@@ -141,8 +141,6 @@ def choose(dataset_in: str, nights_bytes: int, mesh: Mesh, has_bcg: bool) -> str
         )
     if dataset_in == "auto":
         return "device" if on_accelerator and fits_on_device(nights_bytes, mesh) else "host"
-    if dataset_in == "disk" and not has_bcg:
-        return "host"  # nothing large to stream
     return dataset_in
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,13 +24,20 @@ from kd_sleep.config import AugmentConfig, ExecutionConfig, TrainConfig
 from kd_sleep.datasets.batches import Crops, whole_nights
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import Stopped, TrainingError
-from kd_sleep.provenance import provenance, write_json
+from kd_sleep.provenance import provenance, read_json, write_json
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.training import feeds
-from kd_sleep.training.checkpoints import Checkpoints, Progress, keep_best, start_of
+from kd_sleep.training.checkpoints import (
+    COPY_AGAIN,
+    Checkpoints,
+    Progress,
+    keep_best,
+    start_of,
+)
 from kd_sleep.training.mesh import by_members, data_mesh, local_rows, put, whole
 from kd_sleep.training.meter import Meter
 from kd_sleep.training.metrics_log import MetricsLog
+from kd_sleep.training.seen_subjects import TRAINED_ON
 from kd_sleep.training.steps import (
     Batch,
     Objective,
@@ -44,7 +50,6 @@ from kd_sleep.training.steps import (
 )
 
 KAPPA = "validation_kappa"
-TRAINED_ON = "trained_on"  # of settings: the data in words; that it is the same, digests tell
 PROFILED_STEPS = 10
 _LAUNCHERS = {"teacher": "train_teacher", "student": "distill_student", "sweep": "sweep"}
 
@@ -116,7 +121,6 @@ def fit(
     workdir: Path,
     execution: ExecutionConfig,
     more_columns: Mapping[str, NDArray] | None = None,
-    stream: Callable[[Crops, int], Iterator[NDArray]] | None = None,
 ) -> Progress:
     """Trains, or goes on training, in `workdir`.
 
@@ -125,13 +129,12 @@ def fit(
 
     Args:
       run: what to train.
-      nights: training nights.
+      nights: training nights; BCG samples that they lack are streamed from their dataset.
       validation: nights whose kappa tells the best parameters.
       workdir: settings.json, metrics.jsonl, performance.jsonl, tensorboard/ and checkpoints/ go
         here.
       execution: where the dataset lies, whether to profile.
       more_columns: [W, ...] that the objective reads beside the network's, such as teacher logits.
-      stream: (crops, first step) -> BCG batches from disk, where `nights` has none.
 
     Returns:
       The progress at the last step, on the host; its `best` are the parameters to use.
@@ -156,9 +159,7 @@ def fit(
     local_rows(mesh, config.batch_size, run.members)  # does it divide by the devices?
     claim(workdir, run.kind, run.settings)
     crops = Crops(nights.windows, config.batch_size, config.sequence_windows, config.batch_seed)
-    in_memory = tuple(name for name in run.columns if stream is None or name != "bcg")
-    columns = nights.columns((*in_memory, "label")) | dict(more_columns or {})
-    feed, advance = _feed_and_step(run, columns, crops, mesh, execution, stream)
+    feed, advance = _feed_and_step(run, nights, dict(more_columns or {}), crops, mesh, execution)
     example = next(whole_nights(validation, run.columns, batch_size=1))
     state_sharding, _ = shardings(mesh, run.members)
     begin = jax.jit(lambda: run.begin(example), out_shardings=state_sharding)
@@ -166,9 +167,8 @@ def fit(
     validate = _validator(run, validation, mesh)
 
     checkpoints = Checkpoints(workdir / "checkpoints")
-    step = first_step = checkpoints.latest_step()
-    like = jax.eval_shape(begin)
-    progress = checkpoints.latest(like, state_sharding) if first_step else begin()
+    step, progress = checkpoints.latest(jax.eval_shape(begin), state_sharding) or (0, begin())
+    first_step = step
     log, meter = MetricsLog(workdir, first_step), Meter(config.batch_size * config.sequence_windows)
     profile = _Profile(workdir / "profile" if execution.profile else None, first_step + 1)
     bar = tqdm(
@@ -228,20 +228,27 @@ def fit(
 
 def _feed_and_step(
     run: Run,
-    columns: dict[str, NDArray],
+    nights: Nights,
+    more_columns: dict[str, NDArray],
     crops: Crops,
     mesh: Mesh,
     execution: ExecutionConfig,
-    stream: Callable[[Crops, int], Iterator[NDArray]] | None,
 ) -> tuple[feeds.Feed, Callable]:
     """Batches, and the step that takes them, for where the dataset lies."""
+    bcg_from = None
+    names = [*run.columns, "label"]
+    if "bcg" in names and nights.bcg is None:
+        from kd_sleep.datasets.stream import stream_bcg  # Grain, which only this needs
+
+        bcg_from = functools.partial(stream_bcg, nights, crops)
+        names.remove("bcg")
+    columns = nights.columns(tuple(names)) | more_columns
     arguments = (run.objective, run.train, mesh, run.augmentation)
     size = sum(column.nbytes for column in columns.values())
-    if feeds.choose(execution.dataset_in, size, mesh, stream is not None) == "device":
+    if bcg_from is None and feeds.choose(execution.dataset_in, size, mesh) == "device":
         step = make_resident_step(*arguments, members=run.members)
         on_device = feeds.upload(columns, mesh)
         return feeds.resident_feed(on_device, crops, mesh, members=run.members), step
-    bcg_from = functools.partial(stream, crops) if stream else None
     return (
         feeds.host_feed(columns, crops, mesh, bcg_from, run.members),
         make_train_step(*arguments, members=run.members),
@@ -341,10 +348,13 @@ def _assert_finite(metrics: Scalars, step: int, workdir: Path) -> None:
 
 
 def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
-    """Writes a run's settings, or makes sure that those in the folder are the same."""
+    """Writes a run's settings, or makes sure that those in the folder are the same.
+
+    What only describes the data is brought up to date: older runs say less of it.
+    """
     path = workdir / "settings.json"
     if path.exists():
-        found = json.loads(path.read_text())
+        found = _read(path)
         if found["kind"] != kind:
             raise TrainingError(f"{workdir} holds a {found['kind']}.", "Name another --workdir.")
         there, here = _flat(found["settings"]), _flat(settings)
@@ -358,6 +368,8 @@ def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
                 f"{workdir} holds a {found['kind']} with other settings: {', '.join(differing)}.",
                 "Go on with the same flags, or name another --workdir.",
             )
+        if found["settings"] != settings and jax.process_index() == 0:  # words on the same data
+            write_json(path, found | {"settings": settings})
     elif jax.process_index() == 0:
         write_json(path, {"kind": kind, "settings": settings, **provenance()})
 
@@ -384,18 +396,29 @@ def settings_of(workdir: Path, kind: str) -> dict[str, Any]:
     """The settings of a trained run.
 
     Raises:
-      TrainingError: no run of that kind in the folder.
+      TrainingError: no run of that kind in the folder, or damaged settings.
     """
     path = workdir / "settings.json"
     found: dict[str, Any] = {"kind": "nothing trained"}
     if path.exists():
-        found = json.loads(path.read_text())
+        found = _read(path)
     if found["kind"] != kind:
         raise TrainingError(
             f"{workdir}: expected a trained {kind}, found {found['kind']}.",
             f"Train one with `python -m launch.{_LAUNCHERS[kind]}`.",
         )
+    for part in ("model", "train"):
+        if not isinstance(found["settings"].get(part), dict):
+            raise TrainingError(f"{path}: is damaged, it has no {part}.", COPY_AGAIN)
     return found["settings"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A settings.json."""
+    found = read_json(path, COPY_AGAIN)
+    if not isinstance(found.get("kind"), str) or not isinstance(found.get("settings"), dict):
+        raise TrainingError(f"{path}: is damaged, it has no kind or no settings.", COPY_AGAIN)
+    return found
 
 
 def load_best(run: Run, nights: Nights, workdir: Path) -> Any:
@@ -407,18 +430,21 @@ def load_best(run: Run, nights: Nights, workdir: Path) -> Any:
       workdir: the folder.
 
     Raises:
-      TrainingError: no checkpoint, one of another architecture, or a run that has not ended.
+      TrainingError: no sound checkpoint, one of another architecture, or a run that has not ended.
     """
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     example = next(whole_nights(nights, run.columns, batch_size=1))
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        progress = checkpoints.latest(jax.eval_shape(lambda: run.begin(example)), here)
-        if checkpoints.latest_step() < run.train.steps:
-            raise TrainingError(
-                f"{workdir}: stopped at step {checkpoints.latest_step()} of {run.train.steps}.",
-                "Give the command that started it again: it goes on from there.",
-            )
+        found = checkpoints.latest(jax.eval_shape(lambda: run.begin(example)), here)
     finally:
         checkpoints.close()
+    if found is None:
+        raise TrainingError(f"{workdir}: no checkpoint here.", "Train first.")
+    step, progress = found
+    if step < run.train.steps:
+        raise TrainingError(
+            f"{workdir}: stopped at step {step} of {run.train.steps}{checkpoints.damage}.",
+            "Give the command that started it again: it goes on from there.",
+        )
     return progress.best

@@ -14,9 +14,25 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from kd_sleep.errors import TrainingError
+from kd_sleep.errors import ConfigError, TrainingError
 
 AXIS = "data"
+
+
+def default_platform() -> str:
+    """The platform that JAX computes on.
+
+    Raises:
+      ConfigError: JAX_PLATFORMS names one that this machine does not have.
+    """
+    try:
+        return jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # the latter of a plugin without its library
+        raise ConfigError(
+            f"JAX_PLATFORMS={jax.config.jax_platforms}: JAX finds no such device on this machine;"
+            " cpu is there.",
+            "Unset JAX_PLATFORMS, which takes the best there is, or set it to cpu.",
+        ) from error
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

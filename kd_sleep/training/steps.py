@@ -129,7 +129,8 @@ def make_update(
             (loss, scalars), gradient = value_and_gradient(batch, 0)
         else:
             (loss, scalars), gradient = _sum_over(value_and_gradient, batch, config.accumulate)
-        state = state.apply_gradients(grads=gradient)
+        with jax.numpy_dtype_promotion("standard"):  # Optax's schedules divide an int32 step
+            state = state.apply_gradients(grads=gradient)
         if state.average is not None:
             average = optax.incremental_update(state.params, state.average, 1.0 - config.ema_decay)
             state = state.replace(average=average)
@@ -309,14 +310,14 @@ def compiler_options() -> dict[str, str]:
 
 
 def _seen(batch: Batch) -> jax.Array:
-    return batch["valid_BL"] * (1.0 - batch["bcg_missing"])
+    return jnp.where(batch["valid_BL"], 1.0 - batch["bcg_missing"], 0.0)
 
 
 def hard_label_objective() -> Objective:
     """The teacher's: cross-entropy, weighted by how much of each window has NN intervals."""
 
     def weigh(batch: Batch) -> Scalars:
-        return {"label_weights": (1.0 - batch["rr_missing"]) * (batch["label"] >= 0)}
+        return {"label_weights": jnp.where(batch["label"] >= 0, 1.0 - batch["rr_missing"], 0.0)}
 
     def loss(logits_BLK, sown, batch, settings):
         ce = weighted_mean(
@@ -344,7 +345,7 @@ def distillation_objective(
 
     def weigh(batch: Batch) -> Scalars:
         seen = _seen(batch)
-        labels = seen * (batch["label"] >= 0)
+        labels = jnp.where(batch["label"] >= 0, seen, 0.0)
         if stage_weights is not None:
             labels *= jnp.asarray(stage_weights, jnp.float32)[jnp.maximum(batch["label"], 0)]
         return {
@@ -374,7 +375,7 @@ def distillation_objective(
         scalars = {
             "cross_entropy": aux["cross_entropy"],
             "kl": aux["kl"],
-            "labelled_share": jnp.sum(batch["seen"] * (batch["label"] >= 0))
+            "labelled_share": jnp.sum(jnp.where(batch["label"] >= 0, batch["seen"], 0.0))
             / jnp.maximum(batch["seen_total"], 1.0),
         }
         if config.signal_weight and "tachogram_mean" in sown:
@@ -408,7 +409,8 @@ def signal_loss(
     target_s = (1.0 + batch["tachogram"] / 10.0) * night_s
     target = jnp.clip((target_s / level_BL[..., None] - 1.0) * 10.0, -10.0, 10.0)
     nll = jnp.abs(target - mean_BLT) * jnp.exp(-log_scale_BLT) + log_scale_BLT
-    per_window = jnp.sum(jnp.where(valid, nll, 0.0), -1) / jnp.maximum(jnp.sum(valid, -1), 1)
+    count = jnp.maximum(jnp.sum(valid, -1, dtype=jnp.float32), 1.0)
+    per_window = jnp.sum(jnp.where(valid, nll, 0.0), -1) / count
     return weighted_mean(per_window, batch["kl_weights"], batch["kl_weights_total"])
 
 

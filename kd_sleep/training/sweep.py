@@ -236,7 +236,9 @@ def write_student(
     mine = jax.tree.map(lambda leaf: np.asarray(leaf[number]), progress)
     checkpoints = Checkpoints(workdir / "checkpoints")
     step = int(mine.state.step)
-    if checkpoints.latest_step() != step:
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    found = checkpoints.latest(mine, here)
+    if found is None or found[0] != step:
         checkpoints.save(step, mine)
     checkpoints.close()
     log = MetricsLog(workdir, 0)

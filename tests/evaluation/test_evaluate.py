@@ -14,6 +14,7 @@ from kd_sleep.evaluation import evaluate as evaluate_module
 from kd_sleep.evaluation import scores
 from kd_sleep.evaluation.evaluate import _assert_comparable, evaluate
 from kd_sleep.provenance import write_json
+from kd_sleep.training.seen_subjects import seen
 
 EVALUATION = PRESETS["tiny"].evaluation
 
@@ -64,7 +65,10 @@ def test_evaluate_refuses_before_it_reads_any_data(tmp_path):
     folders = {name: tmp_path / name for name in runs}
     for name, folder in folders.items():
         write_json(folder / "settings.json", {"kind": "student", "settings": runs[name]})
-    write_json(tmp_path / "teacher" / "settings.json", {"kind": "teacher", "settings": {}})
+    write_json(
+        tmp_path / "teacher" / "settings.json",
+        {"kind": "teacher", "settings": {"model": {}, "train": {}}},
+    )
     with pytest.raises(TrainingError, match="not one student with two losses"):
         evaluate(
             tmp_path / "no_data", [tmp_path / "teacher"], folders, tmp_path / "out", EVALUATION
@@ -96,7 +100,7 @@ def said(monkeypatch, tmp_path):
             for labels in nights.labels()
         ]
 
-    run = a_pair()[scores.DISTILLED] | {"teacher": "t"}
+    run = a_pair()[scores.DISTILLED] | {"teacher": "t", "trained_on": {"seen": []}}
     monkeypatch.setattr(evaluate_module, "predict", predict)
     monkeypatch.setattr(evaluate_module, "settings_of", lambda workdir, kind: run)
     monkeypatch.setattr(evaluate_module, "load_teacher", lambda w, n: ("teacher", None, "t"))
@@ -109,6 +113,16 @@ def said(monkeypatch, tmp_path):
         return evaluate(*where, EVALUATION, split), asked
 
     return scored, splits, sharpness
+
+
+def test_a_model_is_not_scored_on_its_own_training_subjects(said, monkeypatch, tmp_path):
+    scored, splits, _ = said
+    run = a_pair()[scores.DISTILLED] | {"teacher": "t"}
+    run["trained_on"] = {"seen": [seen(splits["test"], splits["validation"])]}
+    monkeypatch.setattr(evaluate_module, "settings_of", lambda workdir, kind: run)
+    with pytest.raises(TrainingError, match=r"teacher in .* 6 of the 6 subjects of the test split"):
+        scored()
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_results_hold_sleep_measures_and_calibration_fitted_on_validation(said, tmp_path):

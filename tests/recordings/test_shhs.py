@@ -236,6 +236,8 @@ def test_a_simulated_night_is_called_so_by_any_of_its_files(tmp_path, signals):
     nsrr.write_stages(night.stages_xml, [0, 2, 1], START.time(), 90)
     (tmp_path / "simulation.json").write_text("{}")
     assert shhs.read_recording(night, signals=signals).cohort == "kd_sleep simulator"
+    (tmp_path / "simulation.json").write_text('{"settings": {"cohort_seed": 7}}')
+    assert shhs.read_recording(night, signals=signals).cohort == "kd_sleep simulator, seed 7"
 
 
 @pytest.mark.parametrize("signals", [True, False])

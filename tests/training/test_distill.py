@@ -18,6 +18,7 @@ from kd_sleep.config import PRESETS, DistillConfig
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import TrainingError
 from kd_sleep.training import distill, loop, soft_labels
+from kd_sleep.training.checkpoints import Checkpoints, Progress
 from kd_sleep.training.metrics_log import read_metrics
 
 TINY = PRESETS["tiny"]
@@ -237,3 +238,127 @@ def test_a_folder_of_another_architecture_or_unfinished_is_refused(data_dir, tea
     shutil.rmtree(tmp_path / "w" / "checkpoints")
     with pytest.raises(TrainingError, match="no checkpoint"):
         params_of(tmp_path / "w", data_dir)
+
+
+@pytest.fixture(scope="module")
+def run_of_two(data_dir, teacher_dir, tmp_path_factory):
+    """A student's folder with the checkpoints of steps 10 and 20."""
+    out = tmp_path_factory.mktemp("run") / "w"
+    train(data_dir, teacher_dir, out)
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"10", "20"}
+    return out
+
+
+def cut_short(step):
+    file = max((step / "default" / "d").iterdir(), key=lambda path: path.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-2000])
+
+
+DAMAGES = {
+    "data cut short": cut_short,
+    "no manifest": lambda step: (step / "default" / "manifest.ocdbt").unlink(),
+    "no metadata": lambda step: (step / "default" / "_METADATA").unlink(),
+    "metadata of 0 bytes": lambda step: (step / "default" / "_METADATA").write_bytes(b""),
+    "no data": lambda step: shutil.rmtree(step / "default" / "d"),
+    "an empty step": lambda step: (shutil.rmtree(step), step.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(
+    data_dir, teacher_dir, run_of_two, tmp_path, capsys, damage
+):
+    shutil.copytree(run_of_two, tmp_path / "w")
+    DAMAGES[damage](tmp_path / "w" / "checkpoints" / "20")
+    with pytest.raises(TrainingError, match=r"w: stopped at step 10 of 20; damaged: step 20"):
+        params_of(tmp_path / "w", data_dir)
+    if damage == "data cut short":
+        train(data_dir, teacher_dir, tmp_path / "w")
+        assert "goes on from step 10; damaged: step 20" in capsys.readouterr().err
+        one, other = (params_of(w, data_dir) for w in (run_of_two, tmp_path / "w"))
+        assert soft_labels.fingerprint(one) == soft_labels.fingerprint(other)
+        return
+    shutil.rmtree(tmp_path / "w" / "checkpoints" / "10")
+    with pytest.raises(TrainingError, match=r"w/checkpoints: no sound checkpoint; damaged") as e:
+        params_of(tmp_path / "w", data_dir)
+    assert "Copy the folder again" in e.value.remedy
+    assert "\n" not in str(e.value)
+
+
+def test_a_checkpoint_of_nan_is_damaged(tmp_path):
+    state = {"kernel": np.zeros(3, np.float32)}
+    good = Progress(state, state, np.float32(0.1), np.int32(4))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(4, good)
+    checkpoints.save(8, good.replace(best={"kernel": np.float32([0, np.nan, 0])}))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    step, found = checkpoints.latest(good, here)
+    assert step == 4
+    np.testing.assert_array_equal(found.best["kernel"], state["kernel"])
+    assert "step 8 (its arrays are not finite)" in checkpoints.damage
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}", '{"kind": "student"}', "\x00" * 9])
+def test_damaged_settings_are_named(data_dir, teacher_dir, run_of_two, tmp_path, text):
+    (tmp_path / "settings.json").write_text(text)
+    for use in (params_of, lambda w, d: train(d, teacher_dir, w)):
+        with pytest.raises(TrainingError, match=r"settings\.json: is damaged") as caught:
+            use(tmp_path, data_dir)
+        assert "Copy the folder again" in caught.value.remedy
+
+
+def test_settings_that_lack_a_part_and_what_is_no_folder_are_named(data_dir, tmp_path):
+    (tmp_path / "settings.json").write_text('{"kind": "student", "settings": {"model": {}}}')
+    with pytest.raises(TrainingError, match="is damaged, it has no train"):
+        params_of(tmp_path, data_dir)
+    (tmp_path / "settings.json").unlink()
+    (tmp_path / "settings.json").mkdir()
+    with pytest.raises(TrainingError, match=r"settings\.json: cannot be read"):
+        params_of(tmp_path, data_dir)
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(TrainingError, match="checkpoints: is a file"):
+        Checkpoints(tmp_path / "checkpoints", read_only=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda a: a[:-30], "rows of float32, expected"),
+        (lambda a: np.roll(a, 7, 0), "not the soft labels that were saved for shhs1-"),
+        (lambda a: a * np.float32(np.nan), "not the soft labels that were saved for shhs1-"),
+        (lambda a: a.astype(np.float64), "rows of float64"),
+    ],
+)
+def test_soft_labels_that_are_not_as_they_were_saved_are_refused(
+    data_dir, teacher_dir, tmp_path, change, word
+):
+    nights = read_split(data_dir, "train")
+    name = distill.load_teacher(teacher_dir, nights)[2]
+    shutil.copytree(teacher_dir / "soft_labels", tmp_path / "s")
+    path = tmp_path / "s" / "train.npy"
+    np.save(path, change(np.load(path)))
+    with pytest.raises(TrainingError, match=word) as caught:
+        soft_labels.load(tmp_path / "s", "train", name, nights)
+    assert str(path) in str(caught.value)
+    assert "command that trained the teacher" in caught.value.remedy
+
+
+@pytest.mark.parametrize("file", ["train.npy", "train.json"])
+@pytest.mark.parametrize("left", [0, 50, -100])
+def test_soft_labels_cut_short_are_refused(data_dir, teacher_dir, tmp_path, file, left):
+    nights = read_split(data_dir, "train")
+    name = distill.load_teacher(teacher_dir, nights)[2]
+    shutil.copytree(teacher_dir / "soft_labels", tmp_path / "s")
+    path = tmp_path / "s" / file
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(TrainingError, match=f"{file}: is damaged"):
+        soft_labels.load(tmp_path / "s", "train", name, nights)
+
+
+def test_a_teacher_whose_logits_are_not_finite_leaves_no_soft_labels(data_dir, tmp_path):
+    nights = read_split(data_dir, "validation")
+    logits = [np.full((count, 4), np.nan) for count in nights.windows]
+    with pytest.raises(TrainingError, match=f"for {nights.recording_ids[0]} are not finite"):
+        soft_labels.save(tmp_path, "validation", "t", nights, logits)
+    assert not list(tmp_path.iterdir())

@@ -9,12 +9,15 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from kd_sleep.config import ExecutionConfig
 from kd_sleep.datasets.batches import Crops, Sequences, gather
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.datasets.stream import stream_bcg
 from kd_sleep.errors import TrainingError
-from kd_sleep.training import feeds
+from kd_sleep.training import feeds, loop
 from kd_sleep.training.feeds import (
     AHEAD,
     ahead,
@@ -33,6 +36,11 @@ COLUMNS = ("bcg", "bcg_scale", "tachogram_valid", "label")
 @pytest.fixture(scope="module")
 def nights(data_dir):
     return read_split(data_dir, "train", samples=True)
+
+
+@pytest.fixture(scope="module")
+def bare(data_dir):
+    return read_split(data_dir, "train")
 
 
 @pytest.fixture
@@ -55,7 +63,7 @@ def batches_of(items, many=None):
 
 
 @pytest.mark.parametrize("kind", ["host", "disk", "device, 1 a dispatch", "device, 3 a dispatch"])
-def test_every_feed_yields_the_same_batches_in_order(data_dir, nights, crops, kind):
+def test_every_feed_yields_the_same_batches_in_order(nights, bare, crops, kind):
     """Across evaluations, and over the end of a pass."""
     first = crops.before(1) // 4 - 4
     columns, mesh = nights.columns(COLUMNS), data_mesh()
@@ -63,9 +71,8 @@ def test_every_feed_yields_the_same_batches_in_order(data_dir, nights, crops, ki
     if kind == "host":
         feed = host_feed(columns, crops, mesh)
     elif kind == "disk":
-        bare = read_split(data_dir, "train")
         rest = {name: column for name, column in columns.items() if name != "bcg"}
-        bcg_from = functools.partial(stream_bcg, data_dir, "train", bare, crops)
+        bcg_from = functools.partial(stream_bcg, bare, crops)
         feed = host_feed(rest, crops, mesh, bcg_from)
     else:
         many = int(kind.split()[1])
@@ -78,6 +85,40 @@ def test_every_feed_yields_the_same_batches_in_order(data_dir, nights, crops, ki
             assert isinstance(batch[name], jax.Array)
             assert batch[name].dtype == array.dtype
             np.testing.assert_array_equal(batch[name], array, err_msg=f"{step} {name}")
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1), first=st.integers(0, 40))
+def test_any_nights_come_alike_from_memory_device_and_disk(nights, bare, data, seed, first):
+    """Nights left out, in another order, and left out again: the BCG is that of the labels."""
+    some = st.permutations(range(len(nights))).flatmap(
+        lambda order: st.integers(2, len(order)).map(lambda count: order[:count])
+    )
+    rows = data.draw(some)
+    again = [n for n in range(len(rows)) if n != data.draw(st.integers(0, len(rows) - 1))]
+    full, on_disk = (split.select(rows).select(again) for split in (nights, bare))
+    run = SimpleNamespace(
+        columns=COLUMNS[:-1], members=0, objective=None, train=None, augmentation=None
+    )
+    streams = {
+        place: batches_of(
+            loop._feed_and_step(
+                run,
+                on_disk if place == "disk" else full,
+                {"row": np.repeat(again, full.windows)},
+                Crops(full.windows, 4, LENGTH, seed),
+                data_mesh(),
+                ExecutionConfig(dataset_in=place),
+            )[0](first, first + 3, 100),
+            1,
+        )
+        for place in ("host", "device", "disk")
+    }
+    for host, device, disk in zip(*streams.values(), strict=True):
+        assert host.keys() == device.keys() == disk.keys() == {*COLUMNS, "row", "valid_BL"}
+        for name in host:
+            np.testing.assert_array_equal(host[name], device[name], err_msg=name)
+            np.testing.assert_array_equal(host[name], disk[name], err_msg=name)
 
 
 def test_a_stream_begins_where_the_run_goes_on_and_is_opened_once(nights, crops):
@@ -165,30 +206,29 @@ def mesh_of(device_bytes, devices=1):
 
 
 @pytest.mark.parametrize(
-    ("backend", "asked", "has_bcg", "device_bytes", "chosen"),
+    ("backend", "asked", "device_bytes", "chosen"),
     [
-        ("cpu", "auto", False, None, "host"),
-        ("cpu", "device", False, None, "device"),  # allowed, to test it
-        ("cpu", "host", False, None, "host"),
-        ("cpu", "disk", False, None, "host"),  # a teacher reads no BCG
-        ("cpu", "disk", True, None, "disk"),
-        ("gpu", "auto", False, 1000, "device"),
-        ("gpu", "auto", False, 101, "host"),  # 100 bytes would leave no room for the step
-        ("gpu", "auto", False, None, "host"),  # a device that does not tell
-        ("gpu", "device", False, 1000, "device"),
-        ("gpu", "host", False, 1000, "host"),
-        ("gpu", "disk", True, 1000, "disk"),
+        ("cpu", "auto", None, "host"),
+        ("cpu", "device", None, "device"),  # allowed, to test it
+        ("cpu", "host", None, "host"),
+        ("cpu", "disk", None, "disk"),
+        ("gpu", "auto", 1000, "device"),
+        ("gpu", "auto", 101, "host"),  # 100 bytes would leave no room for the step
+        ("gpu", "auto", None, "host"),  # a device that does not tell
+        ("gpu", "device", 1000, "device"),
+        ("gpu", "host", 1000, "host"),
+        ("gpu", "disk", 1000, "disk"),
     ],
 )
-def test_where_the_dataset_goes(monkeypatch, backend, asked, has_bcg, device_bytes, chosen):
+def test_where_the_dataset_goes(monkeypatch, backend, asked, device_bytes, chosen):
     monkeypatch.setattr(feeds.jax, "default_backend", lambda: backend)
-    assert choose(asked, 100, mesh_of(device_bytes), has_bcg) == chosen
+    assert choose(asked, 100, mesh_of(device_bytes)) == chosen
 
 
 def test_columns_too_large_for_the_devices_are_refused(monkeypatch):
     monkeypatch.setattr(feeds.jax, "default_backend", lambda: "gpu")
     with pytest.raises(TrainingError, match="--dataset_in=device"):
-        choose("device", 100, mesh_of(101), has_bcg=False)
+        choose("device", 100, mesh_of(101))
 
 
 def test_more_devices_hold_more():

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from kd_sleep.errors import ConfigError
+from kd_sleep.training import mesh as mesh_module
 from kd_sleep.training.mesh import data_mesh, local_rows
 
 # Devices are counted when JAX starts, so all of it runs in one process of its own.
@@ -182,3 +184,15 @@ def test_one_device_takes_every_batch():
         pytest.skip("needs a machine with one device")
     for size in (1, 7):
         assert local_rows(mesh, size) == slice(0, size)
+
+
+def test_a_platform_that_is_absent_is_named_with_its_variable(monkeypatch):
+    for failure in (RuntimeError("Unable to initialize backend"), AssertionError()):
+
+        def fail(failure=failure):
+            raise failure
+
+        monkeypatch.setattr(mesh_module.jax, "default_backend", fail)
+        with pytest.raises(ConfigError, match=r"JAX_PLATFORMS=.* no such device") as caught:
+            mesh_module.default_platform()
+        assert "Unset JAX_PLATFORMS" in caught.value.remedy
