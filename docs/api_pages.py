@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mkdocs.structure.files import File
 
-PACKAGES = ("kd_sleep", "launch")
 MENU = "API reference"
 _log = logging.getLogger("mkdocs.plugins.api_pages")
 
@@ -18,12 +17,11 @@ _log = logging.getLogger("mkdocs.plugins.api_pages")
 def modules(root: Path) -> dict[str, Path]:
     """Dotted name -> file of every module with something in it, sorted by name."""
     found = {}
-    for package in PACKAGES:
-        for path in (root / package).rglob("*.py"):
-            parts = path.relative_to(root).with_suffix("").parts
-            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            if path.read_text().strip() and not name.endswith("__main__"):
-                found[name] = path
+    for path in (root / "kd_sleep").rglob("*.py"):
+        parts = path.relative_to(root).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if path.read_text().strip() and not name.endswith("__main__"):
+            found[name] = path
     return dict(sorted(found.items()))
 
 

@@ -1,6 +1,6 @@
 """Every setting, as frozen dataclasses: validated, documented, with named presets.
 
-Launchers derive their flags from these fields (`launch/flags.py`), so a setting that exists here
+Launchers derive their flags from these fields (`commands/flags.py`), so a setting that exists here
 has a flag, a default and a help text, and none is defined twice. Constants of physiology and of
 file formats are no settings: they stand with their sources in the module that uses them.
 """
@@ -57,6 +57,7 @@ class Config:
 
 # The student's two shapes: the article's to the letter, and one that sees its neighbours.
 STUDENTS = ("single_window", "context")
+PICTURES = ("png", "svg", "none")  # of a staged night
 
 _CONTEXTS = tuple(
     2**n - 1 for n in range(8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 
 class KdSleepError(Exception):
@@ -12,9 +13,10 @@ class KdSleepError(Exception):
     """
 
     def __init__(self, problem: str, remedy: str = ""):
-        self.problem = problem
+        # A sentence that ends in another's words may end twice: "is the rate right?."
+        self.problem = re.sub(r"(?<!\.)([.?!])\.(?=\s|$)", r"\1", problem)
         self.remedy = remedy
-        super().__init__(f"{problem} {remedy}".strip())
+        super().__init__(f"{self.problem} {remedy}".strip())
 
     def __reduce__(self):  # errors cross process boundaries when nights are built in a pool
         return type(self)._rebuild, (type(self), dict(self.__dict__), self.args)
@@ -31,6 +33,10 @@ class ConfigError(KdSleepError, ValueError):
     """A setting that cannot be: names the field, its value and what was expected."""
 
 
+class SamplesError(KdSleepError, ValueError):
+    """An array that cannot be one channel's samples."""
+
+
 class RecordingError(KdSleepError):
     """A recording's file that cannot be used as it is.
 
@@ -43,7 +49,7 @@ class RecordingError(KdSleepError):
     def __init__(self, path: str | os.PathLike, problem: str, remedy: str = ""):
         self.path = os.fspath(path)
         super().__init__(f"{self.path}: {problem}", remedy)
-        self.problem = problem
+        self.problem = self.problem.removeprefix(f"{self.path}: ")
 
 
 class ExportError(KdSleepError):

@@ -15,8 +15,11 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec
 
-import matplotlib
-from matplotlib.figure import Figure
+from kd_sleep.extras import optional_packages
+
+with optional_packages():
+    import matplotlib
+    from matplotlib.figure import Figure
 
 # Okabe & Ito's palette, made for colour-blind readers: four hues for stages, others for systems.
 STAGE_COLOURS = {"Wake": "#E69F00", "REM": "#CC79A7", "Light": "#56B4E9", "Deep": "#0072B2"}

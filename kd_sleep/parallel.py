@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import ctypes
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,9 @@ def map_nights(
                 yield function(item)
                 bar.update()
             return
+        # One thread each: as many workers as cores are busy already. Read when workers load NumPy.
+        for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
         # Not fork: a process with JAX's threads in it must not be forked. The server imports once.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([_module_of(function)])

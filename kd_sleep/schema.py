@@ -30,6 +30,7 @@ SERIES_SAMPLES = TACHOGRAM_SAMPLES
 MOVEMENT_SAMPLES = int(WINDOW_S)  # once a second
 BCG_HZ = 50.0  # keeps the SQI's 10-20 Hz noise band; a SHHS-sized dataset is 24 GB
 BCG_SAMPLES = int(WINDOW_S * BCG_HZ)
+LOWEST_BCG_HZ = 40.0  # of a sensor: with less there is no 10-20 Hz to tell noise by
 
 HRV_FEATURES = (
     "mean_nn_s",

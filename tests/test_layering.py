@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Lower never imports higher; rooms on one line do not import each other.
 LAYERS = (
     {"version", "stages", "errors", "losses", "metrics"},
+    {"extras"},
     {"schema", "config", "provenance", "parallel", "pages"},
     {"signals"},
     {"recordings"},
@@ -23,6 +24,7 @@ LAYERS = (
     {"study"},
     {"inference"},
     {"benchmark"},
+    {"commands"},
 )
 # A machine with an accelerator need not have the libraries that read files.
 HEAVY = {
@@ -67,7 +69,7 @@ def test_lower_never_imports_higher(path):
         return
     for name in imports(path):
         package, _, rest = name.partition(".")
-        assert package != "launch", f"{path} imports a launcher"
+        assert package != "launch", f"{path} imports what only a clone has"
         if package != "kd_sleep" or not rest:
             continue
         other = rest.split(".")[0]
@@ -79,9 +81,18 @@ def test_every_room_is_in_the_map():
     assert rooms - {"__init__", "__main__", "__pycache__"} == set().union(*LAYERS)
 
 
-def test_flags_are_read_in_launch_alone():
+def test_flags_are_read_in_one_place():
     for path in (ROOT / "kd_sleep").rglob("*.py"):
-        assert "absl" not in {name.split(".")[0] for name in imports(path)}, path
+        reads = "absl" in {name.split(".")[0] for name in imports(path)}
+        assert reads == (path.relative_to(ROOT / "kd_sleep").as_posix() == "commands/flags.py"), (
+            path
+        )
+
+
+def test_launch_is_commands_under_another_name():
+    """A clone runs `launch.X`; the wheel has no `launch`, which is a package of ROS."""
+    assert [path.name for path in (ROOT / "launch").glob("*.py")] == ["__init__.py"]
+    assert imports(ROOT / "launch" / "__init__.py") == {"kd_sleep", "kd_sleep.commands"}
 
 
 def test_nothing_unpickles_or_evaluates():
@@ -98,6 +109,18 @@ def test_the_training_path_needs_no_file_readers(module):
     code = f"import sys, {module}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not HEAVY & set(out.stdout.split())
+
+
+def test_losses_training_steps_and_staging_need_no_extra():
+    """Of setup.cfg; flax brings Orbax."""
+    code = (
+        "import sys\nfrom kd_sleep.extras import EXTRAS\n"
+        "names = {name for packages in EXTRAS.values() for name in packages} - {'orbax'}\n"
+        "sys.modules.update(dict.fromkeys(names))\n"
+        "import kd_sleep.losses, kd_sleep.training.steps, kd_sleep.models.student\n"
+        "import kd_sleep.inference.outputs, kd_sleep.inference.export, kd_sleep.inference.streaming"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_inputs_of_a_student_need_numpy_and_scipy_alone():

@@ -15,6 +15,13 @@ def test_results_come_in_order(workers):
     assert list(map_nights(math.factorial, items, workers, "x")) == [*map(math.factorial, items)]
 
 
+def test_workers_run_one_blas_thread_each(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # what a user has set stays
+    list(map_nights(math.factorial, [1, 2], 2, "x"))
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
 def test_an_error_reaches_the_caller():
     with pytest.raises(ValueError, match="not defined for negative"):
         list(map_nights(math.factorial, [1, -1, 2], 2, "x"))

@@ -27,7 +27,7 @@ from kd_sleep.parallel import map_nights
 from kd_sleep.recordings.edf import read_signals
 from kd_sleep.recordings.shhs import ShhsFiles, find_nights
 from kd_sleep.signals import quality
-from kd_sleep.signals.r_peaks import r_peaks
+from kd_sleep.signals.r_peaks import r_peaks, typed_beats
 from kd_sleep.simulation.cohort import write_cohort
 
 PART = "recordings"
@@ -75,8 +75,10 @@ def features(night: ShhsFiles, repeats: int) -> Row:
     def ours() -> Any:
         ecg = read_signals(night.edf, {"ecg": ["ECG"]}).signals["ecg"]
         beats = r_peaks(ecg.values, ecg.rate_hz)
-        quality.ecg_quality(ecg.values, ecg.rate_hz, beats, windows)
-        intervals = rr.nn_intervals(beats)
+        usable = quality.ecg_usable(ecg.values, ecg.rate_hz, beats)
+        quality.usable_share(usable, windows)
+        at_beats = quality.in_usable(usable, beats)
+        intervals = rr.nn_intervals(*typed_beats(ecg.values, ecg.rate_hz, beats, at_beats))
         return rr.hrv(intervals, rr.tachogram(intervals, windows))
 
     def theirs() -> Any:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kd_sleep import schema
 from kd_sleep.datasets.splits import assert_disjoint
 from kd_sleep.errors import DatasetError
+from kd_sleep.extras import optional_packages
 from kd_sleep.features.inputs import SCOPES, summary, teacher_inputs
 
 
@@ -145,11 +146,11 @@ def bcg_source_of(data_dir: str | Path) -> str:
             raise DatasetError(
                 f"{data_dir}: shhs_bcg of version {', '.join(others)}; this kd_sleep reads"
                 f" {schema.SCHEMA_VERSION}.",
-                "Build it again with `python -m launch.build_dataset` and another --data_dir.",
+                "Build it again with `kd-sleep build_dataset` and another --data_dir.",
             )
         raise DatasetError(
             f"{data_dir}: no dataset shhs_bcg of version {schema.SCHEMA_VERSION}.",
-            "Build one with `python -m launch.build_dataset`.",
+            "Build one with `kd-sleep build_dataset`.",
         )
     if len(current) > 1:
         raise DatasetError(
@@ -165,7 +166,8 @@ def open_split(data_dir: str | Path, split: str, fields: tuple[str, ...]) -> tup
     Raises:
       DatasetError: no dataset there, or one in which a subject is in two splits.
     """
-    import tensorflow_datasets as tfds
+    with optional_packages():
+        import tensorflow_datasets as tfds
 
     source = bcg_source_of(data_dir)
     folder = Path(data_dir) / "shhs_bcg" / source / schema.SCHEMA_VERSION

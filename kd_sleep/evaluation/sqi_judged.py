@@ -28,6 +28,7 @@ from kd_sleep.features.bcg import MOST_MISSING
 from kd_sleep.models.kept_share import FEATURES, KeptShare
 from kd_sleep.schema import BCG_HZ
 from kd_sleep.signals.sqi import signal_sqi
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.stages import STAGE_NAMES
 from kd_sleep.training.fit_kept_share import gap_bits, seen_weights
 
@@ -167,9 +168,9 @@ def _signal_sqi(nights: Nights) -> NDArray[np.float64]:
         nights.split(nights.bcg_missing),
         strict=True,
     ):
-        values = bcg.astype(np.float32)
-        values[missing >= MOST_MISSING] = np.nan
-        found.append(signal_sqi(values.ravel(), BCG_HZ).by_window(len(bcg)).score)
+        gone = np.repeat(missing >= MOST_MISSING, bcg.shape[1])
+        series = Series.of(bcg.ravel(), BCG_HZ, gone)
+        found.append(signal_sqi(series).by_window(len(bcg)).score)
     return np.concatenate(found)
 
 

@@ -2,27 +2,25 @@
 
 One piece of code for training and for use, and light to import: NumPy and SciPy alone.
 
-`prepared` sees the whole night, as a student is trained: its filters have no phase shift, and one
-heartbeat amplitude is the night's median, over windows, of the RMS in the heartbeat band.
-`RunningBcg` sees the past alone, and so does `RunningRate`, which brings samples to 50 Hz.
+`on_windows` brings any BCG there. `prepared` sees the whole night, as a student is trained: its
+filters have no phase shift, and one heartbeat amplitude is the night's median, over windows, of the
+RMS in the heartbeat band. `RunningBcg` sees the past alone.
 """
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
-from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from kd_sleep.features.windows import to_windows
 from kd_sleep.schema import BCG_HZ, BCG_SAMPLES
-from kd_sleep.signals.filters import bandpass, bridged, resample
-from kd_sleep.signals.quality import runs_of_equals
+from kd_sleep.signals.filters import bandpass
+from kd_sleep.signals.resampling import on_grid
+from kd_sleep.signals.timeseries import Series
 
-FLAT_S = 1.0  # a BCG that does not change for this long has dropped out
 HIGHPASS_HZ = 0.05  # keeps breathing, drops the mattress's creep
 HEART_HZ = (2.0, 10.0)  # the band that tells a heartbeat's amplitude
 LARGEST = 500.0  # in heartbeat amplitudes; larger movements saturate, and say as much
@@ -55,20 +53,29 @@ class PreparedBcg:
         return self.missing_N < MOST_MISSING
 
 
-def prepared(bcg: NDArray, windows: int) -> PreparedBcg:
-    """A BCG at `BCG_HZ` as a student is shown it.
+def on_windows(bcg: Series, windows: int) -> Series:
+    """A BCG at `BCG_HZ` from 0 s of its clock on, [windows * BCG_SAMPLES].
 
     Args:
-      bcg: [n] samples in any unit; NaN where missing, and beyond its end.
-      windows: how many there are, N.
+      bcg: at any rate, on the clock that the windows are of; `Series.without_flat`.
+      windows: how many there are.
+    """
+    return on_grid(bcg, BCG_HZ, windows * BCG_SAMPLES)
+
+
+def prepared(bcg: Series) -> PreparedBcg:
+    """A BCG as a student is shown it.
+
+    Args:
+      bcg: [N * BCG_SAMPLES], as `on_windows` has it.
 
     Raises:
       NoHeartbeatBand: all of it is missing, or it holds nothing between 2 and 10 Hz.
     """
-    filled, missing = bridged(to_windows(bcg, BCG_HZ, windows).ravel())
+    missing, windows = bcg.missing, len(bcg) // BCG_SAMPLES
     if missing.all():
         raise NoHeartbeatBand("no BCG lies within the night.")
-    filled = bandpass(filled, BCG_HZ, HIGHPASS_HZ, None)
+    filled = bandpass(bcg.values, BCG_HZ, HIGHPASS_HZ, None)
     heart_NS = bandpass(filled, BCG_HZ, *HEART_HZ).reshape(windows, -1)
     missing_N = missing.reshape(windows, -1).mean(1)
     usable = missing_N < MOST_MISSING
@@ -80,125 +87,11 @@ def prepared(bcg: NDArray, windows: int) -> PreparedBcg:
     return PreparedBcg(values.reshape(windows, -1), missing_N, rms_N / unit, unit)
 
 
-def flat(values: NDArray, rate_hz: float) -> NDArray[np.bool_]:
-    """Samples in a run of FLAT_S or more without any change: a dropout, or a saturated sensor."""
-    _, lengths = runs_of_equals(values)
-    return np.repeat(lengths >= max(2, round(FLAT_S * rate_hz)), lengths)
-
-
-def at_bcg_rate(values: NDArray, rate_hz: float) -> NDArray[np.float64]:
-    """A BCG at `BCG_HZ`, NaN where it is missing or flat; gaps do not grow by it.
-
-    Args:
-      values: [n] samples; NaN where missing.
-      rate_hz: sampling rate.
-    """
-    filled, missing = bridged(np.where(flat(values, rate_hz), np.nan, values))
-    out = resample(filled, rate_hz, BCG_HZ)
-    if missing.any():
-        place = np.arange(len(out)) * (rate_hz / BCG_HZ)
-        below = place.astype(np.int64).clip(max=len(missing) - 1)
-        out[missing[below] | missing[np.minimum(below + 1, len(missing) - 1)]] = np.nan
-    return out
-
-
-class RunningRate:
-    """A BCG brought to `BCG_HZ` while it is recorded: what `at_bcg_rate` does, from the past alone.
-
-    Departures from `at_bcg_rate`:
-
-      - a gap is bridged with the last sample before it, not with a straight line to the one behind;
-      - a run without change is missing from its second `FLAT_S` on.
-
-    A change of rate looks 0.2 s ahead. The output is the same however the samples are cut into
-    pieces.
-    """
-
-    def __init__(self, rate_hz: float):
-        ratio = Fraction(BCG_HZ / rate_hz).limit_denominator(1000)
-        self._up, self._down = ratio.numerator, ratio.denominator
-        # The filter of `scipy.signal.resample_poly`, with zeros before it so that an output lies at
-        # its middle.
-        self._side = 10 * max(self._up, self._down) if ratio != 1 else 0
-        taps = np.ones(1)
-        if self._side:
-            taps = self._up * signal.firwin(
-                2 * self._side + 1, 1.0 / max(self._up, self._down), window=("kaiser", 5.0)
-            )
-        before = -self._side % self._down
-        self._taps, self._delay = np.pad(taps, (before, 0)), (self._side + before) // self._down
-        self._run = max(2, round(FLAT_S * rate_hz))  # equal samples that are a dropout
-        self._first = np.nan  # sample there was; all are relative to it
-        self._last, self._equal = np.nan, 0  # sample, and how long it has not changed
-        self._samples, self._missing = np.empty(0), np.empty(0, bool)  # not yet at the new rate
-        self._begin = 0  # number of the first of these
-        self._made = 0  # samples at the new rate so far
-
-    def push(self, samples: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The samples at `BCG_HZ` that are known by now, and which of them are missing.
-
-        Args:
-          samples: [n] the next ones, in any unit; NaN where missing.
-
-        Returns:
-          [m] relative to the first sample there was, gaps bridged; [m].
-        """
-        filled, missing = self._bridged(np.asarray(samples, np.float64).ravel())
-        self._samples = np.concatenate([self._samples, filled])
-        self._missing = np.concatenate([self._missing, missing])
-        return self._at_bcg_rate()
-
-    def finish(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The samples that only wanted for what a change of rate looks ahead."""
-        last = self._samples[-1] if len(self._samples) else 0.0
-        ahead = -(-self._side // self._up) + 1
-        self._samples = np.concatenate([self._samples, np.full(ahead, last)])
-        self._missing = np.concatenate([self._missing, np.ones(ahead, bool)])
-        return self._at_bcg_rate()
-
-    def _bridged(self, samples: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Samples relative to the first, gaps filled with the last before them; and the gaps."""
-        there = np.isfinite(samples)
-        if not len(samples) or not (there.any() or np.isfinite(self._last)):
-            return np.zeros(len(samples)), ~there
-        if not np.isfinite(self._first):
-            self._first = self._last = samples[there.argmax()]
-        number = np.arange(len(samples))
-        place = np.maximum.accumulate(np.where(there, number, -1))
-        filled = np.where(place >= 0, samples[place], self._last)
-        # How long each sample has been what it is; a gap goes on with the run before it.
-        changed = np.diff(filled, prepend=self._last) != 0
-        since = np.maximum.accumulate(np.where(changed, number, -1))
-        equal = np.where(since >= 0, number - since + 1, number + 1 + self._equal)
-        self._last, self._equal = filled[-1], int(equal[-1])
-        return filled - self._first, ~there | (equal > self._run)
-
-    def _at_bcg_rate(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The samples at `BCG_HZ` that can be told by now, and which of them are missing."""
-        end = self._begin + len(self._samples)
-        # The last of them, and where its filter ends: (made - 1) * down + side <= (end - 1) * up.
-        made = max(self._made, ((end - 1) * self._up - self._side) // self._down + 1)
-        if made == self._made:
-            return np.empty(0), np.empty(0, bool)
-        number = np.arange(self._made, made)
-        values = signal.upfirdn(self._taps, self._samples, self._up, self._down)
-        values = values[number - self._begin * self._up // self._down + self._delay]
-        below = number * self._down // self._up - self._begin
-        above = below + (number * self._down % self._up > 0)
-        missing = self._missing[below] | self._missing[above]
-        # What the next ones need, from a sample on that lies at one of the new rate.
-        needed = max(0, (made * self._down - self._side) // self._up) // self._down * self._down
-        needed = max(self._begin, needed)
-        self._samples = self._samples[needed - self._begin :]
-        self._missing = self._missing[needed - self._begin :]
-        self._begin, self._made = needed, made
-        return values, missing
-
-
 class RunningBcg:
     """A BCG prepared while it is recorded: what `prepared` does, from the past alone.
 
-    Departures from `prepared`, which a student was trained on, beside those of `RunningRate`:
+    Departures from `prepared`, which a student was trained on, beside those of
+    `resampling.RunningGrid`:
 
       - the filters run forwards alone, twice: the same gain at every frequency, another phase;
       - one heartbeat amplitude is the median over the windows finished so far, this one included.
@@ -219,7 +112,7 @@ class RunningBcg:
         """The windows that these samples finish; often none.
 
         Args:
-          values, missing: [n] the next ones, as `RunningRate` has them.
+          values, missing: [n] the next ones, as `RunningGrid` has them.
         """
         if len(values):
             values, self._highpass_state = signal.sosfilt(

@@ -14,19 +14,22 @@ from kd_sleep import schema
 from kd_sleep.config import DatasetConfig
 from kd_sleep.errors import RecordingError
 from kd_sleep.features import rr
-from kd_sleep.features.bcg import NoHeartbeatBand, flat, prepared
+from kd_sleep.features.bcg import NoHeartbeatBand, on_windows, prepared
 from kd_sleep.features.series import bcg_series
 from kd_sleep.recordings.night_files import NightFiles
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.recordings.recording import Recording
 from kd_sleep.signals import alignment, quality
-from kd_sleep.signals.r_peaks import r_peaks
+from kd_sleep.signals.r_peaks import r_peaks, typed_beats
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation.physiology import SIMULATOR_VERSION
 from kd_sleep.simulation.recorded_drive import inferred, simulated_bcg
 
 MIN_BEATS_PER_MIN = 20.0  # fewer over the whole night, and there is no heart to be seen
 MIN_ECG_HZ = 50.0  # slower, and a QRS complex is two samples
 MAX_RPOINT_GAP = 0.2  # share of the night that R points may leave uncovered at its ends
+SEARCH_S = 600.0  # on either side of where the headers have the BCG's clock
+WIDE_SEARCH_S = 2400.0  # of the ECG's start, where that fails: two zones may be 30 minutes apart
 LEAVE_OUT = "Look at the BCG; the night is left out."
 
 
@@ -117,7 +120,7 @@ def heartbeats(
 
     Returns:
       [M] times in s; [M] whether each is a normal beat: as the R points tell, or, of the
-      detector's, whether the ECG around it is usable; [N] the windows' ECG quality, NaN if no ECG.
+      detector's, as `typed_beats` has it; [N] the windows' ECG quality, NaN if no ECG.
       No beats for a night of a BCG alone.
 
     Raises:
@@ -152,8 +155,9 @@ def heartbeats(
             )
         times, source = r_peaks(ecg.values, ecg.rate_hz), files.part("ecg")
         usable = quality.ecg_usable(ecg.values, ecg.rate_hz, times)
-        normal = quality.in_usable(usable, times)
         quality_N = quality.usable_share(usable, windows)
+        at_beats = quality.in_usable(usable, times)
+        times, normal = typed_beats(ecg.values, ecg.rate_hz, times, at_beats)
     if normal.sum() < MIN_BEATS_PER_MIN * recording.duration_s / 60.0:
         raise RecordingError(
             source,
@@ -166,8 +170,8 @@ def heartbeats(
 
 def aligned_bcg(
     files: NightFiles, config: DatasetConfig, recording: Recording, beats: NDArray
-) -> tuple[BcgRecording, alignment.Alignment]:
-    """The night's BCG file, and where its clock lies in the ECG's.
+) -> tuple[Series, alignment.Alignment]:
+    """The night's BCG without flat stretches, and where its clock lies in the ECG's.
 
     Raises:
       RecordingError: no BCG file, an unusable one, or one whose beats do not fit the ECG's.
@@ -177,29 +181,31 @@ def aligned_bcg(
         path,
         files.bcg_channel or config.bcg_channel,
         files.bcg_rate_hz or config.bcg_rate_hz,
+        spelt=files.bcg_spelt,
     )
-    values = np.where(flat(bcg.signal.values, bcg.signal.rate_hz), np.nan, bcg.signal.values)
-    bcg = dataclasses.replace(bcg, signal=dataclasses.replace(bcg.signal, values=values))
+    series = bcg.signal.series.without_flat()
     if len(beats) == 0:
-        return bcg, alignment.UNALIGNED
-    try:
-        clock = alignment.align(
-            beats, values, bcg.signal.rate_hz, guess_s=_header_offset_s(recording, bcg)
-        )
-    except alignment.NoAlignment as error:
-        raise RecordingError(
-            path,
-            f"the BCG's clock cannot be told from its heartbeats: {error}.",
-            "Is it of this night and this sleeper? Look at --bcg_dir.",
-        ) from error
-    return bcg, clock
+        return series, alignment.UNALIGNED
+    failed = None
+    # A start may be of another zone or wrong: the heartbeats decide, in a wider search without it.
+    for guess_s, search_s in ((_header_offset_s(recording, bcg), SEARCH_S), (0.0, WIDE_SEARCH_S)):
+        try:
+            return series, alignment.align(beats, series, guess_s=guess_s, search_s=search_s)
+        except alignment.NoAlignment as error:
+            failed = failed or error
+    raise RecordingError(
+        path,
+        f"the BCG's clock cannot be told from its heartbeats: {failed}.",
+        "Is it of this night and this sleeper? Look at --bcg_dir.",
+    ) from failed
 
 
 def _header_offset_s(recording: Recording, bcg: BcgRecording) -> float:
     """Seconds from the ECG's start to the BCG's by the files' headers; 0 where one has no clock.
 
     SHHS's dates are made up (1985), so that only the time of day counts where the days differ.
-    Where a BCG tells UTC, and nobody the zone, it is taken to begin within half an hour of the ECG.
+    Where a BCG tells UTC, and nobody the zone, whole hours between the two are taken for it; zones
+    off the full hour are left to the wider search.
     """
     if recording.start is None or bcg.start is None:
         return 0.0
@@ -226,7 +232,8 @@ def _bcg_fields(
         **dict.fromkeys(("clock_residual", "clock_confidence"), np.float32(np.nan)),
     }
     if source == "none":
-        series = bcg_series(np.empty(0), windows).fields()
+        empty = Series.of(np.full(windows * schema.BCG_SAMPLES, np.nan), schema.BCG_HZ)
+        series = bcg_series(empty, windows).fields()
         nothing = np.zeros((0, schema.BCG_SAMPLES), np.int16)
         return clock | {
             **series,
@@ -240,16 +247,13 @@ def _bcg_fields(
         made = simulated_bcg(recording, beats, normal, config.simulated_sensor)
         return clock | _sampled(files, made, windows, config)
     bcg, found = aligned_bcg(files, config, recording, beats)
-    values = alignment.to_true_clock(
-        bcg.signal.values, bcg.signal.rate_hz, found, schema.BCG_HZ, recording.duration_s
-    )
     return {
         "rj": _by_window(found.rj_times_s, found.rj_s, windows),
         "clock_offset": np.float32(found.offset_s),
         "clock_drift": np.float32(found.drift),
         "clock_residual": np.float32(found.residual_s),
         "clock_confidence": np.float32(found.confidence),
-        **_sampled(files, values, windows, config),
+        **_sampled(files, found.corrected(bcg), windows, config),
     }
 
 
@@ -263,18 +267,17 @@ def _by_window(times_s: NDArray, values: NDArray, windows: int) -> NDArray[np.fl
     return track.astype(np.float32)
 
 
-def _sampled(
-    files: NightFiles, bcg: NDArray, windows: int, config: DatasetConfig
-) -> dict[str, Any]:
-    """The BCG's series, samples, scale and quality, from a BCG at 50 Hz on the ECG's clock."""
+def _sampled(files: NightFiles, bcg: Series, windows: int, config: DatasetConfig) -> dict[str, Any]:
+    """The BCG's series, samples, scale and quality, from a BCG on the ECG's clock."""
+    uniform = on_windows(bcg, windows)
     try:
-        ready = prepared(bcg, windows)
+        ready = prepared(uniform)
     except NoHeartbeatBand as error:
         raise RecordingError(files.bcg or files.part("ecg"), str(error), LEAVE_OUT) from error
     values_NS = ready.values_NS
     scale = max(float(np.abs(values_NS).max()), 1.0) / 32767.0
     counts = np.rint(values_NS / scale).astype(np.int16)
-    series = bcg_series(bcg, windows).fields()
+    series = bcg_series(uniform, windows).fields()
     return {
         **series,
         "bcg": counts if config.bcg_samples else counts[:0],

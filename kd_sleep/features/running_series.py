@@ -3,7 +3,7 @@
 A window's series come from the minutes up to `DELAY_S` behind its end: its last tachogram samples
 lie between two beats, and the second of them comes later. No sample after that plays a part.
 
-Departures from `bcg_series` on the whole night, beside those of `RunningRate`:
+Departures from `bcg_series` on the whole night, beside those of `RunningGrid`:
 
   - beats are looked for in the last `HELD_WINDOWS` windows, not in the night;
   - movement and breath depth are relative to the level of the first window that has one, which
@@ -20,12 +20,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_sleep.features.bcg import RunningBcg, RunningRate
+from kd_sleep.features.bcg import MOST_MISSING, RunningBcg
 from kd_sleep.features.rr import HRV_SPAN_WINDOWS
 from kd_sleep.features.series import bcg_series
 from kd_sleep.schema import BCG_HZ, BCG_SAMPLES
 from kd_sleep.signals.j_peaks import Beats
 from kd_sleep.signals.quality import snr_db
+from kd_sleep.signals.resampling import RunningGrid
+from kd_sleep.signals.timeseries import Series
 
 DELAY_S = 5.0  # a window's series are there this long after its end
 HELD_WINDOWS = HRV_SPAN_WINDOWS + 1  # 6 min; HRV needs the beats of 5.5 min
@@ -41,8 +43,8 @@ class RunningWindow:
       series: its row of `series.RECORD_FIELDS`, but `jj_hrv` over the 5.5 min that end with it.
       missing: share of it that is missing.
       snr_db: power in 1-8 Hz over power in 10-20 Hz, in dB; NaN where half or more is missing.
-      minutes: [n] samples at `BCG_HZ` of the windows held, this one the last, in the sensor's unit
-        relative to the first sample of all; NaN where missing.
+      minutes: at `BCG_HZ`, the windows held, this one the last, in the sensor's unit relative to
+        the first sample of all.
       beats: J peaks in `minutes`, and up to `DELAY_S` behind them.
       bcg: [S] samples in heartbeat amplitudes, as `RunningBcg` has them; None if not asked for.
     """
@@ -50,7 +52,7 @@ class RunningWindow:
     series: dict[str, NDArray]
     missing: float
     snr_db: float
-    minutes: NDArray[np.float64]
+    minutes: Series
     beats: Beats
     bcg: NDArray[np.float64] | None
 
@@ -65,18 +67,18 @@ class RunningSeries:
           rate_hz: samples per second.
           prepared: whether the windows need `bcg`.
         """
-        self._rate = RunningRate(rate_hz)
+        self._rate = RunningGrid(rate_hz, BCG_HZ)
         self._prepared = RunningBcg() if prepared else None
         self._bcg_NS = np.empty((0, BCG_SAMPLES))  # of windows that wait for DELAY_S
-        self._samples = np.empty(0)  # at BCG_HZ, from the first window held on; NaN where missing
+        self._samples, self._missing = np.empty(0), np.empty(0, bool)  # from the first held on
         self._held = 0  # windows before the next one
         self._unit: float | None = None
 
-    def push(self, samples: NDArray) -> list[RunningWindow]:
+    def push(self, samples: Series) -> list[RunningWindow]:
         """The windows that are finished by these samples; often none.
 
         Args:
-          samples: [n] the next ones, in any unit but always the same; NaN where missing.
+          samples: [n] the next ones, in any unit but always the same.
         """
         return self._windows(*self._rate.push(samples))
 
@@ -88,36 +90,41 @@ class RunningSeries:
         )
 
     def _windows(self, values: NDArray, missing: NDArray[np.bool_]) -> list[RunningWindow]:
-        self._samples = np.append(self._samples, np.where(missing, np.nan, values))
+        self._samples = np.append(self._samples, values)
+        self._missing = np.append(self._missing, missing)
         if self._prepared:
             ready = self._prepared.push(values, missing)
             self._bcg_NS = np.concatenate([self._bcg_NS, ready.values_NS])
         finished = []
         while len(self._samples) >= (end := (self._held + 1) * BCG_SAMPLES) + _AHEAD:
-            finished.append(self._window(self._samples[:end], self._samples[end : end + _AHEAD]))
+            finished.append(self._window(end))
             self._bcg_NS = self._bcg_NS[1:]
             if self._held + 1 < HELD_WINDOWS:
                 self._held += 1
             else:
                 self._samples = self._samples[BCG_SAMPLES:]
-        self._samples = self._samples.copy()  # lets go of what lies before
+                self._missing = self._missing[BCG_SAMPLES:]
+        # Lets go of what lies before.
+        self._samples, self._missing = self._samples.copy(), self._missing.copy()
         return finished
 
-    def _window(self, minutes: NDArray, ahead: NDArray) -> RunningWindow:
+    def _window(self, end: int) -> RunningWindow:
+        """The window that ends before sample `end` of those held."""
         windows = self._held + 1
-        series = bcg_series(minutes, windows, self._unit, ahead)
+        missing = self._missing[: end + _AHEAD]
+        minutes = Series.of(self._samples[: end + _AHEAD], BCG_HZ, missing)
+        series = bcg_series(minutes, windows, self._unit)
         self._unit = series.unit or None
         row = {name: values[-1] for name, values in series.fields().items()}
         hrv_NF = np.pad(series.jj_hrv, ((_LATE, 0), (0, 0)), constant_values=np.nan)
-        own = minutes[-BCG_SAMPLES:]
-        missing = np.isnan(own)
-        centred = np.where(missing, 0.0, own - np.nanmedian(own)) if not missing.all() else own
-        usable = missing.mean() < 0.5
+        own, missing = self._samples[end - BCG_SAMPLES : end], missing[end - BCG_SAMPLES : end]
+        usable = missing.mean() < MOST_MISSING
+        centred = np.where(missing, 0.0, own - np.median(own[~missing])) if usable else own
         return RunningWindow(
             series=row | {"jj_hrv": hrv_NF[windows - 1]},
             missing=float(missing.mean()),
             snr_db=float(snr_db(centred[None], BCG_HZ)[0]) if usable else np.nan,
-            minutes=minutes,
+            minutes=minutes[:end],
             beats=series.beats,
             bcg=self._bcg_NS[0] if self._prepared else None,
         )

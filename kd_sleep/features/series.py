@@ -15,18 +15,27 @@ Gain, offset and polarity drop out of all series; a change of posture drops out 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from kd_sleep.features import rr
-from kd_sleep.features.windows import to_windows
-from kd_sleep.schema import BCG_HZ, MOVEMENT_SAMPLES, SERIES_HZ, SERIES_SAMPLES, WINDOW_S
-from kd_sleep.signals.filters import bandpass, bridged, resample
+from kd_sleep.features.bcg import MOST_MISSING
+from kd_sleep.schema import (
+    BCG_HZ,
+    BCG_SAMPLES,
+    MOVEMENT_SAMPLES,
+    SERIES_HZ,
+    SERIES_SAMPLES,
+    WINDOW_S,
+)
+from kd_sleep.signals.filters import bandpass
 from kd_sleep.signals.j_peaks import Beats, j_peaks
+from kd_sleep.signals.resampling import on_grid
+from kd_sleep.signals.timeseries import Series
 
-MOST_MISSING = 0.5  # of a window: with this much missing, it has no series
 PIECE_WINDOWS = 40  # 20 minutes and more: in noise of any colour, none shows a heartbeat
 BREATH_HZ = (0.1, 0.7)  # 6 to 42 breaths a minute
 MOVEMENT_HZ = 1.0  # above breathing
@@ -68,31 +77,32 @@ class BcgSeries:
 RECORD_FIELDS = ("jj", "jj_hrv", "beat_confidence", "breath", "breath_depth", "movement")
 
 
-def bcg_series(
-    bcg: NDArray, windows: int, unit: float | None = None, ahead: NDArray | None = None
-) -> BcgSeries:
+def bcg_series(bcg: Series, windows: int, unit: float | None = None) -> BcgSeries:
     """The series of a BCG.
 
     A window of which half or more is missing has no series, and no heartbeat is looked for there.
 
     Args:
-      bcg: [n] samples at `BCG_HZ` in any unit; NaN where missing, and beyond its end.
+      bcg: [N * BCG_SAMPLES] at `BCG_HZ` in any unit, as `features.bcg.on_windows` has it. Where a
+        stream is under way, some multiple of `LEVEL_S` may lie behind the last window: filters and
+        the search for beats go on into it.
       windows: how many there are, N.
       unit: level that `movement` and `breath_depth` are relative to; None takes the night's median.
-      ahead: [m] samples behind the last window, some multiple of `LEVEL_S`, where a stream is under
-        way: filters and the search for beats go on into them.
     """
-    samples_NS = to_windows(bcg, BCG_HZ, windows)
-    missing_NS = np.isnan(samples_NS)
+    inside = windows * BCG_SAMPLES
+    missing_NS = bcg.missing[:inside].reshape(windows, -1)
     usable_N = missing_NS.mean(1) < MOST_MISSING
-    missing_NS[~usable_N] = True
-    behind = np.empty(0) if ahead is None or not usable_N[-1] else ahead
-    filled, missing = bridged(np.append(np.where(missing_NS, np.nan, samples_NS).ravel(), behind))
-    beats = heartbeats(samples_NS, usable_N, behind)
+    gone = np.zeros(len(bcg), bool)
+    gone[:inside] = np.repeat(~usable_N, BCG_SAMPLES)
+    whole = bcg.without(gone)
+    if not windows or not usable_N[-1]:
+        whole = whole[:inside]
+    beats = heartbeats(whole, usable_N)
+    missing_NS = whole.missing[:inside].reshape(windows, -1)
     intervals = rr.nn_intervals(beats.times_s)
     jj_NT = rr.tachogram(intervals, windows)
-    movement, unit = _movement(filled, missing, unit)
-    breath_NT, depth_N = _breath(filled, missing_NS, unit)
+    movement, unit = _movement(whole, unit)
+    breath_NT, depth_N = _breath(whole, missing_NS, unit)
     return BcgSeries(
         beats=beats,
         jj=jj_NT.astype(np.float32),
@@ -105,29 +115,33 @@ def bcg_series(
     )
 
 
-def heartbeats(samples_NS: NDArray, usable_N: NDArray[np.bool_], behind: NDArray) -> Beats:
+def heartbeats(bcg: Series, usable_N: NDArray[np.bool_]) -> Beats:
     """The J peaks of a night's usable windows, in s from the first window's start.
 
     `j_peaks` finds none in a recording whose mean shows no heart, so it is not shown the gaps.
     Where it finds none, a heart may still show for a while: it looks into pieces.
 
     Args:
-      samples_NS: [N, S] at `BCG_HZ`; NaN where missing.
+      bcg: at `BCG_HZ`, N windows, and what lies behind the last one if that is usable.
       usable_N: [N] windows that are looked into.
-      behind: [m] samples behind the last window, which is usable where there are any.
     """
-    there_NS = samples_NS[usable_N]
-    beats = j_peaks(np.append(there_NS, behind), BCG_HZ)
-    if not len(beats.times_s) and len(there_NS) >= 2 * PIECE_WINDOWS:
-        pieces_NS = np.array_split(there_NS, len(there_NS) // PIECE_WINDOWS)
-        starts_s = WINDOW_S * np.cumsum([0, *map(len, pieces_NS[:-1])])
-        pieces = [j_peaks(piece_NS.ravel(), BCG_HZ) for piece_NS in pieces_NS]
+    shown = np.ones(len(bcg), bool)
+    shown[: len(usable_N) * BCG_SAMPLES] = np.repeat(usable_N, BCG_SAMPLES)
+    there, count = bcg[shown], int(usable_N.sum())
+    beats = j_peaks(there)
+    if not len(beats.times_s) and count >= 2 * PIECE_WINDOWS:
+        edges = np.linspace(0, count, count // PIECE_WINDOWS + 1).astype(np.int64)
+        pieces = []
+        for first, stop in itertools.pairwise(edges):
+            found = j_peaks(there[first * BCG_SAMPLES : stop * BCG_SAMPLES])
+            pieces.append(dataclasses.replace(found, times_s=found.times_s + first * WINDOW_S))
         beats = Beats(
-            np.concatenate([b.times_s + s for b, s in zip(pieces, starts_s, strict=True)]),
-            np.concatenate([b.correlation for b in pieces]),
-            np.concatenate([b.confidence for b in pieces]),
+            *(
+                np.concatenate([getattr(found, field.name) for found in pieces])
+                for field in dataclasses.fields(Beats)
+            )
         )
-    window = np.minimum((beats.times_s // WINDOW_S).astype(np.int64), max(len(there_NS) - 1, 0))
+    window = np.minimum((beats.times_s // WINDOW_S).astype(np.int64), max(count - 1, 0))
     moved_s = WINDOW_S * (np.flatnonzero(usable_N)[window] - window)
     return dataclasses.replace(beats, times_s=beats.times_s + moved_s)
 
@@ -142,14 +156,12 @@ def _confidence(beats: Beats, windows: int) -> NDArray[np.float64]:
     return np.where(near, beats.correlation[last], 0.0).reshape(windows, -1)
 
 
-def _movement(
-    filled: NDArray, missing: NDArray[np.bool_], unit: float | None
-) -> tuple[NDArray[np.float64], float]:
+def _movement(bcg: Series, unit: float | None) -> tuple[NDArray[np.float64], float]:
     """Log level of each second over `unit`, NaN where half of it is missing; and the unit."""
     second = round(BCG_HZ)
-    fast = bandpass(filled, BCG_HZ, MOVEMENT_HZ, None)
+    fast = bandpass(bcg.values, BCG_HZ, MOVEMENT_HZ, None)
     level = np.sqrt((fast**2).reshape(-1, second).mean(1))
-    there = missing.reshape(-1, second).mean(1) < 0.5
+    there = bcg.missing.reshape(-1, second).mean(1) < 0.5
     if unit is None:
         unit = float(np.median(level[there])) if there.any() else 0.0
     if unit <= 0.0:
@@ -158,12 +170,11 @@ def _movement(
 
 
 def _breath(
-    filled: NDArray, missing_NS: NDArray[np.bool_], unit: float
+    bcg: Series, missing_NS: NDArray[np.bool_], unit: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Chest movement [N, 120] in its local RMS, and the log of each window's RMS over `unit`."""
     windows = len(missing_NS)
-    chest = resample(filled, BCG_HZ, SERIES_HZ)[: round(len(filled) * SERIES_HZ / BCG_HZ)]
-    chest = bandpass(chest, SERIES_HZ, *BREATH_HZ)
+    chest = bandpass(on_grid(bcg, SERIES_HZ).values, SERIES_HZ, *BREATH_HZ)
     frame = round(LEVEL_S * SERIES_HZ)
     rms = np.sqrt((chest**2).reshape(-1, frame).mean(1))
     level = ndimage.median_filter(rms, LEVEL_FRAMES, mode="nearest")

@@ -38,7 +38,7 @@ _HEAD = struct.Struct("<8sIIQ")
 _DIGEST = hashlib.sha256().digest_size
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4")}
 _MOST_AXES = 8
-_AGAIN = "Copy it again, or export the student again with `python -m launch.export_student`."
+_AGAIN = "Copy it again, or export the student again with `kd-sleep export_student`."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def unpack(data: bytes, path: str | os.PathLike) -> Content:
         raise ExportError(
             path,
             "no .kdsleep file.",
-            "Write one with `python -m launch.export_student`, or name a student's work folder.",
+            "Write one with `kd-sleep export_student`, or name a student's work folder.",
         )
     if len(data) < _HEAD.size:
         raise ExportError(path, f"cut short: it ends after {len(data)} bytes.", _AGAIN)

@@ -48,7 +48,7 @@ def export_student(workdir: Path, out: Path) -> Exported:
     """Writes the student of `workdir` to the file `out`, and runs the file before it is in place.
 
     Args:
-      workdir: of `launch.distill_student`.
+      workdir: of `kd-sleep distill_student`.
       out: the file; one that is there is replaced.
 
     Raises:

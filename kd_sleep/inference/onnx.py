@@ -25,7 +25,8 @@ import numpy as np
 from jax.extend import core
 from numpy.typing import ArrayLike, NDArray
 
-from kd_sleep.errors import ConfigError, ExportError
+from kd_sleep.errors import ExportError
+from kd_sleep.extras import optional_packages
 from kd_sleep.inference import container
 from kd_sleep.inference.export import TOLERANCE, largest_difference, open_arguments
 from kd_sleep.inference.program import Program, Shapes, Trained, checked, trained
@@ -68,12 +69,10 @@ _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "r
 
 
 def assert_installed() -> None:
-    """Raises ConfigError where the packages are not there."""
-    try:
+    """Raises MissingPackage where the packages are not there."""
+    with optional_packages():
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"--onnx: {error}.", "Run `pip install -e '.[onnx]'`.") from error
 
 
 def export_onnx(workdir: Path, out: Path) -> float:

@@ -18,7 +18,6 @@ import dataclasses
 import datetime
 import functools
 import io
-import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -31,15 +30,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.errors import ConfigError, KdSleepError, RecordingError
+from kd_sleep.extras import optional_packages
 from kd_sleep.inference.staging import Staging, StagingStudent, load_student
 from kd_sleep.parallel import map_nights
 from kd_sleep.provenance import versions, write_json
 from kd_sleep.recordings.bcg_formats import SUFFIXES
+from kd_sleep.recordings.files import hidden
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.stages import UNSCORED, Stage
 
-PICTURES = ("png", "svg", "none")
 # The names of AASM, which EDFbrowser and MNE know. Light is N1 or N2, and N2 the more common.
 EDF_TEXTS = {
     Stage.WAKE: "Sleep stage W",
@@ -85,16 +85,17 @@ def stage_files(
 
     Args:
       student: its work folder or exported file.
-      recordings: files, and folders whose files of a known suffix are taken.
+      recordings: files, and folders whose files of a known suffix are taken, but no hidden ones.
       out: folder, made where it is not.
       channel, rate_hz: as for `read_bcg`.
       start: of a lone recording's first sample, in place of what its file says.
-      picture: of `PICTURES`.
+      picture: of `config.PICTURES`.
       workers: processes; 0 takes one per core.
 
     Raises:
       ConfigError: no recording there, or one start for several.
       ExportError, TrainingError: no student there.
+      MissingPackage: Matplotlib is not installed.
     """
     paths = found(recordings)
     if start is not None and len(paths) > 1:
@@ -102,7 +103,11 @@ def stage_files(
             f"--start={start.isoformat()}: one start for {len(paths)} recordings.",
             "Stage them one by one.",
         )
-    _student(os.fspath(student))  # says what is wrong with it before any work is done
+    # What is wrong with these is said before any work is done.
+    _student(os.fspath(student))
+    if picture != "none":
+        with optional_packages():
+            import matplotlib  # noqa: F401
     out.mkdir(parents=True, exist_ok=True)
     stage_one = functools.partial(
         _outcome,
@@ -131,7 +136,9 @@ def found(recordings: Sequence[Path]) -> list[Path]:
             inside = sorted(
                 path
                 for path in place.iterdir()
-                if path.suffix.lower() in SUFFIXES and not path.name.endswith(_OWN)
+                if path.suffix.lower() in SUFFIXES
+                and not path.name.endswith(_OWN)
+                and not (hidden(path.name) or path.is_dir())
             )
         if not inside:
             raise ConfigError(f"{place}: no BCG in it ({', '.join(SUFFIXES)}).", "Look at --bcg.")
@@ -171,7 +178,7 @@ def stage_file(
       RecordingError: a file that cannot be read.
       StagingError: a BCG whose stages would be noise.
     """
-    recording = read_bcg(path, channel, rate_hz)
+    recording = read_bcg(path, channel, rate_hz, spelt=("--channel", "--rate"))
     began = start or recording.start
     staging = student.stage(recording.signal.values, recording.signal.rate_hz)
     stem = out / name
@@ -276,7 +283,6 @@ def _student(path: str) -> StagingStudent:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "kd_sleep"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every folder it opens
     return load_student(path)
 
 
@@ -294,4 +300,4 @@ def _outcome(job: tuple[Path, str], *, student: str, **how: Any) -> Outcome:
         remedy = "Please report this with the file's header."
         return Outcome(shown, "", f"unforeseen {type(error).__name__}: {error}. {remedy}")
     said = [staging.said(), *(f"Warning: {warned.text}." for warned in staging.warnings)]
-    return Outcome(shown, " ".join(said), "")
+    return Outcome(shown, " ".join(said).replace("?.", "?"), "")

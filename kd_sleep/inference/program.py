@@ -85,7 +85,7 @@ class Trained:
 
 
 def load_program(path: str | os.PathLike) -> Program:
-    """A student from a work folder of `launch.distill_student`, or from an exported file.
+    """A student from a work folder of `kd-sleep distill_student`, or from an exported file.
 
     Raises:
       ExportError: nothing there, or a file that cannot be used.
@@ -99,7 +99,7 @@ def load_program(path: str | os.PathLike) -> Program:
         raise ExportError(
             path,
             "no student here.",
-            "Name a work folder of `launch.distill_student`, or a file of `launch.export_student`.",
+            "Name a student's work folder, or a file of `kd-sleep export_student`.",
         )
     return of_content(container.read(path), path)
 

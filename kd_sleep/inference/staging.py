@@ -4,9 +4,10 @@
     night = student.stage(bcg, rate_hz=100.0)
     night.stages, night.probs, night.flagged, night.warnings
 
-Any rate from 40 Hz, gain, offset and polarity will do. A window of which half or more is missing
-gets no stage. What is no BCG of a sleeper is refused (`StagingError`) rather than staged, and what
-is unlike the BCG that the student was trained on is staged with a warning; `REASONS` names both.
+Any rate from `schema.LOWEST_BCG_HZ` on, gain, offset and polarity will do. A window of which half
+or more is missing gets no stage. What is no BCG of a sleeper is refused (`StagingError`) rather
+than staged, and what is unlike the BCG that the student was trained on is staged with a warning;
+`REASONS` names both.
 
 A student's inputs are made by the functions that made the training data's (`features.series`,
 `features.inputs`, `features.bcg`). A causal student is shown a BCG as a stream would show it
@@ -24,21 +25,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
-from kd_sleep.errors import KdSleepError
+from kd_sleep.errors import KdSleepError, SamplesError
 from kd_sleep.evaluation.sleep_measures import sleep_measures
-from kd_sleep.features import bcg as bcg_features
-from kd_sleep.features.bcg import MOST_MISSING, NoHeartbeatBand, PreparedBcg
+from kd_sleep.extras import optional_packages
+from kd_sleep.features.bcg import MOST_MISSING, NoHeartbeatBand, PreparedBcg, on_windows, prepared
 from kd_sleep.features.inputs import student_inputs
 from kd_sleep.features.running_series import RunningSeries, RunningWindow, as_record
 from kd_sleep.features.series import bcg_series
-from kd_sleep.features.windows import to_windows
 from kd_sleep.inference.program import Program, load_program
 from kd_sleep.models.kept_share import KeptShare, window_features
 from kd_sleep.recordings.paired_bcg import LONGEST_S, SHORTEST_S
-from kd_sleep.schema import BCG_HZ, SERIES_HZ, WINDOW_S
+from kd_sleep.schema import BCG_HZ, BCG_SAMPLES, LOWEST_BCG_HZ, SERIES_HZ, WINDOW_S
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.rates import breathing_rate, heart_rate
-from kd_sleep.signals.sqi import MIN_RATE_HZ, signal_sqi
+from kd_sleep.signals.sqi import signal_sqi
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.stages import STAGE_NAMES, UNSCORED
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ HEART_BPM = (40.0, 100.0)  # a sleeper's median; outside, the rate in Hz is more
 FEW_HEARTBEATS = 0.25  # share of the windows with a heart rate
 MOST_GAPS = 0.5  # of a night
 
-# Names of what may be wrong with a BCG. The first five are refused, the others are warned of.
+# Names of what may be wrong with a BCG. The first six are refused, the others are warned of.
 REASONS = {
+    "samples": "no array of one channel's real numbers",
     "rate": "sampled too slowly to see a heartbeat",
     "length": "shorter than 5 minutes or longer than 24 hours",
     "constant": "it never changes",
@@ -158,14 +160,10 @@ class Staging:
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """`columns` as a data frame, one row a window. Needs pandas."""
-        try:
+        """`columns` as a data frame, one row a window. Needs `kd_sleep[frame]`."""
+        with optional_packages():
             import pandas
-        except ImportError as error:
-            raise KdSleepError(
-                "to_frame needs pandas, which is not installed.",
-                "`pip install pandas`, or take `columns()`.",
-            ) from error
+
         return pandas.DataFrame(self.columns())
 
     def said(self) -> str:
@@ -264,8 +262,8 @@ class StagingStudent:
         """Stages a night.
 
         Args:
-          bcg: [n] samples in any unit, of 5 minutes to 24 hours; NaN where missing. What is left
-            behind the last whole window gets no stage.
+          bcg: [n] samples in any unit, of 5 minutes to 24 hours; NaN, infinite or masked where
+            missing. What is left behind the last whole window gets no stage.
           rate_hz: samples per second, at least 40.
           causal: whether the BCG is prepared from the past alone, as a stream does; None does so
             for a causal student.
@@ -274,21 +272,19 @@ class StagingStudent:
           StagingError: a BCG whose stages would be noise.
         """
         samples = _checked(bcg, rate_hz)
-        windows = int(len(samples) / rate_hz / WINDOW_S + 1e-9)
-        uniform = bcg_features.at_bcg_rate(samples, rate_hz)
-        ready = _prepared(uniform, windows)
-        if not ready.usable_N.any():
-            raise _no_window()
+        windows = samples.samples_at(BCG_HZ) // BCG_SAMPLES
+        uniform = on_windows(samples.without_flat(), windows)
+        ready = _prepared(uniform)
         night = bcg_series(uniform, windows)
         if not len(night.beats.times_s):
             raise _no_heartbeat("no beat comes after another as a heart's do")
-        ratio_db = np.where(ready.usable_N, snr_db(ready.values_NS, BCG_HZ), np.nan)
+        ratio_db = np.where(ready.usable_N, snr_db(ready.values_NS, uniform.rate_hz), np.nan)
         shown = Shown(night.fields(), ready.missing_N, ratio_db, ready.values_NS)
         if self.causal if causal is None else causal:
-            shown = _shown_running(samples, rate_hz, windows, "bcg" in self.inputs)
+            shown = _shown_running(samples, windows, "bcg" in self.inputs)
         usable = shown.usable_N
         probs, sqi = self.judged(*self.network(shown.inputs(self.inputs)), shown)
-        signal = signal_sqi(uniform, BCG_HZ, night.beats).by_window(windows)
+        signal = signal_sqi(uniform, night.beats).by_window(windows)
         doubtful, why = self.doubtful(sqi, signal.reliable())
         heart_bpm = heart_rate(night.beats.times_s, windows)
         return Staging(
@@ -387,36 +383,42 @@ def load_student(path: str | os.PathLike) -> StagingStudent:
 
 
 def _check_rate(rate_hz: float) -> None:
-    if not rate_hz >= MIN_RATE_HZ:
+    if not rate_hz >= LOWEST_BCG_HZ:
         raise StagingError(
             "rate",
             f"The BCG has {rate_hz:g} Hz; heartbeats, and the noise beside them, need"
-            f" {MIN_RATE_HZ:g} Hz or more.",
+            f" {LOWEST_BCG_HZ:g} Hz or more.",
             "Record faster, or export the samples as they were recorded.",
         )
 
 
-def _checked(bcg: ArrayLike, rate_hz: float) -> NDArray[np.float64]:
-    """The samples as numbers, where they can be a night's BCG."""
+def series_of(samples: ArrayLike, rate_hz: float) -> Series:
+    """Samples of a caller's array.
+
+    Raises:
+      StagingError: several channels, or something else than real numbers.
+    """
+    try:
+        return Series.of(samples, rate_hz)
+    except SamplesError as error:
+        raise StagingError("samples", error.problem, error.remedy) from error
+
+
+def _checked(bcg: ArrayLike, rate_hz: float) -> Series:
+    """The samples, where they can be a night's BCG."""
     _check_rate(rate_hz)
-    samples = np.asarray(bcg, np.float64)
-    if samples.ndim != 1:
-        raise StagingError(
-            "length", f"Expected one channel [n], got an array {list(samples.shape)}."
-        )
-    seconds = len(samples) / rate_hz
-    if not SHORTEST_S <= seconds <= LONGEST_S:
+    samples = series_of(bcg, rate_hz)
+    if not SHORTEST_S <= samples.duration_s <= LONGEST_S:
         raise StagingError(
             "length",
-            f"The BCG lasts {seconds / 60:.4g} minutes at {rate_hz:g} Hz.",
+            f"The BCG lasts {samples.duration_s / 60:.4g} minutes at {rate_hz:g} Hz.",
             "Between 5 minutes and 24 hours can be staged; is the rate right?",
         )
-    there = np.isfinite(samples)
-    if not there.any():
+    if samples.missing.all():
         raise StagingError("gaps", "The BCG has no samples, only gaps.", "Look at the recording.")
-    if np.ptp(samples[there]) == 0:
+    if samples.constant:
         raise StagingError("constant", "The BCG never changes.", "Check the sensor.")
-    return np.where(there, samples, np.nan)
+    return samples
 
 
 def _no_heartbeat(why: str) -> StagingError:
@@ -427,35 +429,28 @@ def _no_heartbeat(why: str) -> StagingError:
     )
 
 
-def _no_window() -> StagingError:
-    return StagingError(
-        "gaps",
-        "No window of the BCG is more than half there.",
-        "Look at the recording; there is nothing to stage.",
-    )
-
-
-def _prepared(uniform: NDArray, windows: int) -> PreparedBcg:
+def _prepared(uniform: Series) -> PreparedBcg:
     try:
-        return bcg_features.prepared(uniform, windows)
+        return prepared(uniform)
     except NoHeartbeatBand as error:
-        there_NS = np.isfinite(to_windows(uniform, BCG_HZ, windows))
-        if not (there_NS.mean(1) > 1 - MOST_MISSING).any():
-            raise _no_window() from error
-        raise _no_heartbeat(str(error).rstrip(".")) from error
+        if (uniform.missing.reshape(-1, BCG_SAMPLES).mean(1) < MOST_MISSING).any():
+            raise _no_heartbeat(str(error).rstrip(".")) from error
+        raise StagingError(
+            "gaps",
+            "No window of the BCG is more than half there.",
+            "Look at the recording; there is nothing to stage.",
+        ) from error
 
 
-def _shown_running(samples: NDArray, rate_hz: float, windows: int, prepared: bool) -> Shown:
+def _shown_running(samples: Series, windows: int, prepared: bool) -> Shown:
     """What a stream shows of the first N windows."""
-    running = RunningSeries(rate_hz, prepared=prepared)
-    found = running.push(samples)
-    found += running.push(np.full(round(rate_hz), np.nan))  # a rate that is no round number
-    return Shown.of((found + running.finish())[:windows])
+    running = RunningSeries(samples.rate_hz, prepared=prepared)
+    return Shown.of((running.push(samples) + running.finish())[:windows])
 
 
 def _unlike(
     card: Mapping[str, Any],
-    samples: NDArray,
+    samples: Series,
     ready: PreparedBcg,
     heart_bpm: NDArray,
     ratio_db: NDArray,
@@ -474,8 +469,8 @@ def _unlike(
     if rate is not None and not HEART_BPM[0] <= rate <= HEART_BPM[1]:
         text = f"the heart would beat {rate:.0f} times a minute; is the sampling rate right?"
         found.append(Warned("heart_rate", text))
-    steps = np.diff(np.unique(samples[: 1 << 16]))  # NaN are last
-    step = float(np.fmin.reduce(steps, initial=np.inf))
+    first = samples[: 1 << 16]
+    step = float(np.min(np.diff(np.unique(first.values[~first.missing])), initial=np.inf))
     if np.isfinite(step) and step > ready.unit:
         text = (
             f"a heartbeat is {ready.unit / step:.2g} of the smallest step between its numbers;"

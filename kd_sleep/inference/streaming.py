@@ -4,7 +4,7 @@
     for samples in sensor:
         for window in stream.push(samples):
             print(window.start_s, window.name, window.flagged)
-    stream.close()
+    last = stream.close()
 
 For students that see the past alone (`--causal`), or no other window. A window's stage is there
 `features.running_series.DELAY_S` = 5 s after its end: a tachogram lies between two beats, and the
@@ -27,8 +27,8 @@ from kd_sleep.errors import KdSleepError
 from kd_sleep.features.bcg import MOST_MISSING
 from kd_sleep.features.inputs import SUMMARISED, median_by_window, student_inputs
 from kd_sleep.features.running_series import RunningSeries, RunningWindow, as_record
-from kd_sleep.inference.staging import Shown
-from kd_sleep.schema import BCG_HZ, BCG_SAMPLES, WINDOW_S
+from kd_sleep.inference.staging import Shown, series_of
+from kd_sleep.schema import BCG_SAMPLES, WINDOW_S
 from kd_sleep.signals.sqi import signal_sqi
 from kd_sleep.stages import STAGE_NAMES, UNSCORED
 
@@ -78,7 +78,7 @@ class Stream:
                 " have.",
                 "Train one with --causal, or with --student=single_window.",
             )
-        self._student = student
+        self._student, self._rate_hz, self._closed = student, rate_hz, False
         self._running = RunningSeries(rate_hz, prepared="bcg" in student.inputs)
         self._past: list[dict[str, NDArray]] = []  # of all windows: what `summary` reads of them
         self._missing: list[float] = []  # of all windows
@@ -88,12 +88,25 @@ class Stream:
         """The windows that have ended `DELAY_S` before the last of these samples; often none.
 
         Args:
-          samples: [n] the next ones, in any unit but always the same; NaN where missing.
+          samples: [n] the next ones, in any unit but always the same; NaN, infinite or masked
+            where missing.
+
+        Raises:
+          StagingError: several channels, or something else than real numbers; the stream goes on.
+          KdSleepError: the stream is closed.
         """
-        return list(map(self._staged, self._running.push(np.asarray(samples, np.float64))))
+        if self._closed:
+            raise KdSleepError(
+                "The stream is closed.", "Begin another with student.stream(rate_hz)."
+            )
+        windows = self._running.push(series_of(samples, self._rate_hz))
+        return list(map(self._staged, windows))
 
     def close(self) -> list[StagedWindow]:
-        """The windows that waited for `DELAY_S`; the last may want 0.2 s of its end."""
+        """The windows that waited for `DELAY_S`. Nothing can be pushed after."""
+        if self._closed:
+            return []
+        self._closed = True
         return list(map(self._staged, self._running.finish()))
 
     def _staged(self, window: RunningWindow) -> StagedWindow:
@@ -128,5 +141,5 @@ class Stream:
         """Whether the signal SQI calls a window so; only asked where the student has none."""
         if self._student.kept_share is not None:
             return True
-        minutes = signal_sqi(window.minutes, BCG_HZ, window.beats)
+        minutes = signal_sqi(window.minutes, window.beats)
         return bool(minutes.by_window(len(window.minutes) // BCG_SAMPLES).reliable()[-1])

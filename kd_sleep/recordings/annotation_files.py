@@ -6,12 +6,14 @@ import os
 import re
 from xml.etree.ElementTree import Element
 
-import defusedxml
-import defusedxml.ElementTree
-
 from kd_sleep.errors import RecordingError
+from kd_sleep.extras import optional_packages
 from kd_sleep.recordings import files
 from kd_sleep.recordings.files import FETCH_AGAIN
+
+with optional_packages():
+    import defusedxml
+    import defusedxml.ElementTree
 
 MAX_BYTES = 50_000_000  # a night's XML has less than one million, its R points five
 _MAX_MARKS = 1_000_000  # tags and attributes; so many take two seconds and 300 MB

@@ -1,22 +1,26 @@
 """EDF (European Data Format, Kemp 1992): reads the wanted channels, writes files as SHHS has them.
 
-edfio parses, calibrates and writes. Two things that it leaves to its caller are done here. It takes
-a file that is shorter than its header says for a short night, so the size is checked first: a
-download that broke off must be refused. And it joins the data records of a file with gaps
-(EDF+D, https://www.edfplus.info/specs/edfplus.html), so each is put at the onset that its
-time-keeping annotation gives, with NaN where nothing was recorded: no sample leaves its time.
+edfio parses, calibrates and writes. What it leaves to its caller is done here. It takes a file that
+is shorter than its header says for a short night, so the size is checked first: a download that
+broke off must be refused. It joins the data records of a file with gaps (EDF+D,
+https://www.edfplus.info/specs/edfplus.html), so each is put at the onset that its time-keeping
+annotation gives, with NaN where nothing was recorded: no sample leaves its time. It reads numbers
+as the standard writes them, so a header of another spelling is respelled before edfio sees it. And
+it gives no start at all where an EDF+ field about it is odd; here the plain header's then counts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import io
 import math
+import mmap
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import edfio
@@ -37,8 +41,26 @@ ONSET_ROUNDING_S = 0.010  # records may overlap by this much: some recorders wri
 
 # The time-keeping annotation that opens a record: its onset, at times a duration, then an empty
 # text. Both numbers are of bounded length, so that junk is judged within `_ONSET_BYTES`.
-_ONSET = re.compile(rb"([+-]\d{1,9}(?:\.\d{0,12})?)(?:\x15[\d.]{0,20})?\x14\x14")
+_ONSET = re.compile(rb"([+-]\d{1,9}(?:[.,]\d{0,12})?)(?:\x15[\d.,]{0,20})?\x14\x14")
 _ONSET_BYTES = 64
+
+_START_BYTES = slice(168, 184)  # date, then time
+_DATE = re.compile(r"(\d{1,2})\D(\d{1,2})\D(\d{4}|\d{1,2})", re.ASCII)
+_TIME = re.compile(r"(\d{1,2})\D(\d{1,2})\D(\d{1,2})", re.ASCII)
+_UNSET = datetime.datetime(1985, 1, 1)  # what writers put there that were given no start
+
+# A number as recorders spell it: with a decimal comma, a blank after its sign, as 1E+2, as 100.0.
+_NUMBER = re.compile(rb"([+-]?) *(\d+(?:[.,]\d*)?|[.,]\d+)([eE][+-]?\d{1,3})?")
+# Width of each field, and what kind of number it holds: of the file, then of its signals.
+_FIXED_FIELDS = (
+    (8, None), (80, None), (80, None), (8, None), (8, None), (8, int), (44, None), (8, int),
+    (8, float), (4, int),
+)  # fmt: skip
+_SIGNAL_FIELDS = (
+    (16, None), (80, None), (8, None), (8, float), (8, float), (8, int), (8, int), (80, None),
+    (8, int), (32, None),
+)  # fmt: skip
+MEND = "Correct this field with an editor of EDF headers, or leave this night out."
 
 _T = TypeVar("_T", int, float)
 
@@ -48,11 +70,13 @@ class EdfContents:
     """What `read_signals` took from a file.
 
     Attributes:
-      start: local wall clock at the first sample; None where the header's date or time is unusable.
+      start: local wall clock at the first sample; None where the header's date or time is unusable,
+        or both are those of a header that was given none (1 January 1985, midnight).
       duration_s: length of the recording in seconds, gaps included.
       recording_text: the header's local recording identification.
       labels: of all ordinary channels in the file, as it spells them and in its order.
       signals: the wanted channels that were found, by the caller's names.
+      notes: what a reader should know, in sentences: that the header tells no start.
     """
 
     start: datetime.datetime | None
@@ -60,6 +84,7 @@ class EdfContents:
     recording_text: str
     labels: tuple[str, ...]
     signals: dict[str, Signal]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +92,17 @@ class _Layout:
     """Where a file's data records lie, in bytes and in time.
 
     Attributes:
+      header: as the standard spells it, for the file's own.
       records: number of data records, all of them in the file.
       record_s: seconds that each lasts.
+      first_s: seconds from the header's start to the first record.
       onsets_s: float64 [records], seconds from the first record; None where they are back to back.
     """
 
+    header: bytes
     records: int
     record_s: float
+    first_s: float
     onsets_s: NDArray[np.float64] | None
 
     @property
@@ -124,13 +153,12 @@ def read_signals(path: str | os.PathLike, wanted: Mapping[str, Sequence[str]]) -
     """
     layout = _layout(path)
     try:
-        with warnings.catch_warnings():
-            # edfio warns where size and header disagree, which `_layout` has settled.
-            warnings.simplefilter("ignore")
-            edf = edfio.read_edf(os.fspath(path), lazy_load_data=True)
+        with _opened(path, layout.header) as edf:
             channels = {name: _choose(edf.signals, labels) for name, labels in wanted.items()}
+            start = _start(edf, layout)
             return EdfContents(
-                start=_start(edf),
+                start=start,
+                notes=() if start else (_no_start(layout),),
                 duration_s=layout.duration_s,
                 recording_text=edf.local_recording_identification,
                 labels=edf.labels,
@@ -144,6 +172,17 @@ def read_signals(path: str | os.PathLike, wanted: Mapping[str, Sequence[str]]) -
         raise
     except Exception as error:  # a header can be wrong in more ways than edfio has errors for
         raise RecordingError(path, f"is no readable EDF ({error}).", FETCH_AGAIN) from error
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike, header: bytes) -> Iterator[edfio.Edf]:
+    """The file as edfio has it, with this header in place of its own."""
+    with files.opened(path) as file, warnings.catch_warnings():
+        # edfio warns where size and header disagree, which was looked at before.
+        warnings.simplefilter("ignore")
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the file stays as is
+        content[: len(header)] = header
+        yield edfio.read_edf(memoryview(content), lazy_load_data=True)
 
 
 def read_annotations(
@@ -161,18 +200,18 @@ def read_annotations(
     header, size = _header(path)
     channels = len(header) // 256 - 1
     rates = header[256 + 216 * channels : 256 + 224 * channels]
-    samples = sum(
+    per_record = [
         _number(path, "samples per record", rates[8 * i : 8 * i + 8]) for i in range(channels)
-    )
+    ]
     records = _number(path, "number of records", header[236:244])
-    if size < len(header) + 2 * samples * records:
+    if size < len(header) + 2 * sum(per_record) * records:
         raise RecordingError(path, "is cut short.", FETCH_AGAIN)
+    record_s = _number(path, "record duration", header[244:252], float)
+    first_s, _ = _onsets(path, header, per_record, records, record_s)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            edf = edfio.read_edf(os.fspath(path), lazy_load_data=True)
+        with _opened(path, header) as edf:
             found = [(a.onset, a.duration or WINDOW_S, a.text) for a in edf.annotations]
-            start = _start(edf)
+            start = _start(edf, _Layout(header, records, record_s, first_s, None))
     except Exception as error:  # a header can be wrong in more ways than edfio has errors for
         raise RecordingError(path, f"is no readable EDF ({error}).", FETCH_AGAIN) from error
     if not found:
@@ -260,8 +299,8 @@ def _layout(path: str | os.PathLike) -> _Layout:
             " all that follow are shifted.",
             FETCH_AGAIN,
         )
-    onsets_s = _onsets(path, header, per_record, records, record_s)
-    layout = _Layout(records, record_s, onsets_s)
+    first_s, onsets_s = _onsets(path, header, per_record, records, record_s)
+    layout = _Layout(header, records, record_s, first_s, onsets_s)
     if layout.duration_s > MAX_DURATION_S:
         raise RecordingError(
             path,
@@ -273,19 +312,18 @@ def _layout(path: str | os.PathLike) -> _Layout:
 
 def _onsets(
     path: str | os.PathLike, header: bytes, per_record: list[int], records: int, record_s: float
-) -> NDArray[np.float64] | None:
-    """Onset of each data record, in seconds from the first one's; None where they are back to back.
+) -> tuple[float, NDArray[np.float64] | None]:
+    """Onset of the first data record in the header's time, 0 where it tells none, and of each from
+    the first one's; None where they are back to back.
 
     edfio reads annotations, but keeps those that tell the time to itself. A file may call itself
     continuous (EDF+C) and have gaps all the same: its last record's onset gives it away.
     """
     kind = header[192:197]
-    if kind not in (b"EDF+C", b"EDF+D"):
-        return None
     labels = [header[256 + 16 * i : 272 + 16 * i].rstrip() for i in range(len(per_record))]
     if b"EDF Annotations" not in labels:
-        if kind == b"EDF+C":
-            return None
+        if kind != b"EDF+D":
+            return 0.0, None
         raise RecordingError(
             path,
             "is discontinuous (EDF+D), but has no annotations that say when its records start.",
@@ -300,12 +338,13 @@ def _onsets(
         def onset_s(record: int) -> float:
             file.seek(first_byte + record * 2 * sum(per_record))
             match = _ONSET.match(file.read(length))
-            return float(match[1]) if match else math.nan
+            return float(match[1].replace(b",", b".")) if match else math.nan
 
-        if kind == b"EDF+C":
-            late_s = onset_s(records - 1) - onset_s(0) - (records - 1) * record_s
-            if not late_s > record_s:
-                return None
+        first_s = onset_s(0)
+        if kind != b"EDF+D":
+            late_s = onset_s(records - 1) - first_s - (records - 1) * record_s
+            if kind != b"EDF+C" or not late_s > record_s:
+                return 0.0 if math.isnan(first_s) else first_s, None
         onsets_s = np.array([onset_s(record) for record in range(records)])
     unknown = np.flatnonzero(np.isnan(onsets_s))
     if unknown.size:
@@ -315,7 +354,7 @@ def _onsets(
             " starts.",
             FETCH_AGAIN,
         )
-    onsets_s -= onsets_s[0]
+    onsets_s -= first_s
     early = np.flatnonzero(np.diff(onsets_s) < record_s - min(ONSET_ROUNDING_S, 0.5 * record_s))
     if early.size:
         record = early[0] + 1
@@ -325,14 +364,18 @@ def _onsets(
             " after the first.",
             FETCH_AGAIN,
         )
-    return onsets_s
+    return first_s, onsets_s
 
 
 def _header(path: str | os.PathLike) -> tuple[bytes, int]:
-    """The whole header of a file that is EDF by its first look, and the file's size in bytes."""
+    """The header of a file that is EDF by its first look, respelled, and the file's size in bytes.
+
+    Fields end at a NUL and are filled up with blanks. Numbers are respelled where what they say is
+    beyond doubt; others stay as they are, and reading them names them.
+    """
     with files.opened(path) as file:
         size = os.fstat(file.fileno()).st_size
-        fixed = file.read(256)
+        fixed = _respelled(file.read(256), _FIXED_FIELDS)
         if not fixed:
             raise RecordingError(path, "is empty.", FETCH_AGAIN)
         if fixed[:1] == b"\xff":
@@ -346,27 +389,73 @@ def _header(path: str | os.PathLike) -> tuple[bytes, int]:
             raise RecordingError(
                 path, f"has {channels} signals by a header of another size.", FETCH_AGAIN
             )
-        header = fixed + file.read(256 * channels)
+        header = fixed + _respelled(
+            file.read(256 * channels), [f for f in _SIGNAL_FIELDS for _ in range(channels)]
+        )
         if len(header) < 256 * (channels + 1):
             raise RecordingError(path, f"ends inside its header, at byte {size}.", FETCH_AGAIN)
         return header, size
+
+
+def _respelled(data: bytes, fields: Iterable[tuple[int, type | None]]) -> bytes:
+    """The part of a header that has these fields: the width of each, and what number it holds."""
+    out, at = b"", 0
+    for width, kind in fields:
+        field = data[at : at + width]
+        field = _plain(field, kind) if kind else field.split(b"\0")[0]
+        out += field.ljust(width)
+        at += width
+    return out[: len(data)]
+
+
+def _plain(field: bytes, kind: type) -> bytes:
+    """A number as Python and edfio read it, or the field itself."""
+    match = _NUMBER.fullmatch(field.strip(b"\0 \t\r\n").split(b"\0")[0].strip())
+    if match is None:
+        return field
+    plain = match[1].replace(b"+", b"") + match[2].replace(b",", b".") + (match[3] or b"")
+    if kind is int and not plain.lstrip(b"-").isdigit():
+        value = float(plain)
+        plain = b"%d" % value if value.is_integer() else field
+    return plain if len(plain) <= 8 else field
 
 
 def _number(
     path: str | os.PathLike, name: str, field: bytes, kind: Callable[[str], _T] = int
 ) -> _T:
     try:
-        return kind(field.decode("ascii"))
+        if b"_" not in field:  # Python's own way to part digits
+            return kind(field.decode("ascii"))
     except ValueError:
-        raise RecordingError(path, f"has {field!r} as its {name}.", FETCH_AGAIN) from None
+        pass
+    # Damage leaves no text; a recorder's own spelling comes again with every download.
+    remedy = MEND if field.isascii() and field.decode().isprintable() else FETCH_AGAIN
+    raise RecordingError(path, f"has {field!r} as its {name}.", remedy)
 
 
-def _start(edf: edfio.Edf) -> datetime.datetime | None:
-    try:
-        return edf.startdatetime
-    # Date 00.00.00, an anonymised one, broken time-keeping: no reason to lose the night.
-    except Exception:
+def _start(edf: edfio.Edf, layout: _Layout) -> datetime.datetime | None:
+    """EDF+'s date where it tells one, else the header's, at the header's time."""
+    text = layout.header[_START_BYTES].decode("latin-1")
+    date, time = _DATE.fullmatch(text[:8].strip()), _TIME.fullmatch(text[8:].strip())
+    if date is None or time is None:
         return None
+    day, month, year = map(int, date.groups())
+    if year < 100:  # from 1985 to 2084
+        year += 1900 if year >= 85 else 2000
+    with contextlib.suppress(Exception):  # "Startdate X", in any language, or none
+        recorded = edf.recording.startdate
+        day, month, year = recorded.day, recorded.month, recorded.year
+    try:
+        hour, minute, second = map(int, time.groups())
+        start = datetime.datetime(year, month, day, hour, minute, second)
+        return None if start == _UNSET else start + datetime.timedelta(seconds=layout.first_s)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _no_start(layout: _Layout) -> str:
+    date, time = layout.header[_START_BYTES][:8], layout.header[_START_BYTES][8:]
+    return f"The header tells no start: its date is {date!r}, its time {time!r}."
 
 
 def _fold(label: str) -> str:
@@ -382,13 +471,21 @@ def _choose(channels: Iterable[edfio.EdfSignal], labels: Sequence[str]) -> edfio
 
 
 def _physical(path: str | os.PathLike, channel: edfio.EdfSignal, layout: _Layout) -> Signal:
+    for name in ("physical_min", "physical_max", "digital_min", "digital_max"):
+        try:
+            getattr(channel, name)
+        except ValueError as error:
+            field = name.replace("_", " ") + "imum"
+            raise RecordingError(
+                path, f"channel {channel.label!r} has no number as its {field} ({error}).", MEND
+            ) from None
     low, high = channel.physical_range
     if low == high or channel.digital_min >= channel.digital_max:
         raise RecordingError(
             path,
             f"channel {channel.label!r} has no scale: physical {low:g}..{high:g}"
             f" over digital {channel.digital_min}..{channel.digital_max}.",
-            "Correct the header, or leave this night out.",
+            MEND,
         )
     per_record = channel.samples_per_data_record
     values = channel.data[: layout.records * per_record].astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,19 +14,36 @@ from kd_sleep.errors import RecordingError
 
 FETCH_AGAIN = "Download or copy the file again, or leave this night out."
 
+# How a web server's answer begins, be it a page in HTML, an error in JSON or XML, or a bare line.
+_WEB_ANSWER = re.compile(
+    rb"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|title|script|error)\b"
+    rb"|\{\s*\"(error|errors|message|status|detail|code|title|success)\"\s*:"
+    rb"|HTTP/\d|(4\d\d:? )?(unauthori[sz]ed|forbidden|access denied|not found|bad request)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_MARKS = b"\xef\xbb\xbf\xff\xfe \t\r\n"  # before its first letter
+_PEEK = 2048
+
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Opens `path` to read bytes.
 
     Raises:
-      RecordingError: for a file that is missing, is a pipe, a socket or a device, or cannot be
-        opened or read in the block.
+      RecordingError: for a file that is missing, is a pipe, a socket or a device, holds a web
+        server's page or error instead of what was asked for, or cannot be opened or read in the
+        block.
     """
     try:
         with open(path, "rb", opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise RecordingError(path, "is no ordinary file.", FETCH_AGAIN)
+            if _WEB_ANSWER.match(file.peek(_PEEK)[:_PEEK].replace(b"\0", b"").lstrip(_MARKS)):
+                raise RecordingError(
+                    path,
+                    "is a web page (sign-in or error), not what its name says.",
+                    "Fetch it again; is the token valid?",
+                )
             yield file
     except FileNotFoundError:
         raise RecordingError(path, "is missing.", "Download it, or leave this night out.") from None
@@ -36,6 +54,11 @@ def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
 def _at_once(path: str, flags: int) -> int:
     """Opens without waiting: a named pipe would have its reader wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+def hidden(name: str) -> bool:
+    """Whether a file is a system's or a program's own: `._night.edf`, `~$x`, `Thumbs.db`."""
+    return name.startswith((".", "~$")) or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
 
 
 def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:

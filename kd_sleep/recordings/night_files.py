@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from kd_sleep.errors import RecordingError
 from kd_sleep.recordings.recording import Recording
@@ -33,6 +33,8 @@ class NightFiles(abc.ABC):
     more_bcg: tuple[Path, ...] = ()
     bcg_channel: str = ""
     bcg_rate_hz: float = 0.0
+
+    bcg_spelt: ClassVar = ("--bcg_channel", "--bcg_rate_hz")  # how a user gives these two
 
     @property
     @abc.abstractmethod

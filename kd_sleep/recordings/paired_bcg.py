@@ -26,22 +26,26 @@ import dataclasses
 import datetime
 import os
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.errors import RecordingError
-from kd_sleep.recordings import bcg_csv, bcg_formats
-from kd_sleep.recordings.bcg_formats import Channel, Contents, Samples, fold
+from kd_sleep.recordings import bcg_clock, bcg_csv, bcg_formats
+from kd_sleep.recordings.bcg_clock import TIME_NAMES, Clock, Stamps, ramp, time_name
+from kd_sleep.recordings.bcg_formats import Column, Contents, Samples, fold
 from kd_sleep.recordings.recording import Signal
-from kd_sleep.signals.filters import bridged, resample
+from kd_sleep.schema import LOWEST_BCG_HZ
 from kd_sleep.signals.quality import snr_db
+from kd_sleep.signals.resampling import on_grid
 
-LOWEST_HZ = 50.0  # heartbeats and the noise band beside them reach up to 20 Hz
-HIGHEST_HZ = bcg_formats.HIGHEST_HZ
+HIGHEST_HZ = bcg_clock.HIGHEST_HZ
 SHORTEST_S = 300.0  # one segment of the clock's alignment
-LONGEST_S = bcg_formats.LONGEST_S
+LONGEST_S = bcg_clock.LONGEST_S
 _RATE_TOLERANCE = 0.01
+_RISES = "only rises or falls, or counts"
 _JUDGED_S = 7200.0  # of the night's middle, when channels are compared
 _JUDGED_HZ = 100.0
 _JUDGED_WINDOW_S = 10
@@ -79,7 +83,13 @@ class BcgRecording:
     notes: tuple[str, ...] = ()
 
 
-def read_bcg(path: str | os.PathLike, channel: str = "", rate_hz: float = 0.0) -> BcgRecording:
+def read_bcg(
+    path: str | os.PathLike,
+    channel: str = "",
+    rate_hz: float = 0.0,
+    *,
+    spelt: tuple[str, str] = ("channel=", "rate_hz="),
+) -> BcgRecording:
     """Reads one BCG channel of a file; the module's docstring lists the formats.
 
     Values keep unit, gain and polarity. Infinite ones, and those beyond float32, are damage and
@@ -91,34 +101,33 @@ def read_bcg(path: str | os.PathLike, channel: str = "", rate_hz: float = 0.0) -
       channel: its name; case and spaces do not matter, and of an HDF5 name the last part will do.
         Empty takes the only channel, or the best.
       rate_hz: samples per second, for a file that does not tell; 0 for one that does.
+      spelt: how the caller's user writes `channel` and `rate_hz`, for advice in errors.
 
     Raises:
       RecordingError: for a file that is missing, damaged or of no known format; without the
         channel, or any that can be a BCG; without a rate, or with another than `rate_hz` by more
-        than 1 %; outside 50 to 1000 Hz or 5 minutes to 24 hours; or that never changes.
+        than 1 %; outside 40 to 1000 Hz or 5 minutes to 24 hours; or that never changes.
     """
     contents = _contents(path)
-    candidates = _candidates(path, contents, channel)
+    candidates = _candidates(path, contents, channel, spelt[0])
+    clocks: dict[int, _Beside] = {}
     best, best_db = None, -np.inf
     refused = []
     for candidate in candidates:
         try:
-            signal, notes = _signal(path, candidate, candidate.load(), rate_hz)
+            samples, start = _samples(path, contents, candidate, rate_hz, clocks)
+            signal, notes = _signal(path, candidate.label, samples, rate_hz, spelt[1])
         except RecordingError as error:
             refused.append(error)
             continue
         quality_db = _quality_db(signal) if len(candidates) > 1 else 0.0
         if best is None or quality_db > best_db:
-            best, best_db = (candidate, signal, notes), quality_db
+            best, best_db = (candidate, start, signal, notes), quality_db
     if best is None:
-        raise refused[0]
-    chosen, signal, notes = best
-    return BcgRecording(
-        signal,
-        contents.start,
-        tuple(other.label for other in contents.channels if other is not chosen),
-        notes,
-    )
+        raise next((error for error in refused if _RISES not in error.problem), refused[0])
+    chosen, start, signal, notes = best
+    others = tuple(other.label for other in contents.columns if other is not chosen)
+    return BcgRecording(signal, start, others, notes)
 
 
 def _contents(path: str | os.PathLike) -> Contents:
@@ -131,31 +140,154 @@ def _contents(path: str | os.PathLike) -> Contents:
         "HDF5": bcg_formats.hdf5_contents,
     }[kind]
     contents = reader(path)
-    if not contents.channels:
+    if not any(map(_may_be_signal, contents.columns)):
+        times = [
+            f"{column.label!r} holds times and no plain numbers" for column in contents.columns
+        ]
+        why = "; ".join([*contents.refused.values(), *times][:5])
         raise RecordingError(
-            path, "has no channel of numbers that can be a signal.", "Choose the signal's file."
+            path,
+            f"has no channel of numbers that can be a signal{': ' * bool(why)}{why}.",
+            "Choose the signal's file, or save the signal as plain numbers in one.",
         )
     return contents
 
 
-def _candidates(path: str | os.PathLike, contents: Contents, channel: str) -> list[Channel]:
+def _candidates(
+    path: str | os.PathLike, contents: Contents, channel: str, flag: str
+) -> list[Column]:
     """The channels among which quality decides; at least one."""
-    names = ", ".join(other.label for other in contents.channels[:20])
+    columns = [column for column in contents.columns if _may_be_signal(column)]
+    names = ", ".join(other.label for other in columns[:20])
+    if len(columns) > 20:
+        names += f" and {len(columns) - 20} others"
     if fold(channel):
-        named = [other for other in contents.channels if fold(channel) in _spellings(other.label)]
+        named = [other for other in columns if fold(channel) in _spellings(other.label)]
         if not named:
+            why = [text for label, text in contents.refused.items() if fold(label) == fold(channel)]
             raise RecordingError(
-                path, f"has no channel {channel!r} among {names}.", "Name one of these."
+                path,
+                f"has no channel {channel!r} among {names}{': ' * bool(why)}{''.join(why)}.",
+                f"Name one of these with {flag}.",
             )
         return named
-    if len(contents.channels) == 1:
-        return list(contents.channels)
-    possible = [other for other in contents.channels if not _is_other(other.label)]
-    if not possible:
-        raise RecordingError(
-            path, f"has no BCG channel among {names}.", "Name the channel that is one."
-        )
+    possible = [other for other in columns if not _is_other(other.label)]
+    if len(columns) == 1 or not possible:
+        possible = columns
+        if len(columns) > 1:
+            raise RecordingError(
+                path, f"has no BCG channel among {names}.", f"Name the one with {flag}."
+            )
     return [other for other in possible if _is_bed_sensor(other.label)] or possible
+
+
+def _samples(
+    path: str | os.PathLike,
+    contents: Contents,
+    column: Column,
+    rate_hz: float,
+    clocks: dict[int, _Beside],
+) -> tuple[Samples, datetime.datetime | None]:
+    """A channel on the clock of its rows, and when it starts."""
+    told_hz = _told_hz(path, column.label, contents.rate if column.rate is None else column.rate)
+    start = contents.start if column.start is None else bcg_formats.start_of(column.start)
+    around = [] if column.rows in clocks else _possible_clocks(contents, column)
+    values, *beside = contents.load([column, *around])
+    samples = values if isinstance(values, Samples) else Samples(values, told_hz)
+    if ramp(samples.values):
+        raise RecordingError(
+            path, f"channel {column.label!r} {_RISES}: a clock or a count, no BCG.", "Name another."
+        )
+    if column.rows not in clocks:
+        table = list(zip(around, beside, strict=True))
+        clocks[column.rows] = _clock_beside(path, contents, table, told_hz or rate_hz)
+    clock, stamped, notes = clocks[column.rows]
+    if clock is not None:
+        if told_hz and abs(clock.rate_hz / told_hz - 1.0) > _RATE_TOLERANCE:
+            raise RecordingError(
+                path,
+                f"its time stamps tell {clock.rate_hz:.6g} Hz, what it says of its rate"
+                f" {told_hz:g} Hz.",
+                "Remove the wrong one of them.",
+            )
+        samples = Samples(clock.spread(samples.values), clock.rate_hz)
+    unit = re.fullmatch(r".*?\s*[\[(](.*?)[\])]\s*", column.label)
+    if unit and not samples.unit and not unit[1].isdigit():
+        samples = dataclasses.replace(samples, unit=unit[1])
+    start = start or stamped
+    if clock is not None and start is None:
+        notes = (*notes, "Its time stamps count from no date: it has no start.")
+    return dataclasses.replace(samples, notes=(*samples.notes, *notes)), start
+
+
+def _told_hz(path: str | os.PathLike, label: str, told: Any) -> float:
+    if told is None:
+        return 0.0
+    try:
+        rate_hz = float(told)
+    except (ValueError, TypeError):
+        rate_hz = -1.0
+    if not 0 < rate_hz < np.inf:
+        raise RecordingError(
+            path, f"tells {str(told)[:40]!r} as the rate of {label!r}.", "Correct it."
+        )
+    return rate_hz
+
+
+def _possible_clocks(contents: Contents, column: Column) -> list[Column]:
+    """The column beside a channel that is its clock by name or kind; else all that seem to rise."""
+    beside = [c for c in contents.columns if c.rows == column.rows and c is not column]
+    named = [c for c in beside if _is_time(c)]
+    if named:  # the nearest in an HDF5 file's groups, and of several the one that moves most often
+        here = column.label.split("/")[:-1]
+
+        def rank(c: Column) -> tuple[bool, int]:
+            return c.label.split("/")[:-1] == here, len(np.unique(c.peek))
+
+        return [max(named, key=rank)]
+    return [c for c in beside if c.peek.size and np.ptp(c.peek) > 0 and ramp(c.peek)]
+
+
+_Beside = tuple[Clock | None, datetime.datetime | None, tuple[str, ...]]
+
+
+def _clock_beside(
+    path: str | os.PathLike,
+    contents: Contents,
+    table: Sequence[tuple[Column, Any]],
+    told_hz: float,
+) -> _Beside:
+    """The clock among columns, its start, and notes on those that only rise and are none."""
+    rising = {}
+    for column, values in table:
+        named = _is_time(column)
+        if not named and not ramp(values):
+            continue
+        stamps = values
+        if not isinstance(values, Stamps):
+            stamps = bcg_clock.stamps_of(values, column.label, told_hz, contents.row_name)
+        if isinstance(stamps, Stamps):
+            clock = bcg_clock.uniform_clock(path, stamps.seconds, contents.row_name)
+            return clock, stamps.start, (*stamps.notes, *clock.notes)
+        rising[column.label] = stamps
+        if named or not told_hz:
+            raise RecordingError(
+                path,
+                f"column {column.label!r} may be its clock, but {stamps}.",
+                "Name it by its unit, such as time_s or time_ms, or remove it and give the rate.",
+            )
+    notes = [
+        f"Column {label!r} only rises, and is no clock: {why}." for label, why in rising.items()
+    ]
+    return None, None, tuple(notes)
+
+
+def _is_time(column: Column) -> bool:
+    return column.peek.dtype.kind in "SM" or time_name(column.label)[0] in TIME_NAMES
+
+
+def _may_be_signal(column: Column) -> bool:
+    return not _is_time(column) and column.peek.dtype.kind in "iuf"
 
 
 def _spellings(label: str) -> set[str]:
@@ -177,13 +309,13 @@ def _is_bed_sensor(label: str) -> bool:
 
 
 def _signal(
-    path: str | os.PathLike, channel: Channel, samples: Samples, rate_hz: float
+    path: str | os.PathLike, label: str, samples: Samples, rate_hz: float, flag: str
 ) -> tuple[Signal, tuple[str, ...]]:
     """The channel as float32, checked."""
-    what = f"channel {channel.label!r}"
+    what = f"channel {label!r}"
     if not (samples.rate_hz or rate_hz):
         raise RecordingError(
-            path, "does not tell its sampling rate.", "Give the rate in Hz (--bcg_rate_hz)."
+            path, "does not tell its sampling rate.", f"Give the rate in Hz with {flag}."
         )
     if samples.rate_hz and rate_hz and abs(samples.rate_hz / rate_hz - 1.0) > _RATE_TOLERANCE:
         raise RecordingError(
@@ -192,11 +324,11 @@ def _signal(
             "Give no rate, or correct the file.",
         )
     rate_hz = samples.rate_hz or rate_hz
-    if not LOWEST_HZ <= rate_hz <= HIGHEST_HZ:
+    if not LOWEST_BCG_HZ <= rate_hz <= HIGHEST_HZ:
         raise RecordingError(
             path,
             f"{what} has {rate_hz:.6g} Hz.",
-            f"BCG is needed at {LOWEST_HZ:g} to {HIGHEST_HZ:g} Hz.",
+            f"BCG is needed at {LOWEST_BCG_HZ:g} to {HIGHEST_HZ:g} Hz.",
         )
     seconds = len(samples.values) / rate_hz
     if not SHORTEST_S <= seconds <= LONGEST_S:
@@ -215,7 +347,7 @@ def _signal(
         )
     if missing.any():
         notes = (*notes, f"{missing.mean():.2%} of the samples are missing.")
-    return Signal(values, rate_hz, samples.unit, channel.label), (*samples.notes, *notes)
+    return Signal(values, rate_hz, samples.unit, label), (*samples.notes, *notes)
 
 
 def _single(values: NDArray) -> tuple[NDArray[np.float32], tuple[str, ...]]:
@@ -242,16 +374,15 @@ def _quality_db(signal: Signal) -> float:
     """Median over the windows of the night's middle; -inf where no window can be judged."""
     size = min(len(signal.values), round(_JUDGED_S * signal.rate_hz))
     first = (len(signal.values) - size) // 2
-    values, missing = bridged(signal.values[first : first + size])
-    rate_hz = min(signal.rate_hz, _JUDGED_HZ)
-    values = values / (np.abs(values).max() or 1.0)  # so that no square of it overflows
-    values = resample(values, signal.rate_hz, rate_hz)
-    window = round(_JUDGED_WINDOW_S * rate_hz)
-    windows = values[: len(values) // window * window].reshape(-1, window)
-    at = np.minimum(np.arange(windows.size) * signal.rate_hz / rate_hz, size - 1).astype(np.int64)
-    whole = ~missing[at].reshape(windows.shape).any(1)
-    if not whole.any():
+    middle = signal.series[first : first + size]
+    middle = on_grid(middle, min(signal.rate_hz, _JUDGED_HZ))
+    values = middle.values / (np.abs(middle.values).max() or 1.0)  # or their squares overflow
+    window = round(_JUDGED_WINDOW_S * middle.rate_hz)
+    whole = len(values) // window * window
+    windows = values[:whole].reshape(-1, window)
+    there = ~middle.missing[:whole].reshape(windows.shape).any(1)
+    if not there.any():
         return -np.inf
     with np.errstate(divide="ignore"):
-        ratios_db = snr_db(windows[whole], rate_hz)
+        ratios_db = snr_db(windows[there], middle.rate_hz)
     return float(np.nanmedian(ratios_db)) if np.isfinite(ratios_db).any() else -np.inf

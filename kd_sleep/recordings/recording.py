@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kd_sleep.signals.timeseries import Series
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,11 @@ class Signal:
     rate_hz: float
     unit: str
     label: str
+
+    @functools.cached_property
+    def series(self) -> Series:
+        """The samples with their gaps, as signal processing takes them."""
+        return Series.of(self.values, self.rate_hz)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 import os
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +20,7 @@ _LONGEST_NIGHT_MS = 24 * 3600 * 1000  # a time beyond this is damage, and no rea
 _ROUNDING_MS = 500  # runs that overlap by less do so because their times were rounded
 _SLEEP_CODES = {1, 2, 3, 4, 5}
 MIN_ONE_KIND_WINDOWS = 120  # an hour of sleep all of one kind: nobody told the kinds apart
+_FEWEST_COMPARED = 10  # windows scored twice; fewer say nothing of two scorings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,33 @@ def fitted(
         )
     kept = labels[:windows]
     return np.pad(kept, (0, windows - kept.size), constant_values=UNSCORED)
+
+
+def disagreement(labels: NDArray[np.int8], others: NDArray[np.int8]) -> tuple[float, int]:
+    """How two scorings of one night differ, over the windows that both score.
+
+    Returns:
+      The share of windows with different classes; and by how many windows `others` come later,
+      0 unless that many at once leave less than half as large a share.
+    """
+
+    def share(late: int) -> float:
+        first, second = labels[max(-late, 0) :], others[max(late, 0) :]
+        size = min(len(first), len(second))
+        both = (first[:size] != UNSCORED) & (second[:size] != UNSCORED)
+        if both.sum() < max(_FEWEST_COMPARED, fewest):
+            return math.nan
+        return float((first[:size] != second[:size])[both].mean())
+
+    fewest = 0
+    at_once = share(0)
+    if not at_once > 0:  # none, or too few to tell
+        return 0.0, 0
+    reach = min(len(labels), len(others)) // 2
+    fewest = int(np.count_nonzero(labels != UNSCORED)) // 3
+    shifted = {late: share(late) for late in range(-reach, reach + 1)}
+    late = min(shifted, key=lambda late: (shifted[late] if shifted[late] >= 0 else 2.0, abs(late)))
+    return at_once, late if shifted[late] < 0.5 * at_once else 0
 
 
 def _disjoint(path: str | os.PathLike, runs: Iterable[Run]) -> list[Run]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -58,6 +59,8 @@ class SeparateFiles(NightFiles):
     ecg_rate_hz: float = 0.0
     start: datetime.datetime | None = None
     cohort: str = RECORDED
+
+    bcg_spelt: ClassVar = ("column bcg_channel", "column bcg_rate_hz")
 
     @property
     def parts(self) -> dict[str, Path | None]:
@@ -116,7 +119,8 @@ class SeparateFiles(NightFiles):
                     "Give no rate, or correct it.",
                 )
             return _Heart(ecg, shhs.effort_of(edf), edf.start, edf.duration_s, edf.recording_text)
-        found = read_bcg(path, self.ecg_channel, self.ecg_rate_hz)
+        spelt = ("column ecg_channel", "column ecg_rate_hz")
+        found = read_bcg(path, self.ecg_channel, self.ecg_rate_hz, spelt=spelt)
         if found.other_channels and not self.ecg_channel:
             raise RecordingError(
                 path,
@@ -132,7 +136,9 @@ class SeparateFiles(NightFiles):
                 "the night has no heartbeats beside its ECG.",
                 "Give a file of beats, or build with --recordings=edf.",
             )
-        return _clock_of(read_bcg(self.bcg, self.bcg_channel, self.bcg_rate_hz))
+        return _clock_of(
+            read_bcg(self.bcg, self.bcg_channel, self.bcg_rate_hz, spelt=self.bcg_spelt)
+        )
 
 
 def _clock_of(found: BcgRecording) -> _Heart:

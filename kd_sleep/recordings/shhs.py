@@ -5,7 +5,8 @@
     polysomnography/annotations-events-profusion/shhs1/shhs1-200001-profusion.xml
     polysomnography/annotations-rpoints/shhs1/shhs1-200001-rpoint.csv    not every night has one
 
-Stages are in both kinds of XML; NSRR's is read where it exists, and Profusion's else. The digit
+Stages are in both kinds of XML; NSRR's is read where it exists, and Profusion's else. Where both
+exist they have to agree: NSRR's is made from Profusion's. The digit
 after `shhs` is the visit; a subject with two visits bears one number in both.
 """
 
@@ -22,13 +23,15 @@ from pathlib import Path
 from kd_sleep.errors import DatasetError, RecordingError
 from kd_sleep.recordings import nsrr, profusion
 from kd_sleep.recordings.edf import Channel, EdfContents, read_signals
+from kd_sleep.recordings.files import hidden
 from kd_sleep.recordings.night_files import BCG_SUFFIXES, Listing, NightFiles
 from kd_sleep.recordings.recording import Recording, Signal
-from kd_sleep.recordings.scoring import Scoring, fitted, refuse_one_kind
+from kd_sleep.recordings.scoring import Scoring, disagreement, fitted, refuse_one_kind
 from kd_sleep.schema import RECORDED, SIMULATOR, WINDOW_S
 
 SIMULATION_CARD = "simulation.json"  # stands beside polysomnography/ in a simulated cohort
 
+MAX_DISAGREEMENT = 0.1  # share of a night's windows that NSRR's and Profusion's stages differ in
 _RECORDING_ID = re.compile(r"shhs([12])-(\d{6})", re.ASCII)
 _NSRR_DATE = datetime.date(1985, 1, 1)  # stands in SHHS's headers for every night's own
 
@@ -253,7 +256,7 @@ def _files(folder: Path) -> list[Path]:
         raise DatasetError(
             f"{folder}: cannot be listed ({error.strerror}).", "Check its permissions."
         ) from error
-    names = [n for n in names if not n.startswith(".") and not n.lower().endswith(_UNFINISHED)]
+    names = [n for n in names if not hidden(n) and not n.lower().endswith(_UNFINISHED)]
     return [folder / name for name in sorted(names, key=lambda n: (n != n.lower(), n))]
 
 
@@ -302,8 +305,9 @@ def read_recording(night: ShhsFiles, *, signals: bool = True) -> Recording:
 
     Raises:
       RecordingError: for a file that is missing or unusable, signals without an ECG, less than one
-        window of them, stages that outlast them by more than one window, a night whose scorer told
-        sleep from wake only, or one without R points where they are all there is to read.
+        window of them, stages that outlast them by more than one window, two files of stages that
+        disagree, a night whose scorer told sleep from wake only, or one without R points where they
+        are all there is to read.
     """
     if not signals:
         return _read_rpoints_alone(night)
@@ -315,7 +319,7 @@ def read_recording(night: ShhsFiles, *, signals: bool = True) -> Recording:
         subject_id=night.subject_id,
         visit=night.visit,
         cohort=_cohort(night, edf.recording_text, scoring.software),
-        start=edf.start,
+        start=edf.start or _start(scoring),
         duration_s=edf.duration_s,
         ecg=edf.signals["ecg"],
         effort=effort_of(edf),
@@ -334,13 +338,12 @@ def _read_rpoints_alone(night: ShhsFiles) -> Recording:
             " --recordings=edf.",
         )
     _, scoring = _read_scoring(night)
-    clock = scoring.start_time
     return Recording(
         recording_id=night.recording_id,
         subject_id=night.subject_id,
         visit=night.visit,
         cohort=_cohort(night, scoring.software),
-        start=None if clock is None else datetime.datetime.combine(_NSRR_DATE, clock),
+        start=_start(scoring),
         duration_s=len(scoring.labels) * WINDOW_S,
         ecg=None,
         effort=(),
@@ -349,14 +352,38 @@ def _read_rpoints_alone(night: ShhsFiles) -> Recording:
     )
 
 
+def _start(scoring: Scoring) -> datetime.datetime | None:
+    """The time of day that NSRR's file gives, on the date that stands for every night's own."""
+    clock = scoring.start_time
+    return None if clock is None else datetime.datetime.combine(_NSRR_DATE, clock)
+
+
 def _read_scoring(night: ShhsFiles) -> tuple[Path, Scoring]:
     """The night's stages, and the file that they are from."""
-    path, read = night.stages_xml, nsrr.read_scoring
-    if night.profusion_xml is not None and night.profusion_xml.exists() and not path.exists():
-        path, read = night.profusion_xml, profusion.read_scoring
+    path, second = night.stages_xml, night.profusion_xml
+    read = nsrr.read_scoring
+    if second is not None and second.exists() and not path.exists():
+        path, read = second, profusion.read_scoring
     scoring = read(path)
     refuse_one_kind(path, scoring)
+    if second is not None and path != second and second.exists():
+        _check_agreement(path, scoring, second)
     return path, scoring
+
+
+def _check_agreement(path: Path, scoring: Scoring, second: Path) -> None:
+    """Refuses NSRR's stages where Profusion's, read as a witness, tell another night."""
+    try:
+        share, late = disagreement(scoring.labels, profusion.read_scoring(second).labels)
+    except RecordingError:  # an unusable file is no witness
+        return
+    if late or share > MAX_DISAGREEMENT:
+        shift = f"; its stages come {abs(late) * WINDOW_S:g} s {'later' if late > 0 else 'earlier'}"
+        raise RecordingError(
+            path,
+            f"disagrees with {second} on {share:.1%} of the windows{shift if late else ''}.",
+            "Fetch both again; if one is known to be wrong, remove it.",
+        )
 
 
 def _cohort(night: ShhsFiles, *texts: str) -> str:

@@ -33,7 +33,7 @@ from kd_sleep.recordings.scoring import WINDOW_MS, Run, Scoring, fitted, scoring
 from kd_sleep.schema import WINDOW_S
 
 NAME = "slpdb"  # of the database at PhysioNet, and the nights' cohort
-FETCH = "Fetch it: python -m launch.fetch_slpdb --out=DIR."
+FETCH = "Fetch it: kd-sleep fetch_slpdb --out=DIR."
 _SUFFIXES = (".hea", ".st", ".ecg", ".dat")
 _PERSON = re.compile(r"(.*\d)[a-z]?")  # a letter after the number tells a person's records apart
 _RK_CODES = {"W": 0, "1": 1, "2": 2, "3": 3, "4": 4, "R": 5, "M": 6, "MT": 6}

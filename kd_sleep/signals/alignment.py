@@ -8,10 +8,15 @@ night. The clock is found in two steps:
    of `SEGMENT_S`, at every lag of the search. The segments' correlations are added up along every
    line of lags that a drift of up to `MAX_DRIFT` allows: a segment too noisy to find its own lag
    still adds to the sum. The highest sum is the clock, to within some 50 ms; near it there may be
-   others that are nearly as high, a beat off, where the heart is regular.
+   others that are nearly as high, a beat off, where the heart is regular. Where no clock is found,
+   or one that drifts by more than `SURE_DRIFT`, the beats are stretched by each of `STRETCHES` and
+   searched again.
 2. Each of these lines is looked at closely: the energy around every beat is averaged by segment,
    its peak is the segment's lag, and a straight line through the lags is the clock. The line along
    which the energy is highest wins; by how much is the confidence.
+
+A clock that half an hour of the night clearly contradicts is refused: it jumped, or its drift
+changes, and no line is right for the whole night.
 
 The line holds the mean R-to-J delay as well: one constant cannot tell it from the offset, nor can
 its trend over the night be told from drift. We take the mean to be `RJ_S`, so a clock is off by a
@@ -26,8 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, special
 
-from kd_sleep.signals.filters import bridged, resample
 from kd_sleep.signals.j_peaks import beat_energy
+from kd_sleep.signals.resampling import on_grid
+from kd_sleep.signals.timeseries import Series
 
 ENERGY_HZ = 25.0  # of the beat energy
 COARSE = 2  # every second sample of it is enough to search with: it ends at 3 Hz
@@ -37,7 +43,9 @@ SEGMENT_S = 300.0
 TRACK_S = 60.0  # step of the RJ track; each of its points is a mean over SEGMENT_S
 MIN_REACH_S = 300.0  # of lags on either side, to see how high a correlation comes by chance
 BEYOND_S = 30.0  # seen as well: a clock just outside, else one some beats off would pass for it
-MAX_DRIFT = 250e-6
+MAX_DRIFT = 250e-6  # beyond, five minutes of beats smear; so beats are stretched first
+SURE_DRIFT = 210e-6  # from there to MAX_DRIFT it may be a clock of more, some beats off
+STRETCHES = tuple(400e-6 * step for step in (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5))
 RJ_S = 0.210  # mean R-to-J delay at rest
 REACH_S = 0.4  # how far from the line a segment's lag is looked for
 TOLERANCE_S = 0.15  # a segment that agrees has its lag this near the line: a fifth of a short beat
@@ -46,6 +54,9 @@ MIN_BEATS = 100  # seen by both sensors, else a segment says nothing
 MIN_SEGMENTS = 3  # two lags always lie on a line
 MIN_AGREEING = 0.5  # share of the segments that must agree, else no clock can be told
 MIN_CONFIDENCE = 0.9
+PART = 6  # segments in a row that are checked by themselves: half an hour
+APART_S = 0.3  # from the clock: no nearer beat than this
+CLEARLY = 1.15  # times the clock's own correlation: more, and a part of the night refutes it
 RIVAL = 0.85  # a line whose sum is this share of the highest is looked at closely, too
 MAX_LINES = 7
 
@@ -68,6 +79,7 @@ class Alignment:
       rj_times_s: [P] true times, every TRACK_S.
       rj_s: [P] R-to-J delay over SEGMENT_S around them, relative to a mean of RJ_S and with its
         trend over the night taken out, which no one can tell from the clock's; NaN where unknown.
+      height: mean beat energy on the line.
     """
 
     offset_s: float
@@ -80,15 +92,24 @@ class Alignment:
     segment_agrees: NDArray[np.bool_]
     rj_times_s: NDArray[np.float64]
     rj_s: NDArray[np.float64]
+    height: float
 
     def lag_s(self, sensor_s: NDArray) -> NDArray[np.float64]:
         """True minus sensor time on the line, at given sensor times."""
         return sensor_s / (1.0 + self.drift) + self.offset_s - sensor_s
 
+    def corrected(self, bcg: Series) -> Series:
+        """The sensor's samples on the true clock: another start and another rate."""
+        return dataclasses.replace(
+            bcg,
+            rate_hz=bcg.rate_hz * (1.0 + self.drift),
+            start_s=self.offset_s + bcg.start_s / (1.0 + self.drift),
+        )
+
 
 _NONE = np.zeros(0)
 UNALIGNED = Alignment(  # the clock of a BCG that there is no other to compare with
-    0.0, 0.0, np.nan, np.nan, np.nan, _NONE, _NONE, _NONE.astype(bool), _NONE, _NONE
+    0.0, 0.0, np.nan, np.nan, np.nan, _NONE, _NONE, _NONE.astype(bool), _NONE, _NONE, np.nan
 )
 
 
@@ -123,8 +144,7 @@ class _Clock:
 
 def align(
     beat_times_s: NDArray,
-    bcg: NDArray,
-    rate_hz: float,
+    bcg: Series,
     *,
     guess_s: float = 0.0,
     search_s: float = 600.0,
@@ -133,8 +153,7 @@ def align(
 
     Args:
       beat_times_s: [M] R times, increasing; stretches may be absent.
-      bcg: [n] samples, NaN where missing.
-      rate_hz: nominal sampling rate of the BCG.
+      bcg: at its nominal rate; its clock reads 0 at the first sample.
       guess_s: true time of the BCG's first sample as the files' headers have it.
       search_s: how far off the guess may be.
 
@@ -143,32 +162,67 @@ def align(
         segments that agree on any clock, or a heart so regular that two clocks fit alike.
     """
     beats = np.asarray(beat_times_s, np.float64)
-    values, missing = bridged(bcg)
-    segments = int(len(values) / (rate_hz * SEGMENT_S))
+    segments = int(bcg.duration_s / SEGMENT_S)
     if segments < MIN_SEGMENTS:
         raise NoAlignment(f"the BCG is shorter than {MIN_SEGMENTS * SEGMENT_S / 60:.0f} minutes")
     if len(beats) < MIN_SEGMENTS * MIN_BEATS:
         raise NoAlignment(f"the ECG has {len(beats)} beats, too few to show a pattern")
-    if np.ptp(values) == 0 or missing.all():
+    if bcg.constant:
         raise NoAlignment("the BCG is constant or missing throughout")
 
-    energy = _masked_energy(values, missing, rate_hz)
-    segments = min(segments, int(len(energy) / (ENERGY_HZ * SEGMENT_S)))  # a rate may be rounded
+    energy = _masked_energy(bcg)
+    try:
+        first = _aligned(energy, beats, segments, guess_s, search_s, 0.0)
+        if abs(first.drift) <= SURE_DRIFT:
+            return first
+        refusal = NoAlignment("its drift is at the edge of what was searched")
+    except NoAlignment as reason:
+        refusal = reason
+    found = []
+    for stretch in STRETCHES:
+        try:
+            each = _aligned(energy, beats, segments, guess_s, search_s, stretch)
+        except NoAlignment:
+            continue
+        if abs(each.drift + stretch) <= SURE_DRIFT:
+            found.append(each)
+    if not found:
+        raise refusal
+    return max(found, key=lambda each: each.height)
+
+
+def _aligned(
+    energy: NDArray,
+    beats: NDArray,
+    segments: int,
+    guess_s: float,
+    search_s: float,
+    stretch: float,
+) -> Alignment:
+    """The clock whose slope is within MAX_DRIFT of `stretch`; arguments else as in `align`."""
     reach_s = max(search_s + BEYOND_S, MIN_REACH_S)
-    z_SL = _correlations(energy, beats, segments, guess_s - reach_s, 2 * reach_s)
+    z_SL = _correlations(energy, beats / (1.0 + stretch), segments, guess_s - reach_s, 2 * reach_s)
     lag_L = guess_s - reach_s + np.arange(z_SL.shape[1]) / COARSE_HZ
     lines = _highest_sums(z_SL, lag_L)
     if not lines:
         raise NoAlignment("the BCG lies outside the ECG's recording")
     best, confidence = _best(
         [
-            _look_closely(energy, beats + RJ_S, lag_s + RJ_S, slope, segments)
+            _look_closely(
+                energy,
+                beats + RJ_S,
+                lag_s * (1.0 + stretch) + RJ_S,
+                (1.0 + slope) * (1.0 + stretch) - 1.0,
+                segments,
+            )
             for lag_s, slope in lines
         ]
     )
     middle_S = SEGMENT_S * np.arange(0.5, segments)
     line_S = best.at(middle_S)
-    at_S = np.rint((line_S - RJ_S - lag_L[0]) * COARSE_HZ).astype(int).clip(1, len(lag_L) - 2)
+    # Where the line lies among the lags of the stretched beats.
+    at_S = ((middle_S + line_S - RJ_S) / (1.0 + stretch) - middle_S - lag_L[0]) * COARSE_HZ
+    at_S = np.rint(at_S).astype(int).clip(1, len(lag_L) - 2)
     z_S = np.max([z_SL[np.arange(segments), at_S + step] for step in (-1, 0, 1)], axis=0)
     usable = np.isfinite(best.lags_S)
     agrees = best.near_S & (z_S > MIN_Z)
@@ -176,6 +230,7 @@ def align(
         raise NoAlignment(
             f"only {agrees.sum()} of {usable.sum()} five-minute segments agree on one clock"
         )
+    _check_parts(z_SL, at_S)
     if confidence < MIN_CONFIDENCE:
         raise NoAlignment(
             "the heart beats so evenly that clocks a beat apart fit alike"
@@ -198,18 +253,43 @@ def align(
         segment_agrees=agrees,
         rj_times_s=best.track_times_P + best.at(best.track_times_P),
         rj_s=RJ_S + deviation_P,
+        height=float(np.nanmean(best.heights_S)),
     )
 
 
-def _masked_energy(values: NDArray, missing: NDArray, rate_hz: float) -> NDArray[np.float64]:
+def _check_parts(z_SL: NDArray, at_S: NDArray[np.int64]) -> None:
+    """Refuses a clock that a part of the night contradicts: it jumped, or drifts unevenly.
+
+    In every PART segments in a row, no lag more than a beat's width off the clock's may correlate
+    clearly better than it does.
+
+    Raises:
+      NoAlignment: when and by how much.
+    """
+    size, reach = min(PART, len(z_SL)), int(BEYOND_S * COARSE_HZ)
+    lags = at_S[:, None] + np.arange(-reach, reach + 1)
+    inside = (lags >= 0) & (lags < z_SL.shape[1])
+    around_SL = np.where(inside, np.take_along_axis(z_SL, lags.clip(0, z_SL.shape[1] - 1), 1), 0.0)
+    sums = np.cumsum(np.pad(around_SL, ((1, 0), (0, 0))), axis=0)
+    mean_PL = (sums[size:] - sums[:-size]) / size
+    width = int(APART_S * COARSE_HZ)
+    own_P = mean_PL[:, reach - width : reach + width + 1].max(1)
+    mean_PL[:, reach - width : reach + width + 1] = 0.0
+    rival_P = mean_PL.max(1)
+    worse = np.where(rival_P > MIN_Z, rival_P - CLEARLY * own_P, -np.inf)
+    part = int(worse.argmax())
+    if worse[part] > 0:
+        off_s = (int(mean_PL[part].argmax()) - reach) / COARSE_HZ
+        raise NoAlignment(
+            f"its clock does not run evenly: {(part + 0.5 * size) * SEGMENT_S / 3600:.1f} h after"
+            f" its start, the beats lie {off_s:+.1f} s from where the rest of the night has them"
+        )
+
+
+def _masked_energy(bcg: Series) -> NDArray[np.float64]:
     """Beat energy at ENERGY_HZ, 0 where the BCG is missing and half a second around it."""
-    energy = beat_energy(resample(values, rate_hz, ENERGY_HZ), ENERGY_HZ)
-    index = np.rint(np.flatnonzero(missing) * (ENERGY_HZ / rate_hz)).astype(int)
-    gap = np.zeros(len(energy), bool)
-    gap[index.clip(max=len(gap) - 1)] = True
-    if gap.any():
-        gap = ndimage.maximum_filter1d(gap, int(ENERGY_HZ) + 1)
-    return np.where(gap, 0.0, energy)
+    coarse = on_grid(bcg, ENERGY_HZ)
+    return np.where(coarse.near_missing(0.5), 0.0, beat_energy(coarse.values, ENERGY_HZ))
 
 
 def _beat_train(beats: NDArray, start_s: float, samples: int) -> NDArray[np.float32]:
@@ -394,26 +474,3 @@ def _best(clocks: list[_Clock]) -> tuple[_Clock, float]:
         error = ahead.std(ddof=1) / np.sqrt(len(ahead)) + 1e-12
         confidence = min(confidence, float(special.erf(ahead.mean() / error / np.sqrt(2.0))))
     return best, confidence
-
-
-def to_true_clock(
-    bcg: NDArray, rate_hz: float, alignment: Alignment, new_rate_hz: float, duration_s: float
-) -> NDArray[np.float64]:
-    """The BCG on the ECG's clock, [duration_s * new_rate_hz]; NaN where it has no samples.
-
-    Gaps are bridged before the rate is changed, so that they do not grow, and cut out again.
-    """
-    values, missing = bridged(bcg)
-    uniform = resample(values, rate_hz, new_rate_hz)
-    true_s = np.arange(round(duration_s * new_rate_hz)) / new_rate_hz
-    sensor_s = (true_s - alignment.offset_s) * (1.0 + alignment.drift)
-    # Cubic: between samples, straight lines would take a fifth of what is at 0.2 of the rate.
-    out = ndimage.map_coordinates(uniform, sensor_s[None] * new_rate_hz, order=3, mode="nearest")
-    place = sensor_s * rate_hz
-    last = len(values) - 1
-    known = (place >= 0) & (place <= last)
-    if missing.any():
-        below = np.floor(place).astype(np.int64).clip(0, last)
-        known &= ~(missing[below] | missing[np.minimum(below + 1, last)])
-    out[~known] = np.nan
-    return out

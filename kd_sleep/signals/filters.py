@@ -1,8 +1,6 @@
-"""Zero-phase filters and rate changes that the rest of the package shares. NumPy and SciPy only."""
+"""Zero-phase filters that the rest of the package shares. NumPy and SciPy only."""
 
 from __future__ import annotations
-
-from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,41 +34,6 @@ def bandpass(
         sos = signal.butter(order, [low_hz, high_hz], "bandpass", fs=rate_hz, output="sos")
     pad = min(len(values) - 1, int(3 * rate_hz / (low_hz or high_hz or 1.0)))
     return signal.sosfiltfilt(sos, values, padlen=max(pad, 0))
-
-
-def resample(values: NDArray, rate_hz: float, new_rate_hz: float) -> NDArray[np.float64]:
-    """Samples at a new rate, polyphase with anti-aliasing; the first sample stays at 0 s."""
-    ratio = Fraction(new_rate_hz / rate_hz).limit_denominator(1000)
-    if ratio == 1:
-        return np.asarray(values, np.float64)
-    return signal.resample_poly(
-        np.asarray(values, np.float64), ratio.numerator, ratio.denominator, padtype="line"
-    )
-
-
-def bridged(values: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Samples with straight lines across what is not finite, and where that was.
-
-    Filters need finite samples; who filters bridged ones marks the gaps as missing again. All 0
-    where nothing is finite.
-    """
-    values = np.asarray(values, np.float64)
-    missing = ~np.isfinite(values)
-    if not missing.any():
-        return values, missing
-    if missing.all():
-        return np.zeros(len(values)), missing
-    edges = np.flatnonzero(np.diff(missing, prepend=False, append=False))
-    start, stop = edges[::2], edges[1::2]
-    # At the ends there is a sample on one side alone.
-    left = values[np.where(start > 0, start - 1, stop.clip(max=len(values) - 1))]
-    right = values[np.where(stop < len(values), stop, start - 1)]
-    length = stop - start
-    step = np.flatnonzero(missing) - np.repeat(start - 1, length)
-    share = step / np.repeat(length + 1, length)
-    values = values.copy()
-    values[missing] = np.repeat(left, length) + share * np.repeat(right - left, length)
-    return values, missing
 
 
 def moving_sd(values: NDArray, rate_hz: float, seconds: float) -> NDArray[np.float64]:

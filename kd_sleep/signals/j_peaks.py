@@ -25,7 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from kd_sleep.signals.filters import bandpass, bridged, moving_sd, resample
+from kd_sleep.signals.filters import bandpass, moving_sd
+from kd_sleep.signals.resampling import on_grid
+from kd_sleep.signals.timeseries import Series
 
 RATE_HZ = 50.0  # inside j_peaks; the heartbeat band ends at 10 Hz
 QUICK_HZ, SLOW_HZ = (2.0, 10.0), (1.5, 5.0)  # bands of complexes above some 4 Hz, and below
@@ -106,25 +108,24 @@ def rj_delays(r_times_s: NDArray, j_times_s: NDArray) -> NDArray[np.float64]:
     return np.where(delay <= last_s, delay, np.nan)
 
 
-def j_peaks(bcg: NDArray, rate_hz: float) -> Beats:
+def j_peaks(bcg: Series) -> Beats:
     """The heartbeats of a BCG alone; none in gaps and movements, nor where nothing fits.
 
     None at all where no beat-to-beat interval shows in the recording as a whole.
 
     Args:
-      bcg: [n] samples in any unit, of any offset and either polarity; NaN where missing.
-      rate_hz: sampling rate, at least 25 Hz; 50 and more serve best.
+      bcg: in any unit, of any offset and either polarity, at 25 Hz at least; 50 and more serve
+        best. Times are from its first sample.
 
     Raises:
       ValueError: the rate leaves no heartbeat band.
     """
-    if rate_hz < 25.0:
-        raise ValueError(f"{rate_hz:g} Hz leave no heartbeat band; at least 25 Hz are needed")
-    if len(bcg) < FRAME_S * rate_hz:
+    if bcg.rate_hz < 25.0:
+        raise ValueError(f"{bcg.rate_hz:g} Hz leave no heartbeat band; at least 25 Hz are needed")
+    if bcg.duration_s < FRAME_S:
         return _NO_BEATS
-    values, missing = bridged(bcg)
-    values = resample(values, rate_hz, RATE_HZ)
-    gap = _around_missing(missing, rate_hz, len(values))
+    uniform = on_grid(bcg[:], RATE_HZ)
+    values, gap = uniform.values, uniform.near_missing(0.5)
     view = _view(values, gap, *QUICK_HZ)
     if view.similar < SIMILAR_ENOUGH:
         view = max(view, _view(values, gap, *SLOW_HZ), key=lambda either: either.similar)
@@ -175,16 +176,6 @@ def j_peaks(bcg: NDArray, rate_hz: float) -> Beats:
 def _smooth(values: NDArray) -> NDArray[np.float32]:
     """Low-pass at some 3 Hz: two moving means of 0.14 s."""
     return ndimage.uniform_filter1d(ndimage.uniform_filter1d(values, 7), 7)
-
-
-def _around_missing(missing: NDArray, rate_hz: float, samples: int) -> NDArray[np.bool_]:
-    """[samples] at RATE_HZ: where the BCG is missing, and half a second around it."""
-    gap = np.zeros(samples, bool)
-    if missing.any():
-        index = np.rint(np.flatnonzero(missing) * (RATE_HZ / rate_hz)).astype(np.int64)
-        gap[index.clip(max=samples - 1)] = True
-        gap = ndimage.maximum_filter1d(gap, int(RATE_HZ))
-    return gap
 
 
 @dataclasses.dataclass(frozen=True)

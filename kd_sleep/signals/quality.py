@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from kd_sleep.schema import WINDOW_S
+from kd_sleep.signals.timeseries import Series, stuck
 
 SEGMENT_S = 10.0  # a third of a window
 MIN_CORRELATION = 0.66  # mean over a segment's beats, with the template; from Orphanidou
@@ -33,8 +34,6 @@ MAX_DEAD = 0.1  # share of a segment without ECG
 BEAT_SIDE_S = 0.25  # of the template, before and after R: the QRS complex, P and T in part
 TEMPLATE_SEGMENTS = 61  # that a rolling template is over: some 600 beats
 RESEMBLANCE_POWER = 4  # beats of noise, at 0.3-0.5, weigh a tenth of others at most
-FLAT_S = 1.0  # an ECG that does not change for this long is off its lead
-RAIL_S = 0.25  # nor is one that rests this long at its largest or smallest value: no R is so wide
 
 
 def snr_db(windows_NS: NDArray, rate_hz: float) -> NDArray[np.float64]:
@@ -129,29 +128,9 @@ def in_usable(usable: NDArray[np.bool_], times_s: NDArray) -> NDArray[np.bool_]:
 
 
 def dead_samples(ecg: NDArray, rate_hz: float) -> NDArray[np.bool_]:
-    """Samples that show no ECG: missing, in a flat run of `FLAT_S`, or resting at a rail.
-
-    Args:
-      ecg: [n] samples.
-      rate_hz: sampling rate.
-    """
-    dead = ~np.isfinite(ecg)
-    if dead.all():
-        return dead
-    starts, lengths = runs_of_equals(ecg)
-    long = lengths >= RAIL_S * rate_hz
-    rails = np.fmin.reduce(ecg), np.fmax.reduce(ecg)
-    for start, length in zip(starts[long], lengths[long], strict=True):
-        if length >= FLAT_S * rate_hz or ecg[start] in rails:
-            dead[start : start + length] = True
-    return dead
-
-
-def runs_of_equals(values: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where runs of equal samples start, and how long they are; a NaN is a run by itself."""
-    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
-    starts = np.concatenate([[0], changes])
-    return starts, np.diff(starts, append=len(values))
+    """[n] samples that show no ECG: missing, flat, or resting at a rail, as `stuck` has it."""
+    series = Series.of(ecg, rate_hz)
+    return np.any([series.missing, *stuck(series)], axis=0)
 
 
 def _mean_correlation(

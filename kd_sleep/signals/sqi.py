@@ -34,10 +34,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from kd_sleep.schema import WINDOW_S
-from kd_sleep.signals.filters import bandpass, bridged
+from kd_sleep.schema import LOWEST_BCG_HZ, WINDOW_S
+from kd_sleep.signals.filters import bandpass
 from kd_sleep.signals.j_peaks import AFTER, BEFORE, DEAD, MOVING, RATE_HZ, Beats, j_peaks
-from kd_sleep.signals.quality import FLAT_S, RAIL_S, SEGMENT_S, runs_of_equals, snr_db
+from kd_sleep.signals.quality import SEGMENT_S, snr_db
+from kd_sleep.signals.timeseries import Series, stuck
 
 RELIABLE_SNR_DB = 6.0  # the article: above it, J peaks are reliable
 POOR_SNR_DB = 0.0  # the article: below it, more than 40 % of beats are missed
@@ -46,7 +47,6 @@ NOISE_CORRELATION = 0.4  # of noise with it, since J is put where they are alike
 MAX_SPOILT = 0.1  # share of a reliable segment that may be moving, saturated or missing
 TEMPLATE_BEATS = 20  # at either side
 REACH_S = 120.0  # beats further away than this are not part of a template
-MIN_RATE_HZ = 40.0  # or there is no 10-20 Hz
 BREATH_HZ, BREATH_ORDER = 0.7, 4  # breathing lies below: it is some 30 dB above the beats
 HEART_HZ = 1.0, 8.0
 LEVEL_SEGMENTS = 31  # of the median that movement is measured against: some 5 minutes
@@ -107,33 +107,32 @@ class SignalQuality:
         )
 
 
-def signal_sqi(bcg: NDArray, rate_hz: float, beats: Beats | None = None) -> SignalQuality:
+def signal_sqi(bcg: Series, beats: Beats | None = None) -> SignalQuality:
     """Quality of a BCG in segments of `SEGMENT_S`; the last one is filled up with dropout.
 
     Gain, offset and polarity do not matter.
 
     Args:
-      bcg: [n] samples in any unit; NaN where missing.
-      rate_hz: sampling rate, at least 40 Hz.
+      bcg: in any unit, at `LOWEST_BCG_HZ` at least.
       beats: what `j_peaks` found in it, where that is known already.
 
     Raises:
       ValueError: the rate leaves no 10-20 Hz to compare with.
     """
-    if rate_hz < MIN_RATE_HZ:
+    rate_hz = bcg.rate_hz
+    if rate_hz < LOWEST_BCG_HZ:
         raise ValueError(
-            f"{rate_hz:g} Hz leave no 10-20 Hz to compare with; at least {MIN_RATE_HZ:g} Hz are"
+            f"{rate_hz:g} Hz leave no 10-20 Hz to compare with; at least {LOWEST_BCG_HZ:g} Hz are"
             " needed"
         )
-    values = np.asarray(bcg, np.float64)
-    segments = int(np.ceil(round(len(values) / rate_hz / SEGMENT_S, 6)))
+    segments = int(np.ceil(round(bcg.duration_s / SEGMENT_S, 6)))
     if segments == 0:
         none = np.empty(0)
         return SignalQuality(none, none, np.empty(0, np.int64), none, none, none, none)
-    dropped, saturated = _dead(values, rate_hz)
-    dead = dropped | saturated
-    filled = bridged(np.where(dead, np.nan, values))[0] if dead.any() else values
-    calm = bandpass(filled, rate_hz, BREATH_HZ, None, BREATH_ORDER)
+    flat, saturated = stuck(bcg)
+    whole = bcg.without(flat | saturated)
+    dropped = whole.missing & ~saturated
+    calm = bandpass(whole.values, rate_hz, BREATH_HZ, None, BREATH_ORDER)
     heart = bandpass(calm, rate_hz, *HEART_HZ)
     # Segments of a whole number of samples; where the rate has none they are out by less than one.
     size = round(SEGMENT_S * rate_hz)
@@ -151,7 +150,7 @@ def signal_sqi(bcg: NDArray, rate_hz: float, beats: Beats | None = None) -> Sign
     known = dropout + saturation < 0.5
     ratio_db = np.where(known, snr_db(by_segment(calm, 0.0), rate_hz), np.nan)
     moving_SN = _moving(by_segment(heart, 0.0), rate_hz, known)
-    found = j_peaks(bcg, rate_hz) if beats is None else beats
+    found = j_peaks(bcg) if beats is None else beats
     correlation, template_beats = _likeness(heart, rate_hz, found.times_s, moving_SN, dropped)
 
     movement = moving_SN.mean(1)
@@ -182,23 +181,6 @@ def _mean_of_known(values_NK: NDArray) -> NDArray[np.float64]:
     count = known.sum(1)
     total = np.where(known, values_NK, 0.0).sum(1)
     return np.divide(total, count, out=np.full(len(values_NK), np.nan), where=count > 0)
-
-
-def _dead(values: NDArray, rate_hz: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Samples that are dropout (missing, or flat for FLAT_S), and those that rest at a rail."""
-    dropped = ~np.isfinite(values)
-    saturated = np.zeros(len(values), bool)
-    if dropped.all():
-        return dropped, saturated
-    rails = np.fmin.reduce(values), np.fmax.reduce(values)
-    starts, lengths = runs_of_equals(values)
-    long = lengths >= RAIL_S * rate_hz
-    for start, length in zip(starts[long], lengths[long], strict=True):
-        if rails[0] < rails[1] and values[start] in rails:
-            saturated[start : start + length] = True
-        elif length >= FLAT_S * rate_hz:
-            dropped[start : start + length] = True
-    return dropped, saturated
 
 
 def _moving(heart_SN: NDArray, rate_hz: float, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -302,14 +284,14 @@ class BeatsAtSnr:
 
 
 def beats_against_snr(
-    nights: Iterable[tuple[NDArray, float, NDArray[np.float64]]],
+    nights: Iterable[tuple[Series, NDArray[np.float64]]],
     edges_db: Sequence[float] = SNR_EDGES_DB,
     calm: bool = False,
 ) -> list[BeatsAtSnr]:
     """What SNR thresholds mean on given nights: beats missed and J peaks to be relied on.
 
     Args:
-      nights: BCG [n], its rate in Hz, and the true J peaks [M] on its clock, of each night.
+      nights: BCG and the true J peaks [M], in s from its first sample, of each night.
       edges_db: of the rows, increasing.
       calm: leave out segments with any movement, saturation or dropout.
 
@@ -317,9 +299,9 @@ def beats_against_snr(
       One row for each pair of edges; shares of nothing are NaN. `snr_table` writes them out.
     """
     columns: list[NDArray] = []
-    for bcg, rate_hz, j_times_s in nights:
-        beats = j_peaks(bcg, rate_hz)
-        quality = signal_sqi(bcg, rate_hz, beats)
+    for bcg, j_times_s in nights:
+        beats = j_peaks(bcg)
+        quality = signal_sqi(bcg, beats)
         segments = len(quality.score)
         owner, distance_s = _matched_beats(beats.times_s, j_times_s)
         right, was_found = owner >= 0, np.zeros(len(j_times_s), bool)

@@ -76,7 +76,7 @@ def true_drive(shhs_dir: str | os.PathLike, recording_id: str) -> physiology.Dri
         does not have, or no such night in it.
     """
     card = Path(shhs_dir) / shhs.SIMULATION_CARD
-    anew = "Simulate the cohort anew (python -m launch.simulate_cohort)."
+    anew = "Simulate the cohort anew (kd-sleep simulate_cohort)."
     try:
         settings = dict(json.loads(card.read_text())["settings"])
         simulator = settings.pop("simulator")

@@ -27,9 +27,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from kd_sleep.recordings.recording import Recording, Signal
-from kd_sleep.schema import BCG_HZ
-from kd_sleep.signals.filters import bandpass, bridged, moving_sd, resample
-from kd_sleep.signals.quality import dead_samples
+from kd_sleep.signals.filters import bandpass, moving_sd
+from kd_sleep.signals.timeseries import Series, bridged, stuck
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive
 
@@ -91,10 +90,10 @@ def drive_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
     for effort in reversed(recording.effort):  # of two that breathe, the first is the breathing
         if not _breathes(effort):
             continue
-        chest, spread = _excursion(bridged(effort.values)[0], effort.rate_hz, BREATH_HZ)
+        chest, spread = _excursion(effort.series.values, effort.rate_hz, BREATH_HZ)
         clock_s = np.arange(len(chest)) / effort.rate_hz
         breathing = np.interp(np.arange(samples) / DRIVE_HZ, clock_s, chest)
-        size = float(np.median(spread[~dead_samples(effort.values, effort.rate_hz)]))
+        size = float(np.median(spread[~_dead(effort.series)]))
         rises.append(_rise(SWING, effort, size, samples))
         if effort.rate_hz >= MIN_JERK_HZ:
             rises.append(_rise(JERK, effort, size, samples))
@@ -117,10 +116,8 @@ def inferred(recording: Recording) -> list[str]:
     return found if breathes or recording.ecg is not None else [*found, "no movement"]
 
 
-def simulated_bcg(
-    recording: Recording, beats: NDArray, normal: NDArray, sensor: str
-) -> NDArray[np.float64]:
-    """The forward model's BCG at `BCG_HZ` on the ECG's clock; the same night always gives the same.
+def simulated_bcg(recording: Recording, beats: NDArray, normal: NDArray, sensor: str) -> Series:
+    """The forward model's BCG on the ECG's clock; the same night always gives the same.
 
     Args:
       recording: the night.
@@ -130,7 +127,7 @@ def simulated_bcg(
     """
     drive, rng = body_of(recording, beats, normal), rng_of(recording.recording_id)
     made = sensors.bcg(rng, drive, BCG_SAMPLING_HZ, sensor=sensor)
-    return resample(made.values, made.rate_hz, BCG_HZ)
+    return Series.of(made.values, made.rate_hz)
 
 
 def rng_of(recording_id: str) -> np.random.Generator:
@@ -143,7 +140,7 @@ def _breathes(effort: Signal) -> bool:
     """Whether a channel shows breaths anywhere."""
     if effort.rate_hz < MIN_BREATH_HZ:
         return False
-    return not bool(dead_samples(effort.values, effort.rate_hz).all())
+    return not bool(_dead(effort.series).all())
 
 
 def _excursion(
@@ -187,11 +184,16 @@ def _rises_of_ecg(ecg: Signal, beats: NDArray, samples: int) -> list[_Rise]:
     at = np.rint(beats * ecg.rate_hz).astype(np.int64)
     at = at[(at >= 0) & (at < len(ecg.values))]
     qrs = (at[:, None] + np.arange(-side, side + 1)).clip(0, len(ecg.values) - 1)
-    size = float(np.median(np.ptp(bridged(ecg.values)[0][qrs], axis=1))) if len(at) else 0.0
+    size = float(np.median(np.ptp(ecg.series.values[qrs], axis=1))) if len(at) else 0.0
     if size == 0.0:
         return []
     seen = [trace for trace in (BASELINE, MUSCLE) if ecg.rate_hz > 2.0 * trace.band_hz[0]]
     return [_rise(trace, ecg, size, samples, leave_out=qrs) for trace in seen]
+
+
+def _dead(channel: Series) -> NDArray[np.bool_]:
+    """[n] samples that are missing, flat or at a rail."""
+    return np.any([channel.missing, *stuck(channel)], axis=0)
 
 
 def _rise(
@@ -206,17 +208,18 @@ def _rise(
       samples: of the night on DRIVE_HZ.
       leave_out: indices of the channel's samples to bridge.
     """
-    dead = dead_samples(signal.values, signal.rate_hz)
-    values = np.where(dead, np.nan, signal.values / size)
-    values[leave_out] = np.nan
-    power = bandpass(bridged(values)[0], signal.rate_hz, *trace.band_hz) ** 2
+    dead = _dead(signal.series)
+    left_out = dead.copy()
+    left_out[leave_out] = True
+    seen = signal.series.without(left_out).values / size
+    power = bandpass(seen, signal.rate_hz, *trace.band_hz) ** 2
     power = _on_drive(power, signal.rate_hz, samples)
     rms = np.sqrt(ndimage.uniform_filter1d(power, round(trace.span_s * DRIVE_HZ)).clip(0.0))
     near = np.ones(2 * round(EDGE_S * DRIVE_HZ) + 1)
     off = _on_drive(dead, signal.rate_hz, samples) > 0
     off = ndimage.binary_dilation(off, near, border_value=1)
     step = round(REST_STEP_S * DRIVE_HZ)
-    coarse = bridged(np.where(off, np.nan, rms))[0][::step]
+    coarse = bridged(rms, off)[::step]
     rest = ndimage.percentile_filter(coarse, trace.rest, round(REST_S / REST_STEP_S))
     rest = np.interp(np.arange(samples), np.arange(len(rest)) * step, rest).clip(trace.floor)
     rms[off] = 0.0
@@ -225,13 +228,11 @@ def _rise(
 
 
 def _on_drive(values: NDArray, rate_hz: float, samples: int) -> NDArray[np.float64]:
-    """Means of finite samples in each step of DRIVE_HZ; straight lines where there is none."""
+    """Means of the samples in each step of DRIVE_HZ; straight lines where there is none."""
     step = np.minimum(np.arange(len(values)) * DRIVE_HZ / rate_hz, samples).astype(np.int64)
-    good = np.isfinite(values)
-    count = np.bincount(step[good], minlength=samples + 1)
-    total = np.bincount(step[good], values[good], samples + 1)
-    means = np.divide(total, count, out=np.full(samples + 1, np.nan), where=count > 0)
-    return bridged(means[:samples])[0]
+    count = np.bincount(step, minlength=samples + 1)[:samples]
+    total = np.bincount(step, values, samples + 1)[:samples]
+    return bridged(total / np.maximum(count, 1), count == 0)
 
 
 def _movement(rises: list[_Rise]) -> NDArray[np.float64]:
@@ -243,6 +244,7 @@ def _movement(rises: list[_Rise]) -> NDArray[np.float64]:
     number, runs = ndimage.label(whole)
     real = np.bincount(number[high], minlength=runs + 1) > 0
     real[0] = False
-    rising = np.where(low.any(0), low.sum(0), np.nan)
-    strength = bridged(np.where(low, strengths, 0.0).sum(0) / rising)[0]
+    rising = low.sum(0)
+    strength = np.where(low, strengths, 0.0).sum(0) / np.maximum(rising, 1)
+    strength = bridged(strength, rising == 0)
     return np.where(real[number], strength.clip(0.0, STRONGEST), 0.0)

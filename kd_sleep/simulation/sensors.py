@@ -729,7 +729,7 @@ def ecg(rng: np.random.Generator, drive: Drive, rate_hz: float) -> NDArray[np.fl
 
     # Muscle noise grows with movement, and so does the wander that else breathing alone makes.
     source = NumpySource(rng)
-    ratio = Fraction(rate_hz / DRIVE_HZ).limit_denominator(1000)
+    ratio = Fraction(str(rate_hz)) / Fraction(str(DRIVE_HZ))
     each, steps = ratio.numerator, ratio.denominator
     effort = (drive.movement / 50.0).astype(np.float32)
     wander, _, power = _coloured(source, len(effort), DRIVE_HZ, lambda hz: hz < 0.3, NUMPY)

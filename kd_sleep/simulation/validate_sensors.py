@@ -15,6 +15,7 @@ from scipy import signal
 
 from kd_sleep.signals.filters import bandpass
 from kd_sleep.signals.j_peaks import j_peaks
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive
 from kd_sleep.simulation.validation import Statistic
@@ -227,7 +228,7 @@ def bcg_statistics(drive: Drive, rng: np.random.Generator, sensor: str) -> dict[
         "SNR as the SQI has it": float(np.median(ratio_db)),
         "share lost to movement": float(lost.mean()),
         "posture changes": float(postures.max()) / float(body.hours),
-        **_intervals(j_times, j_peaks(values, BCG_HZ).times_s, drive.beat_times_s),
+        **_intervals(j_times, j_peaks(Series.of(values, BCG_HZ)).times_s, drive.beat_times_s),
     }
 
 

@@ -44,6 +44,7 @@ from kd_sleep.errors import DatasetError
 from kd_sleep.evaluation import scores
 from kd_sleep.evaluation.information import Ladder
 from kd_sleep.features import rr
+from kd_sleep.features.bcg import on_windows
 from kd_sleep.features.inputs import teacher_inputs
 from kd_sleep.features.night import heartbeats
 from kd_sleep.features.series import bcg_series
@@ -52,8 +53,8 @@ from kd_sleep.models.student import BEATS
 from kd_sleep.parallel import map_nights
 from kd_sleep.recordings.night_files import NightFiles
 from kd_sleep.recordings.shhs import find_nights
-from kd_sleep.schema import BCG_HZ, SIMULATOR
-from kd_sleep.signals.filters import resample
+from kd_sleep.schema import SIMULATOR
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import beds, sensors
 from kd_sleep.simulation.cohort import true_drive
 from kd_sleep.simulation.recorded_drive import BCG_SAMPLING_HZ, body_of, rng_of
@@ -213,7 +214,7 @@ def _write_series(folder: Path, cohort_dir: Path | None, files: NightFiles) -> N
     intervals = rr.nn_intervals(beats + delay_s, normal)
     jj = rr.tachogram(intervals, windows)
     values = sensors.render_bcg(draws, body, BCG_SAMPLING_HZ)[: int(body.samples)]
-    found = bcg_series(resample(values, BCG_SAMPLING_HZ, BCG_HZ), windows)
+    found = bcg_series(on_windows(Series.of(values, BCG_SAMPLING_HZ), windows), windows)
     arrays = {
         f"{DELAYED} jj": jj.astype(np.float32),
         f"{DELAYED} hrv": rr.hrv(intervals, jj).astype(np.float32),

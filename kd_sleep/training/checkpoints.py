@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from flax import struct
 
 from kd_sleep.errors import TrainingError
 from kd_sleep.training.steps import TrainState
+
+# Orbax warns of every folder that it opens to read.
+logging.getLogger("absl").addFilter(
+    lambda record: record.levelno >= logging.ERROR or "orbax" not in record.pathname
+)
 
 COPY_AGAIN = "Copy the folder again from where it is whole, or delete it and train again."
 

@@ -405,7 +405,7 @@ def settings_of(workdir: Path, kind: str) -> dict[str, Any]:
     if found["kind"] != kind:
         raise TrainingError(
             f"{workdir}: expected a trained {kind}, found {found['kind']}.",
-            f"Train one with `python -m launch.{_LAUNCHERS[kind]}`.",
+            f"Train one with `kd-sleep {_LAUNCHERS[kind]}`.",
         )
     for part in ("model", "train"):
         if not isinstance(found["settings"].get(part), dict):

@@ -96,22 +96,20 @@ def load(
     """
     path, array = folder / f"{split}.json", folder / f"{split}.npy"
     if not path.exists():
-        raise TrainingError(
-            f"{path}: no soft labels.", "Run `python -m launch.train_teacher` first."
-        )
+        raise TrainingError(f"{path}: no soft labels.", "Run `kd-sleep train_teacher` first.")
     index = read_json(path, _ANEW)
     if not _is_index(index):
         raise TrainingError(f"{path}: is damaged, no index of soft labels.", _ANEW)
     if index["teacher"] != teacher:
         raise TrainingError(
             f"{path}: soft labels of another teacher.",
-            "Run `python -m launch.train_teacher` again.",
+            "Run `kd-sleep train_teacher` again.",
         )
     folds = len(set(fold_teachers))
     if index.get("folds", 0) != folds:  # files of before had none
         raise TrainingError(
             f"{path}: soft labels of {index.get('folds', 0)} folds, expected {folds}.",
-            "Run `python -m launch.train_teacher` again.",
+            "Run `kd-sleep train_teacher` again.",
         )
     try:
         flat = np.load(array, allow_pickle=False, mmap_mode="r")

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,8 +20,10 @@ from kd_sleep.config import BuildConfig, DatasetConfig
 from kd_sleep.datasets import shhs_bcg
 from kd_sleep.datasets.nights import open_split, read_split
 from kd_sleep.datasets.shhs_bcg import finished
+from kd_sleep.datasets.shhs_bcg.build import _reasons
 from kd_sleep.datasets.splits import SPLITS, split_of
 from kd_sleep.errors import ConfigError, DatasetError
+from kd_sleep.features.night import Exclusion
 from kd_sleep.recordings import files, night_table, shhs
 
 PAIRED = DatasetConfig(bcg_source="paired")
@@ -113,6 +116,14 @@ def test_a_build_that_is_killed_loses_nothing(cohort, data_dir, tmp_path):
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert "card.html" in done.stdout
     assert_same_records(tmp_path, data_dir)
+
+
+@pytest.mark.parametrize("kinds", [1, 5, 6, 16])
+def test_the_reasons_account_for_every_night(kinds):
+    excluded = [Exclusion(str(n), "", f"reason {n % kinds}.", "") for n in range(16)]
+    counts = re.findall(r"(\d+) (?:x|for)", _reasons(excluded))
+    assert sum(map(int, counts)) == 16
+    assert ("for other reasons" in _reasons(excluded)) == (kinds > 5)
 
 
 def test_a_full_disk_is_a_clear_error_that_loses_nothing(

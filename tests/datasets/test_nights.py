@@ -159,7 +159,7 @@ def test_a_dataset_of_another_version_is_refused_by_name(tmp_path):
     (tmp_path / "shhs_bcg" / "paired" / "1.2.0").mkdir(parents=True)
     with pytest.raises(DatasetError, match=rf"1\.2\.0.*{schema.SCHEMA_VERSION}") as caught:
         read_split(tmp_path, "train")
-    assert "launch.build_dataset" in caught.value.remedy
+    assert "kd-sleep build_dataset" in caught.value.remedy
 
 
 def test_two_datasets_in_one_folder_are_refused(tmp_path):

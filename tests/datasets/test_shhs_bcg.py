@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from kd_sleep import schema
 from kd_sleep.config import BuildConfig, DatasetConfig
@@ -35,6 +36,14 @@ def test_it_is_read_by_name_and_needs_no_tensorflow(data_dir):
     count, dtype, tensorflow = out.stdout.split()
     assert int(count) >= 8
     assert (dtype, tensorflow) == ("int16", "False")
+
+
+def test_a_folder_without_a_dataset_is_one_line(tmp_path):
+    with pytest.raises(DatasetError) as caught:
+        tfds.data_source("shhs_bcg/paired", data_dir=tmp_path / "nowhere", split="train")
+    assert "nowhere" in str(caught.value)
+    assert "no dataset. Build one with `kd-sleep build_dataset`" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_every_night_of_the_cohort_is_there_once_and_by_subject(cohort, data_dir):

@@ -22,8 +22,9 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands(page: str) -> list[list[str]]:
-    """Every `python -m launch.…` of a page, in and outside of blocks: launcher and its flags."""
-    found = re.findall(r"python -m (launch\.[^\n`;'|]*)", PAGES[page].replace("\\\n", " "))
+    """Every `python -m launch.…` and `kd-sleep …` of a page, anywhere: command and its flags."""
+    text = PAGES[page].replace("\\\n", " ")
+    found = re.findall(r"(?:python -m launch\.|kd-sleep (?=\w))([^\n`;'|]*)", text)
     return [shlex.split(command) for command in found]
 
 
@@ -55,29 +56,18 @@ def test_pages_have_snippets_and_commands():
     assert len([page for page in PAGES if commands(page)]) >= 8
 
 
-LAUNCHERS = sorted({command[0] for page in PAGES for command in commands(page)})
-# Parsing checks names, kinds and choices, and that no required flag is missing.
-PARSE = """
-import importlib, json, sys
-from absl import flags
-importlib.import_module(sys.argv[1])
-for line in json.loads(sys.argv[2]):
-    flags.FLAGS.unparse_flags()
-    for flag in line:
-        assert flag.startswith("--"), flag
-    rest = flags.FLAGS(["x", *line])
-    assert rest == ["x"], rest
-    flags.FLAGS.unparse_flags()
-"""
+NAMED = sorted({command[0] for page in PAGES for command in commands(page)})
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_commands_have_flags_that_exist(launcher, tmp_path):
-    lines = [command[1:] for page in PAGES for command in commands(page) if command[0] == launcher]
-    # A launcher may be only named; a new front end's name is no choice in this checkout.
-    lines = [line for line in lines if line and line != ["--help"]]
-    lines = [[flag for flag in line if flag != "--front_end=envelope"] for line in lines]
-    run(["-c", PARSE, launcher, json.dumps(lines)], tmp_path)
+@pytest.mark.parametrize("name", NAMED)
+def test_commands_have_flags_that_exist(name):
+    """Parsing checks names, kinds and choices, and that no required flag is missing."""
+    flags = importlib.import_module(f"kd_sleep.commands.{name}").flags
+    lines = [command[1:] for page in PAGES for command in commands(page) if command[0] == name]
+    for line in lines:
+        if line and line != ["--help"]:  # a command may be only named
+            # A new front end's name is no choice in this checkout.
+            flags.parse([flag for flag in line if flag != "--front_end=envelope"])
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +80,7 @@ def test_adding_a_dataset_works_as_told(example):
     (build,) = commands("adding_a_dataset")
     (example / "make.py").write_text(make)
     run(["make.py"], example)
-    told = run(["-m", *build, "--preset=tiny"], example).stdout
+    told = run(["-m", "kd_sleep", *build, "--preset=tiny"], example).stdout
     assert "left out" not in told
     seen = run(["-c", look], example).stdout
     assert "kd_sleep simulator" in seen
@@ -99,10 +89,9 @@ def test_adding_a_dataset_works_as_told(example):
 def test_adding_a_student_works_as_told(example, data_dir, teacher_dir):
     """In a copy of the package, with the page's own changes."""
     checkout = example / "checkout"
-    for package in ("kd_sleep", "launch"):
-        shutil.copytree(
-            ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    shutil.copytree(
+        ROOT / "kd_sleep", checkout / "kd_sleep", ignore=shutil.ignore_patterns("__pycache__")
+    )
     front_end, test = blocks("adding_a_student", "python")
     changes = blocks("adding_a_student", "diff")
     assert len(changes) == 2
@@ -120,19 +109,19 @@ def test_adding_a_student_works_as_told(example, data_dir, teacher_dir):
     (checkout / "tests" / "test_envelope.py").write_text(test)
     here = {"PYTHONPATH": str(checkout)}
     run(["-m", "pytest", "-q", "tests"], checkout, **here)
-    train = next(c for c in commands("adding_a_student") if c[0] == "launch.distill_student")
+    train = next(c for c in commands("adding_a_student") if c[0] == "distill_student")
     flags = [flag for flag in train[1:] if not flag.startswith(("--data_dir", "--teacher"))]
     run(
-        ["-m", train[0], *flags, f"--data_dir={data_dir}", f"--teacher={teacher_dir}",
+        ["-m", "kd_sleep", train[0], *flags, f"--data_dir={data_dir}", f"--teacher={teacher_dir}",
          "--preset=tiny"],
         checkout, **here,
     )  # fmt: skip
     settings = json.loads((checkout / "envelope" / "settings.json").read_text())["settings"]
     assert settings["model"]["front_end"] == "envelope"
-    export = next(c for c in commands("adding_a_student") if c[0] == "launch.export_student")
+    export = next(c for c in commands("adding_a_student") if c[0] == "export_student")
     if not importlib.util.find_spec("onnxruntime"):
         export = [flag for flag in export if not flag.startswith("--onnx")]
-    run(["-m", *export], checkout, **here)
+    run(["-m", "kd_sleep", *export], checkout, **here)
 
 
 def test_no_page_calls_a_window_an_epoch_or_leaves_out_simulated():

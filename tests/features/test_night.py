@@ -1,6 +1,7 @@
 """Files to a night record: what must be in it, what must not, and every way to be left out."""
 
 import dataclasses
+import datetime
 import json
 import os
 import shutil
@@ -12,9 +13,10 @@ from kd_sleep import schema
 from kd_sleep.config import DatasetConfig
 from kd_sleep.errors import RecordingError
 from kd_sleep.features import night
-from kd_sleep.features.bcg import flat
+from kd_sleep.features.bcg import on_windows
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.recordings import edf, nsrr, shhs
+from kd_sleep.signals.timeseries import Series
 
 SIMULATED, PAIRED = DatasetConfig(bcg_source="simulated"), DatasetConfig(bcg_source="paired")
 ID = "shhs1-200001"
@@ -62,11 +64,9 @@ def test_paired_bcg_lands_on_the_ecgs_clock(cohort, files):
     beats, _, _ = night.heartbeats(files, recording)
     j_times = np.load(cohort / "truth" / f"{ID}-r-and-j.npy")[1]
     found, clock = night.aligned_bcg(files, PAIRED, recording, beats)
-    bcg = night.alignment.to_true_clock(
-        found.signal.values, found.signal.rate_hz, clock, schema.BCG_HZ, recording.duration_s
-    )
+    bcg = on_windows(clock.corrected(found), len(recording.labels)).values
     assert abs(truth["offset_s"]) > 1.0  # else nothing was shown
-    energy = night.alignment.beat_energy(np.nan_to_num(bcg), schema.BCG_HZ)
+    energy = night.alignment.beat_energy(bcg, schema.BCG_HZ)
     inside = j_times[(j_times > 120) & (j_times < recording.duration_s - 120)]
     at = np.rint(inside * schema.BCG_HZ).astype(int)
     shifts = np.arange(-20, 21)
@@ -171,6 +171,21 @@ def test_a_bcg_of_another_date_is_compared_by_the_time_of_day(files):
     assert not isinstance(process_night(files, PAIRED), Exclusion)
 
 
+@pytest.mark.parametrize("wrong_s", [5.5 * 3600, 5.75 * 3600, -3600, 86_400 * 900 + 7 * 3600])
+def test_a_start_that_does_not_fit_loses_no_night(files, wrong_s):
+    """Another zone, a clock set wrong: the heartbeats tell."""
+    expected = process_night(files, PAIRED)
+    contents = edf.read_signals(files.bcg, {"bcg": ("BCG",)})
+    signal = contents.signals["bcg"]
+    channel = edf.Channel("BCG", signal.unit, signal.rate_hz, (-1, 1), (-32768, 32767))
+    scaled = signal.values / np.nanmax(np.abs(signal.values))
+    start = contents.start + datetime.timedelta(seconds=wrong_s)
+    edf.write_signals(files.bcg, [(channel, scaled)], start, "x")
+    record = process_night(files, PAIRED)
+    assert not isinstance(record, Exclusion), record
+    assert abs(record["clock_offset"] - expected["clock_offset"]) < 0.05
+
+
 def test_a_flat_ecg_without_r_points_shows_no_heartbeat(files):
     rewrite_edf(files, "ECG", lambda values: 0 * values)
     result = process_night(dataclasses.replace(files, rpoints_csv=None), SIMULATED)
@@ -200,19 +215,20 @@ def test_a_dropout_is_missing_and_not_silence():
     values = np.random.default_rng(0).normal(size=10_000)
     values[2000:2500] = 7.0
     values[5000:5020] = 0.0  # too short to be one
-    dropped = flat(values, 100.0)
+    dropped = Series.of(values, 100.0).without_flat().missing
     assert dropped[2000:2500].all()
     assert dropped.sum() == 500
 
 
 def test_a_sensors_values_may_be_as_far_apart_as_float32_goes():
     largest = np.finfo(np.float32).max
-    assert not flat(np.array([-largest, largest] * 100, np.float32), 100.0).any()
+    ends = Series.of(np.array([-largest, largest] * 100, np.float32), 100.0)
+    assert not ends.without_flat().missing.any()
 
 
 def test_a_night_without_any_bcg_in_it_says_what_to_do(files):
     with pytest.raises(RecordingError, match="no BCG lies within") as error:
-        night._sampled(files, np.full(3000, np.nan), 2, PAIRED)
+        night._sampled(files, Series.of(np.full(3000, np.nan), 50.0), 2, PAIRED)
     assert error.value.remedy
 
 

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from kd_sleep.features.bcg import RunningBcg, RunningRate, at_bcg_rate, prepared
+from kd_sleep.features.bcg import RunningBcg, on_windows, prepared
 from kd_sleep.features.inputs import SUMMARY, summary
 from kd_sleep.features.running_series import DELAY_S, RunningSeries, as_record
 from kd_sleep.features.series import RECORD_FIELDS, bcg_series
 from kd_sleep.schema import BCG_HZ
 from kd_sleep.signals.quality import snr_db
+from kd_sleep.signals.resampling import RunningGrid
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import draw_subject, simulate_night
 
@@ -26,7 +28,8 @@ def raw():
 def running(values, rate_hz=RAW_HZ, cuts=(), **options):
     """All windows of samples that come in pieces."""
     stream = RunningSeries(rate_hz, **options)
-    found = [window for part in np.split(values, cuts) for window in stream.push(part)]
+    parts = [Series.of(part, rate_hz) for part in np.split(values, cuts)]
+    found = [window for part in parts for window in stream.push(part)]
     return found + stream.finish()
 
 
@@ -41,9 +44,9 @@ def found(raw):
 
 @pytest.fixture(scope="module")
 def whole(raw):
-    uniform = at_bcg_rate(raw, RAW_HZ)
-    windows = len(uniform) // 1500
-    return bcg_series(uniform, windows), prepared(uniform, windows)
+    windows = len(raw) // 3000
+    uniform = on_windows(Series.of(raw, RAW_HZ), windows)
+    return bcg_series(uniform, windows), prepared(uniform)
 
 
 def test_windows_are_those_of_the_night(found, whole):
@@ -93,11 +96,12 @@ def test_hrv_is_that_of_the_minutes_before(found, whole):
 def test_a_window_is_there_after_its_delay(raw):
     stream = RunningSeries(RAW_HZ)
     ready = round((30 + DELAY_S) * RAW_HZ)
+    raw = Series.of(raw, RAW_HZ)
     assert stream.push(raw[:ready]) == []  # the change of rate looks 0.2 s ahead
     assert len(stream.push(raw[ready : ready + 30])) == 1
     assert len(stream.push(raw[ready + 30 : ready + 9030])) == 3
     assert len(stream.finish()) == 0
-    assert len(running(raw[:9000])) == 3  # at the end nobody waits
+    assert len(running(raw.values[:9000])) == 3  # at the end nobody waits
 
 
 def test_what_comes_after_the_delay_changes_nothing(raw, found):
@@ -145,7 +149,8 @@ def test_gaps_have_no_series_and_end_with_the_gap(raw):
 
 def test_prepared_windows_are_the_nights_but_for_phase_and_amplitude(raw, whole):
     """The same size, window by window, once the running amplitude has settled."""
-    rate, stream = RunningRate(RAW_HZ), RunningBcg()
+    rate, stream = RunningGrid(RAW_HZ, BCG_HZ), RunningBcg()
+    raw = Series.of(raw, RAW_HZ)
     heart = np.concatenate(
         [stream.push(*rate.push(raw)).heart_N, stream.push(*rate.finish()).heart_N]
     )

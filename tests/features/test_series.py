@@ -5,13 +5,19 @@ import pytest
 
 from kd_sleep import schema
 from kd_sleep.features import rr
-from kd_sleep.features.bcg import at_bcg_rate
+from kd_sleep.features.bcg import on_windows
 from kd_sleep.features.series import BREATH_HZ, RECORD_FIELDS, bcg_series
 from kd_sleep.signals.filters import bandpass
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import DRIVE_HZ, draw_subject, simulate_night
 
 HOURS, RAW_HZ = 0.75, 200.0
+
+
+def of_samples(values, **options):
+    bcg = Series.of(values, schema.BCG_HZ)
+    return bcg_series(bcg, len(bcg) // schema.BCG_SAMPLES, **options)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +26,8 @@ def night():
     rng = np.random.default_rng(5)
     physiology = simulate_night(rng, draw_subject(rng), HOURS)
     made = sensors.bcg(rng, physiology.drive, RAW_HZ, sensor="load_cell")
-    return physiology.drive, made, at_bcg_rate(made.values, RAW_HZ)
+    windows = int(physiology.drive.duration_s // 30)
+    return physiology.drive, made, on_windows(Series.of(made.values, RAW_HZ), windows).values
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,7 @@ def windows(night):
 
 @pytest.fixture(scope="module")
 def series(night, windows):
-    return bcg_series(night[2], windows)
+    return of_samples(night[2])
 
 
 def both_known(one, other):
@@ -91,11 +98,11 @@ def test_movement_is_the_bodys(night, series):
 
 @pytest.mark.parametrize("gain", [1e-4, 1e5])
 def test_gain_and_offset_drop_out(night, series, windows, gain):
-    assert_alike(bcg_series(gain * (night[2] + 3.0), windows), series, share=0.999)
+    assert_alike(of_samples(gain * (night[2] + 3.0)), series, share=0.999)
 
 
 def test_polarity_turns_the_breath_alone(night, series, windows):
-    turned = bcg_series(-night[2], windows)
+    turned = of_samples(-night[2])
     known = both_known(turned.breath, series.breath)
     assert np.allclose(turned.breath[known], -series.breath[known], atol=0.01)
     np.testing.assert_allclose(turned.movement, series.movement, atol=0.01)
@@ -108,8 +115,10 @@ def test_the_rate_drops_out(night, series, windows, rate_hz):
     made = night[1].values
     place = np.arange(int(len(made) * rate_hz / RAW_HZ)) * (RAW_HZ / rate_hz)
     low_passed = bandpass(made, RAW_HZ, None, 20.0)
-    other = at_bcg_rate(np.interp(place, np.arange(len(made)), low_passed), rate_hz)
-    assert_alike(bcg_series(other, windows), series, share=0.9, jj_s=0.01, level=0.1)
+    other = Series.of(np.interp(place, np.arange(len(made)), low_passed), rate_hz)
+    assert_alike(
+        bcg_series(on_windows(other, windows), windows), series, share=0.9, jj_s=0.01, level=0.1
+    )
 
 
 def test_posture_drops_out_of_beats_and_breath(night, series, windows):
@@ -117,7 +126,7 @@ def test_posture_drops_out_of_beats_and_breath(night, series, windows):
     values = night[2].copy()
     half = len(values) // 2 // schema.BCG_SAMPLES * schema.BCG_SAMPLES
     values[half:] *= 0.25
-    turned = bcg_series(values, windows)
+    turned = of_samples(values)
     known = both_known(turned.jj, series.jj)
     assert (np.abs(turned.jj - series.jj)[known] < 0.004).mean() > 0.9
     a, b = turned.breath.astype(float), series.breath.astype(float)
@@ -128,7 +137,7 @@ def test_what_is_missing_stays_missing(night, series, windows):
     values = night[2].copy()
     values[10 * schema.BCG_SAMPLES : 14 * schema.BCG_SAMPLES] = np.nan  # four windows
     values[20 * schema.BCG_SAMPLES : 20 * schema.BCG_SAMPLES + 500] = np.nan  # ten seconds
-    holed = bcg_series(values, windows)
+    holed = of_samples(values)
     for name in ("jj", "breath", "movement", "breath_depth"):
         assert np.isnan(getattr(holed, name)[10:14].astype(float)).all(), name
     assert (holed.beat_confidence[11:14] == 0).all()
@@ -141,7 +150,7 @@ def test_what_is_missing_stays_missing(night, series, windows):
 
 
 def test_a_shift_by_whole_windows_shifts_the_series(night, series, windows):
-    later = bcg_series(night[2][5 * schema.BCG_SAMPLES :], windows - 5)
+    later = of_samples(night[2][5 * schema.BCG_SAMPLES :])
     known = both_known(later.jj, series.jj[5:])
     assert (np.abs(later.jj - series.jj[5:])[known] < 0.01).mean() > 0.95
 
@@ -149,18 +158,18 @@ def test_a_shift_by_whole_windows_shifts_the_series(night, series, windows):
 def test_no_heart_no_beats(windows):
     """Noise, silence and nothing: movement and breath at most, never a beat."""
     rng = np.random.default_rng(0)
-    noise = bcg_series(rng.normal(size=windows * schema.BCG_SAMPLES), windows)
+    noise = of_samples(rng.normal(size=windows * schema.BCG_SAMPLES))
     assert np.isnan(noise.jj).all()
     assert (noise.beat_confidence == 0).all()
-    for nothing in (np.empty(0), np.zeros(windows * schema.BCG_SAMPLES)):
-        empty = bcg_series(nothing, windows)
+    for nothing in (np.nan, 0.0):
+        empty = of_samples(np.full(windows * schema.BCG_SAMPLES, nothing))
         assert np.isnan(empty.jj).all()
         assert np.isnan(empty.movement.astype(float)).all()
         assert np.isnan(empty.breath_depth).all()
 
 
 def test_a_given_unit_moves_the_levels_alone(night, series, windows):
-    other = bcg_series(night[2], windows, unit=series.unit / 2.0)
+    other = of_samples(night[2], unit=series.unit / 2.0)
     np.testing.assert_array_equal(other.jj, series.jj)
     np.testing.assert_allclose(other.movement, series.movement + np.log(2.0), atol=0.01)
     np.testing.assert_allclose(other.breath_depth, series.breath_depth + np.log(2.0), atol=1e-4)

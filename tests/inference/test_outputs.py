@@ -121,6 +121,13 @@ def test_names_are_plain_and_no_two_alike(tmp_path):
     assert names([long])[0][1] == "x" * 100
 
 
+def test_hidden_files_and_folders_are_no_recordings(tmp_path):
+    for name in ("night.edf", "._night.edf", "~$night.csv", ".hidden.h5"):
+        (tmp_path / name).touch()
+    (tmp_path / "old.csv").mkdir()
+    assert found([tmp_path]) == [tmp_path / "night.edf"]
+
+
 def test_what_is_meant_by_folders(tmp_path):
     for name in ("b.edf", "a.csv", "a-hypnogram.csv", "b-hypnogram.edf", "notes.md", "c.NPY"):
         (tmp_path / name).write_text("")

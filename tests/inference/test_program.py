@@ -53,6 +53,11 @@ def batch(validation):
     return {name: found[name] for name in names}, found["valid_BL"]
 
 
+def test_a_folder_is_read_without_a_warning(workdir, caplog):
+    program.load_program(workdir)
+    assert not caplog.records
+
+
 def test_it_says_what_the_student_said_in_training(loaded, workdir, validation, batch):
     module, params, _ = distill.load_student(workdir, validation)
     logits_BLK, log_scale_BL = loaded.call(*batch)

@@ -1,6 +1,5 @@
 """A BCG to stages: what must not matter, what has no stage, what is refused and what is flagged."""
 
-import importlib.util
 import subprocess
 import sys
 
@@ -12,14 +11,15 @@ from kd_sleep.benchmark.staging import write_student
 from kd_sleep.config import PRESETS
 from kd_sleep.errors import KdSleepError
 from kd_sleep.evaluation.sleep_measures import sleep_measures
-from kd_sleep.features.bcg import at_bcg_rate, prepared
+from kd_sleep.features.bcg import on_windows, prepared
 from kd_sleep.features.inputs import summary
 from kd_sleep.features.series import bcg_series
 from kd_sleep.inference import staging
 from kd_sleep.inference.staging import REASONS, StagingError
 from kd_sleep.models.kept_share import window_features
-from kd_sleep.signals.filters import resample
 from kd_sleep.signals.quality import snr_db
+from kd_sleep.signals.resampling import on_grid
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.stages import STAGE_NAMES
 
 KNOWN_SNR = {"data": {"simulated": True, "snr_db": {"p01": -50.0, "p50": 8.0, "p99": 50.0}}}
@@ -42,8 +42,8 @@ def test_stages_are_the_networks_of_what_training_shows_it(make_student, bcg, fr
     night = student.stage(bcg.values, bcg.rate_hz)
     windows = len(night)
     assert windows == int(len(bcg.values) / bcg.rate_hz / 30)
-    uniform = at_bcg_rate(bcg.values, bcg.rate_hz)
-    ready, series = prepared(uniform, windows), bcg_series(uniform, windows).fields()
+    uniform = on_windows(Series.of(bcg.values, bcg.rate_hz).without_flat(), windows)
+    ready, series = prepared(uniform), bcg_series(uniform, windows).fields()
     inputs = {"bcg": ready.values_NS}
     if front_end == "beats":
         inputs = {n: series[n] for n in ("jj", "beat_confidence", "breath", "movement")}
@@ -73,7 +73,7 @@ def test_a_window_without_beats_is_staged_from_breath_and_movement(student, nigh
     values = bcg.values.astype(float)
     shaken = slice(40 * 3000, 44 * 3000)
     values[shaken] += 100 * np.std(values) * np.random.default_rng(0).normal(size=4 * 3000)
-    uniform = at_bcg_rate(values, bcg.rate_hz)
+    uniform = on_windows(Series.of(values, bcg.rate_hz), len(night))
     assert np.isnan(bcg_series(uniform, len(night)).jj[41:43]).all()
     other = student.stage(values, bcg.rate_hz)
     assert other.staged[41:43].all()
@@ -90,7 +90,7 @@ def test_gain_and_offset_do_not_matter(student, night, bcg, gain, offset):
 
 @pytest.mark.parametrize("rate_hz", [50.0, 62.5, 250.0])
 def test_the_rate_does_not_matter(student, night, bcg, rate_hz):
-    other = student.stage(resample(bcg.values, bcg.rate_hz, rate_hz), rate_hz)
+    other = student.stage(on_grid(Series.of(bcg.values, bcg.rate_hz), rate_hz).values, rate_hz)
     assert len(other) == len(night)
     both = other.staged & night.staged
     assert both.mean() > 0.9
@@ -125,6 +125,7 @@ def _noise(bcg):
 
 
 REFUSED = {
+    "samples": lambda bcg: (bcg.values[:, None], 100.0),
     "rate": lambda bcg: (bcg.values[::3], 33.3),
     "length": lambda bcg: (bcg.values[: 299 * 100], 100.0),
     "constant": lambda bcg: (np.full(len(bcg.values), 3.0), 100.0),
@@ -162,7 +163,7 @@ def test_what_is_unlike_the_training_data_is_said(make_student, student, night, 
     # The same samples, said to be faster than they are.
     faster = 115.0 / np.nanmedian(night.heart_bpm)
     assert "heart_rate" in _warned(student.stage(bcg.values, faster * bcg.rate_hz))
-    unit = prepared(at_bcg_rate(bcg.values, bcg.rate_hz), len(night)).unit
+    unit = prepared(on_windows(Series.of(bcg.values, bcg.rate_hz), len(night))).unit
     assert "coarse" in _warned(student.stage(np.round(bcg.values / (1.5 * unit)), bcg.rate_hz))
     assert "coarse" not in _warned(student.stage(np.round(bcg.values / (0.3 * unit)), bcg.rate_hz))
     empty = 0.3 * unit * np.random.default_rng(0).normal(size=6000 * 100)
@@ -200,7 +201,7 @@ def test_the_flag_is_by_the_students_sqi_or_else_by_the_signals(make_student, ni
 def test_from_five_minutes_to_a_day(student, bcg):
     short = student.stage(bcg.values[: 300 * 100], bcg.rate_hz)
     assert len(short) == 10
-    slow = resample(bcg.values, bcg.rate_hz, 50.0)
+    slow = on_grid(Series.of(bcg.values, bcg.rate_hz), 50.0).values
     day = np.tile(slow, 18)[: 24 * 3600 * 50]
     long = student.stage(day, 50.0)
     assert len(long) == 2880
@@ -225,10 +226,9 @@ def test_to_frame(night):
     np.testing.assert_array_equal(probs, night.probs)
 
 
-def test_to_frame_without_pandas_says_so(night):
-    if importlib.util.find_spec("pandas"):
-        pytest.skip("pandas is installed")
-    with pytest.raises(KdSleepError, match="pip install pandas"):
+def test_to_frame_without_pandas_says_so(night, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(KdSleepError, match=r"pandas is not .* `pip install 'kd_sleep\[frame\]'`"):
         night.to_frame()
 
 

@@ -7,7 +7,8 @@ from kd_sleep.errors import KdSleepError
 from kd_sleep.features.running_series import DELAY_S
 from kd_sleep.inference.export import noise
 from kd_sleep.inference.staging import StagingError
-from kd_sleep.signals.filters import resample
+from kd_sleep.signals.resampling import on_grid
+from kd_sleep.signals.timeseries import Series
 
 
 def _streamed(student, values, rate_hz, seed=0):
@@ -39,7 +40,7 @@ def test_a_stream_gives_the_nights_stages(make_student, damaged, rate_hz, contex
     student = make_student(sqi=True, causal=True, context_windows=context, front_end=front_end)
     values = np.repeat(damaged, 1)
     if rate_hz != 100.0:
-        values = resample(np.nan_to_num(damaged), 100.0, rate_hz)
+        values = on_grid(Series.of(np.nan_to_num(damaged), 100.0), rate_hz).values
         values[5000:12_000] = np.nan
     night = student.stage(values, rate_hz, causal=True)
     windows = _streamed(student, values, rate_hz)
@@ -51,6 +52,39 @@ def test_a_stream_gives_the_nights_stages(make_student, damaged, rate_hz, contex
     np.testing.assert_allclose([window.sqi for window in windows], night.sqi, atol=2e-5)
     np.testing.assert_array_equal([window.flagged for window in windows], night.flagged)
     assert {window.name for window in windows if window.stage < 0} == {""}
+
+
+@pytest.mark.parametrize(
+    "samples", [np.zeros((30, 2)), np.zeros((30, 1)), 1.0, ["1.0"], [None], np.zeros(3, complex)]
+)
+def test_what_is_no_channel_is_refused_and_the_stream_goes_on(make_student, samples):
+    stream = make_student(causal=True).stream(100.0)
+    with pytest.raises(StagingError, match=r"one channel|real numbers"):
+        stream.push(samples)
+    assert stream.push(np.zeros(30, np.int16)) == []
+
+
+def test_masked_infinite_and_nan_samples_are_missing_alike(make_student, bcg):
+    student = make_student(causal=True)
+    values, gone = bcg.values[: 180 * 100], np.arange(180 * 100) % 2000 < 800
+    nan, infinite = (np.where(gone, other, values) for other in (np.nan, -np.inf))
+    expected = _streamed(student, nan, 100.0)
+    for samples in (np.ma.masked_array(values, gone), infinite):
+        for one, other in zip(_streamed(student, samples, 100.0), expected, strict=True):
+            np.testing.assert_array_equal(one.probs, other.probs)
+    night = student.stage(
+        np.ma.masked_array(bcg.values, np.arange(len(bcg.values)) % 2000 < 800), 100.0
+    )
+    assert night.missing.mean() == pytest.approx(0.4, abs=0.02)
+
+
+def test_a_closed_stream_takes_no_more(make_student):
+    stream = make_student(causal=True).stream(100.0)
+    stream.push(np.zeros(300))
+    stream.close()
+    with pytest.raises(KdSleepError, match="closed"):
+        stream.push(np.zeros(300))
+    assert stream.close() == []
 
 
 def test_a_window_is_there_a_delay_after_its_end(make_student, bcg):

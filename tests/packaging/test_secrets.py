@@ -75,11 +75,11 @@ def test_a_refused_token_is_not_repeated(tmp_path):
 
 
 def test_command_line_and_environment_are_told_by_provenance_alone():
-    """A new place that writes them down would pass by what hides tokens."""
+    """A new place that writes them down would pass by what hides tokens; flags are only parsed."""
     for path in [*(ROOT / "kd_sleep").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             text = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Call) else ""
-            if path != ROOT / "kd_sleep" / "provenance.py":
+            if path.name not in ("provenance.py", "__main__.py", "flags.py"):
                 assert text not in ("sys.argv", "sys.orig_argv"), path
             assert not text.startswith(
                 ("dict(os.environ", "os.environ.items", "os.environ.copy")

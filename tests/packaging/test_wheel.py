@@ -1,6 +1,7 @@
 """The wheel has all that a checkout runs with, and works in an environment of its own."""
 
 import configparser
+import json
 import os
 import re
 import shutil
@@ -10,9 +11,16 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
+from kd_sleep.__main__ import COMMANDS
+from kd_sleep.benchmark.staging import write_student
+from kd_sleep.config import PRESETS
+from kd_sleep.extras import EXTRAS
+from kd_sleep.recordings.paired_bcg import read_bcg
 from kd_sleep.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -49,14 +57,15 @@ def test_wheel_has_every_module_and_data_file(built):
     wheel, _ = built
     assert wheel.name == f"kd_sleep-{__version__}-py3-none-any.whl"
     names = set(zipfile.ZipFile(wheel).namelist())
-    for package in ("kd_sleep", "launch"):
-        for path in (ROOT / package).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
-                assert path.relative_to(ROOT).as_posix() in names, path
-    assert "launch/colab_tpu.ipynb" in names
+    for path in (ROOT / "kd_sleep").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert path.relative_to(ROOT).as_posix() in names, path
     assert "kd_sleep/datasets/shhs_bcg/CITATIONS.bib" in names
     folders = {name.split("/")[0] for name in names}
-    assert folders == {"kd_sleep", "launch", f"kd_sleep-{__version__}.dist-info"}
+    assert folders == {
+        "kd_sleep",
+        f"kd_sleep-{__version__}.dist-info",
+    }  # `launch` is a package of ROS
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
@@ -67,37 +76,95 @@ def test_sdist_has_what_its_reader_needs(built):
     assert names >= {
         "LICENSE", "README.md", "BUILD_NOTES.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md",
         "mkdocs.yml", "docs/index.md", "docs/api_pages.py", "docs/pictures/night.svg",
-        "requirements/oldest.txt", "tests/conftest.py", "tests/packaging/test_wheel.py",
+        "launch/__init__.py", "launch/colab_tpu.ipynb", "requirements/oldest.txt",
+        "tests/conftest.py", "tests/packaging/test_wheel.py",
     }  # fmt: skip
+
+
+def test_an_editable_clone_is_found_from_its_parent_folder(built, tmp_path):
+    """There the clone, a folder called kd_sleep, could pass for a package without a file."""
+    _, sdist = built
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    clone, site = tmp_path / "kd_sleep", tmp_path / "site"
+    (tmp_path / f"kd_sleep-{__version__}").rename(clone)
+    make = "import sys, setuptools.build_meta as b; b.build_editable(sys.argv[1])"
+    run(sys.executable, "-c", make, site, cwd=clone)
+    for wheel in site.glob("*.whl"):
+        zipfile.ZipFile(wheel).extractall(site)
+    look = (
+        "import site, sys; site.addsitedir(sys.argv[1]); import kd_sleep; print(kd_sleep.__file__)"
+    )
+    found = run(sys.executable, "-c", look, site, cwd=tmp_path)
+    assert found.strip() == str(clone / "kd_sleep" / "__init__.py")
+
+
+def environment(folder: Path, wheel: str) -> Path:
+    """Folder of the programs of a new environment with this wheel; needs the package index."""
+    run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+    run(folder / "bin" / "pip", "install", "--quiet", wheel, cwd=folder.parent, timeout=1800)
+    return folder / "bin"
+
+
+@pytest.mark.slow
+def test_the_base_stages_arrays_edf_csv_and_npy(built, cohort, tmp_path):
+    """As export_student's help says, with nothing of an extra installed."""
+    bed, nights = sorted((cohort / "bcg").glob("*.edf"))[0], tmp_path / "nights"
+    student = tmp_path / "student.kdsleep"
+    write_student(PRESETS["tiny"], student)
+    bcg = read_bcg(bed).signal
+    nights.mkdir()
+    shutil.copy(bed, nights / "a.edf")
+    np.save(nights / "b.npy", bcg.values)
+    np.savetxt(nights / "c.csv", bcg.values, header="bcg", comments="", fmt="%.6g")
+    with h5py.File(nights / "d.h5", "w") as file:
+        file["bcg"] = bcg.values
+    bin_ = environment(tmp_path / "env", built[0])
+    listed = json.loads(run(bin_ / "pip", "list", "--format=json", cwd=tmp_path))
+    installed = {package["name"].lower().replace("_", "-") for package in listed}
+    named = {r.name.lower().replace("_", "-") for extra in EXTRAS for r in requirements()[extra]}
+    named -= {"kd-sleep", "orbax-checkpoint", "importlib-resources"}  # flax brings its own
+    assert not installed & named
+    for name in (name for group in COMMANDS.values() for name in group):
+        assert f"kd-sleep {name} --" in run(bin_ / "kd-sleep", name, "--help", cwd=tmp_path)
+    code = (
+        "import sys, numpy, kd_sleep; student = kd_sleep.load_student(sys.argv[1])\n"
+        "night = student.stage(numpy.load(sys.argv[2]), 100.0); print(len(night))"
+    )
+    windows = int(run(bin_ / "python", "-c", code, student, nights / "b.npy", cwd=tmp_path))
+    assert windows == int(len(bcg.values) / 100.0 / 30.0)
+    command = [bin_ / "kd-sleep", "stage-night", f"--student={student}", f"--bcg={nights}"]
+    command += ["--rate=100", f"--out={tmp_path / 'out'}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2
+    assert len(done.stdout.splitlines()) == 3
+    (refused,) = [line for line in done.stderr.splitlines() if line.startswith("not staged")]
+    assert refused.endswith("h5py is not installed. Run `pip install 'kd_sleep[data]'`.")
+    assert len(list((tmp_path / "out").iterdir())) == 9  # no pictures
+    for extra, others in (
+        ("report", [*command[1:], "--picture=png"]),
+        ("train", ["train-teacher", "--data_dir=x", "--workdir=y"]),
+    ):
+        done = subprocess.run(
+            [command[0], *others], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 2
+        told = rf"Error: \w+ is not installed. Run `pip install 'kd_sleep\[{extra}\]'`.\n"
+        assert re.fullmatch(told, done.stderr), done.stderr
 
 
 @pytest.mark.slow
 def test_wheel_works_in_an_environment_of_its_own(built, tmp_path):
-    """Installed from the wheel alone, outside the checkout; needs the package index."""
-    wheel, _ = built
-    python = tmp_path / "env" / "bin" / "python"
-    run(sys.executable, "-m", "venv", tmp_path / "env", cwd=tmp_path)
-    run(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path, timeout=1800)
-    listed = run(python, "-m", "kd_sleep", cwd=tmp_path)
-    commands = re.findall(r"python -m (launch\.\w+)", listed)
-    assert len(commands) > 8
-    for command in set(commands):
-        told = subprocess.run(
-            [python, "-m", command, "--help"], cwd=tmp_path, capture_output=True, text=True,
-            timeout=300,
-        )  # fmt: skip
-        assert f"python -m {command} --" in told.stdout, told.stderr[-1000:]
-    where = run(python, "-c", "import kd_sleep, launch; print(kd_sleep.__file__)", cwd=tmp_path)
+    """Installed from the wheel alone, outside the checkout."""
+    bin_ = environment(tmp_path / "env", f"{built[0]}[all]")
+    where = run(bin_ / "python", "-c", "import kd_sleep; print(kd_sleep.__file__)", cwd=tmp_path)
     assert where.startswith(str(tmp_path / "env"))
-    run(python, "-m", "launch.simulate_cohort", "--preset=tiny", "--out=cohort", cwd=tmp_path)
-    run(
-        python, "-m", "launch.build_dataset", "--preset=tiny", "--shhs_dir=cohort",
-        "--data_dir=data", "--bcg_source=paired", cwd=tmp_path,
-    )  # fmt: skip
-    run(
-        python, "-m", "launch.train_teacher", "--preset=tiny", "--data_dir=data",
-        "--workdir=teacher", cwd=tmp_path,
-    )  # fmt: skip
+    for name, *flags in (
+        ("simulate_cohort", "--out=cohort"),
+        ("build_dataset", "--shhs_dir=cohort", "--data_dir=data", "--bcg_source=paired"),
+        ("train_teacher", "--data_dir=data", "--workdir=teacher"),
+    ):
+        run(bin_ / "kd-sleep", name, "--preset=tiny", *flags, cwd=tmp_path)
     assert (tmp_path / "teacher" / "soft_labels" / "test.npy").exists()
 
 
@@ -133,12 +200,25 @@ def test_every_dependency_has_a_lower_and_an_upper_bound():
             assert signs >= {">=", "<"} or "==" in signs, f"{extra}: {requirement}"
 
 
+def test_errors_name_the_extra_that_brings_a_package():
+    """`extras.EXTRAS` has the names that are imported, setup.cfg those that are installed."""
+    imported = {"orbax-checkpoint": "orbax"}
+    for extra, packages in EXTRAS.items():
+        names = {one.name for one in requirements()[extra] if not one.extras}
+        names = {imported.get(name, name.replace("-", "_")) for name in names}
+        assert names - {"importlib_resources"} == set(packages), extra  # TFDS imports that
+    (everything,) = requirements()["all"]
+    assert everything.extras == set(EXTRAS) - {"onnx", "beam"}
+
+
 def test_the_oldest_set_is_the_lower_bounds_and_the_newest_lies_within():
     oldest, newest = pinned("oldest"), pinned("newest")
-    named = {requirement.name.replace("_", "-").lower() for requirement in requirements()[""]}
+    needed = [one for name in ("", *EXTRAS) for one in requirements()[name] if not one.extras]
+    needed = [one for one in needed if one.name not in ("apache-beam", "onnx", "onnxruntime")]
+    named = {requirement.name.replace("_", "-").lower() for requirement in needed}
     assert named <= set(oldest), "requirements/oldest.txt lacks some"
     assert named <= set(newest), "requirements/newest.txt lacks some"
-    for requirement in requirements()[""]:
+    for requirement in needed:
         name = requirement.name.replace("_", "-").lower()
         (low,) = (s.version for s in requirement.specifier if s.operator == ">=")
         assert oldest[name] in requirement.specifier, name

@@ -44,6 +44,66 @@ def test_only_plain_numbers_are_read(tmp_path, array):
             read_bcg(tmp_path / name, rate_hz=100.0)
 
 
+ODD = {
+    "a mask": NOISE[:, 0] > 0,
+    "dates": np.datetime64("2024-03-10T22:15") + np.arange(40_000).astype("m8[ms]") * 10,
+    "text": np.array(["W"] * 1200),
+    "objects": np.array([Bomb()] * 2000),
+    "a spectrogram": np.zeros((10, 1000, 3)),
+    "a grid": np.zeros((2000, 80)),
+    "a table": np.zeros(2000, [("a", "f4")]),
+    "nothing": np.zeros(0),
+    "a number": np.float64(7.0),
+    "rows": np.arange(40_000),
+}
+
+
+@pytest.mark.parametrize("channel", ["", "bcg"])
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_signal_stands_in_no_signals_way(tmp_path, kind, channel):
+    np.savez(tmp_path / "night.npz", other=ODD[kind], bcg=NOISE[:, 0], fs=100)
+    bcg = read_bcg(tmp_path / "night.npz", channel)
+    np.testing.assert_array_equal(bcg.signal.values, NOISE[:, 0].astype(np.float32))
+    if kind in ("text", "objects", "dates"):
+        return  # HDF5 has none of these
+    with h5py.File(tmp_path / "night.h5", "w") as file:
+        file["other"], file["bcg"], file.attrs["fs"] = ODD[kind], NOISE[:, 0], 100.0
+        file["far"] = h5py.ExternalLink("nowhere.h5", "/x")
+        file["soft"] = h5py.SoftLink("/nowhere")
+        file.create_dataset("blank", (2000,), "f4")
+        file.create_dataset("log", data=NOISE[:5000, 1]).attrs["fs"] = "n/a"
+    bcg = read_bcg(tmp_path / "night.h5", channel)
+    np.testing.assert_array_equal(bcg.signal.values, NOISE[:, 0].astype(np.float32))
+    with pytest.raises(RecordingError, match=r"tells 'n/a' as the rate|no channel"):
+        read_bcg(tmp_path / "night.h5", "log")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5"])
+@pytest.mark.parametrize("clock", ["s", "ms", "Unix s", "rows"])
+@pytest.mark.parametrize("clock_first", [True, False])
+def test_a_clock_among_the_channels_is_the_clock(tmp_path, suffix, clock, clock_first):
+    time_s = np.arange(40_000) / 100
+    stamps = {"s": time_s, "ms": np.rint(1e3 * time_s), "Unix s": 1.7e9 + time_s}.get(
+        clock, np.arange(40_000)
+    )
+    lost = (time_s >= 100) & (time_s < 150)
+    columns = (stamps, NOISE[:, 0]) if clock_first else (NOISE[:, 0], stamps)
+    table, path = np.column_stack(columns)[~lost], tmp_path / f"night{suffix}"
+    if suffix == ".npy":
+        np.save(path, table)
+    elif suffix == ".npz":
+        np.savez(path, other=table[:, 1 - clock_first], z=table[:, int(clock_first)])
+    else:
+        with h5py.File(path, "w") as file:
+            file["a/table"] = table
+    bcg = read_bcg(path, rate_hz=100.0)
+    expected = np.where(lost, np.nan, NOISE[:, 0]).astype(np.float32)
+    np.testing.assert_array_equal(bcg.signal.values, expected)
+    assert (bcg.start is None) == (clock != "Unix s")
+    with pytest.raises(RecordingError, match="only rises"):
+        read_bcg(path, bcg.other_channels[0], 100.0)
+
+
 def npy_header(shape, dtype="<f8"):
     out = io.BytesIO()
     np.lib.format.write_array_header_1_0(

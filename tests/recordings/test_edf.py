@@ -14,7 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 from kd_sleep.errors import RecordingError
-from kd_sleep.recordings import edf, shhs
+from kd_sleep.recordings import edf, nsrr, profusion, shhs
 
 REAL_DATA = pathlib.Path(
     os.environ.get(
@@ -172,22 +172,24 @@ def test_every_cut_is_refused(night):
         (192, b"EDF+D", "has no annotations that say when"),
         (244, b"99999999", "lasts 1.111e\\+05 h by its header"),
         (244, b"1e300   ", "lasts .* h by its header"),
-        (236, b"2\0\0\0\0\0\0\0", r"\\x00.* as its number of records"),
-        (field_of(0, 104, 8), b"-1,25   ", "no readable EDF .*-1,25"),
-        (field_of(0, 104, 8), b"-inf    ", "no readable EDF"),
+        (field_of(0, 104, 8), b"-1,250,0", "'ECG' has no number as its physical minimum .*Correct"),
+        (field_of(0, 104, 8), b"-inf    ", "physical minimum"),
         (field_of(0, 112, 8), b"1e300   ", "no usable samples"),
-        (field_of(0, 120, 8), b"        ", "no readable EDF"),
+        (field_of(0, 120, 8), b"        ", "digital minimum"),
+        (field_of(0, 128, 8), b"127.5   ", "digital maximum .*127.5"),
         (field_of(0, 216, 8), b"99999999", "cut short: 0 of 4"),
         (236, b"0       ", "no data records"),
         (236, b"5       ", "4 of 5 data records"),
-        (236, b"many    ", "number of records"),
+        (236, b"many    ", "b'many    ' as its number of records. Correct this field"),
+        (236, b"\xff\xfe\x03\x04many", "as its number of records. Download"),
+        (236, b"1_0     ", "number of records"),
         (244, b"0       ", "no sampled signals"),
         (244, b"nan     ", "no sampled signals"),
         (184, b"256 ".ljust(52) + b"4       1       0   ", "header of another size"),
         (252, b"0   ", "header of another size"),
         (252, b"9999", "header of another size"),
         (field_of(0, 104, 8), b"1.25    ", "has no scale"),  # physical minimum
-        (field_of(0, 104, 8), b"low     ", "no readable EDF"),
+        (field_of(0, 104, 8), b"low     ", "no number as its physical minimum .*'low'"),
         (field_of(0, 104, 8), b"nan     ", "no usable samples"),
         (field_of(0, 120, 8), b"127     ", "has no scale"),  # digital minimum
         (field_of(0, 216, 8), b"-125    ", "no sampled signals"),
@@ -198,6 +200,45 @@ def test_damaged_header_is_refused_by_name(night, offset, text, problem):
     patch(night, offset, text)
     with pytest.raises(RecordingError, match=problem):
         edf.read_signals(night, {"ecg": ("ECG",)})
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [(field_of(0, 104, 8), b"-1,25   "), (field_of(0, 112, 8), b"1,25    ")],
+        [(field_of(0, 104, 8), b" -1.250 "), (field_of(0, 112, 8), b"+1.25   ")],
+        [(field_of(0, 104, 8), b"-125E-2 "), (field_of(0, 112, 8), b"0,125e1 ")],
+        [(field_of(0, 104, 8), b"- 1.25  "), (field_of(0, 112, 8), b"1.25\0junk"[:8])],
+        [(field_of(0, 120, 8), b"-128.0  "), (field_of(0, 128, 8), b"+127,00 ")],
+        [(field_of(0, 216, 8), b"125.0   "), (field_of(1, 216, 8), b"   1e1  ")],
+        [
+            (184, b"768\0\0\0\0\0"),
+            (236, b" +4\0\0\0\0\0"),
+            (244, b"1,0\0\0\0\0\0"),
+            (252, b"2\0\0\0"),
+        ],
+        [
+            (0, b"0\0\0\0\0\0\0\0"),
+            (256, b"ECG".ljust(16, b"\0")),
+            (168, b"01/03-96"),
+            (176, b"22:30.15"),
+        ],
+        [(field_of(0, 96, 8), b"mV\0\0\0\0\0\0"), (8, bytes(80)), (192, bytes(44))],
+    ],
+    ids=lambda edits: edits[0][1].decode(),
+)
+def test_numbers_and_padding_of_other_spellings_read_the_same(night, edits):
+    wanted = {"ecg": ("ECG",), "effort": ("THOR RES",)}
+    before = edf.read_signals(night, wanted)
+    for offset, text in edits:
+        patch(night, offset, text)
+    content = night.read_bytes()
+    after = edf.read_signals(night, wanted)
+    assert night.read_bytes() == content
+    assert (after.start, after.labels, after.notes) == (before.start, before.labels, ())
+    for name in wanted:
+        np.testing.assert_array_equal(after.signals[name].values, before.signals[name].values)
+        assert after.signals[name].unit == before.signals[name].unit
 
 
 def test_damage_to_an_unwanted_channel_does_no_harm(night):
@@ -212,12 +253,93 @@ def test_missing_file_and_folder_are_refused(tmp_path):
         edf.read_signals(tmp_path, {})
 
 
-@pytest.mark.parametrize("date", [b"00.00.00", b"        ", b"31.02.99"])
-def test_unusable_date_costs_the_start_alone(night, date):
-    patch(night, 168, date)
+@pytest.mark.parametrize(
+    "text",
+    [b"00.00.00", b"        ", b"31.02.99", b"\xff" * 8, b"01.03.9622.60.15", b"01.01.8500.00.00"],
+)
+def test_unusable_date_or_time_costs_the_start_alone(night, text):
+    patch(night, 168, text)
     contents = edf.read_signals(night, {"ecg": ("ECG",)})
     assert contents.start is None
+    assert "tells no start" in contents.notes[0]
     assert contents.duration_s == SECONDS
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        (b"01.03.9622:30:15", START),
+        (b"1.3.96 \x0022-30.15", START),
+        (b"1/3/199622h30m15", START),
+        (b"01.01.8522.30.15", START.replace(1985, 1, 1)),
+        (b"01.03.9600.00.00", datetime.datetime(1996, 3, 1)),
+        (b"01.01.8500.00.01", datetime.datetime(1985, 1, 1, 0, 0, 1)),
+        (b"31.12.8423.59.59", datetime.datetime(2084, 12, 31, 23, 59, 59)),
+    ],
+)
+def test_starts_as_recorders_write_them(night, text, start):
+    patch(night, 168, text)
+    assert edf.read_signals(night, {}).start == start
+
+
+@pytest.mark.parametrize("kind", ["EDF+C", ""])
+@pytest.mark.parametrize(
+    ("recording", "onsets", "start"),
+    [
+        ("Startdate X X X X", [0.25, 1.25], START.replace(microsecond=250_000)),
+        ("Startdate 01-MRZ-1996 X X X", [0, 1], START),
+        ("Startdate 1996-03-01 X X X", [0, 1], START),
+        ("Startdate 02-MAR-1996 X X X", [0, 1], START.replace(day=2)),
+        ("Startdate 31-DEC-9999 X X X", [b"+999999999\x14\x14\0", 1], None),
+        ("", [b"", b""], START),
+        ("", [b"\xff\xfe", 1], START),
+        ("", [b"+0,5\x14\x14\0", b"+1,5\x14\x14\0"], START.replace(microsecond=500_000)),
+    ],
+)
+def test_odd_fields_of_edf_plus_leave_the_headers_start(tmp_path, recording, onsets, start, kind):
+    path = tmp_path / "night.edf"
+    write_edf_plus(path, onsets, kind)
+    patch(path, 88, recording.encode().ljust(80))
+    assert edf.read_signals(path, EDF_PLUS).start == start
+
+
+@pytest.mark.parametrize("kind", ["EDF+C", ""])
+def test_an_annotation_channel_without_samples_leaves_the_headers_start(night, kind):
+    patch(night, 192, kind.encode())
+    patch(night, field_of(1, 0, 16), b"EDF Annotations ")
+    patch(night, field_of(1, 216, 8), b"0       ")
+    patch(night, 236, b"-1      ")
+    contents = edf.read_signals(night, {"ecg": ("ECG",)})
+    assert (contents.start, contents.labels) == (START, ("ECG",))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<!DOCTYPE html>\n<html lang='en'><head><title>Sign in</title></head></html>",
+        b"\xef\xbb\xbf\r\n<HTML>",
+        b"<?xml version='1.0'?>\n<!-- x --><html xmlns='http://www.w3.org/1999/xhtml'>",
+        b'{"error": "invalid token"}',
+        b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+        b"404: Not Found",
+        b"HTTP/1.1 401 Unauthorized",
+        "<!doctype html><html>".encode("utf-16"),
+    ],
+)
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: edf.read_signals(path, {}),
+        nsrr.read_scoring,
+        nsrr.read_rpoints,
+        profusion.read_scoring,
+    ],
+)
+def test_a_web_page_saved_as_data_is_called_so(tmp_path, page, read):
+    path = tmp_path / "night"
+    path.write_bytes(page)
+    with pytest.raises(RecordingError, match=r"web page.*Fetch it again; is the token valid"):
+        read(path)
 
 
 def test_recording_that_was_never_closed_counts_its_whole_records(night):

@@ -146,7 +146,7 @@ def test_missing_empty_and_unknown_files_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("values", "rate_hz", "problem"),
     [
-        (heartbeats(), 49.0, "has 49 Hz"),
+        (heartbeats(), 39.0, "has 39 Hz"),
         (heartbeats(), 1001.0, "has 1001 Hz"),
         (heartbeats(), 107.0, r"lasts 4\.984 minutes"),
         (np.arange(50 * 86_401) % 7, 50.0, "lasts 1440 minutes"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import re
 
 import numpy as np
 import pytest
@@ -201,6 +202,51 @@ def test_profusions_stages_are_read_where_nsrrs_are_absent_and_only_there(tmp_pa
     with pytest.raises(RecordingError, match="is missing") as caught:
         read_only_night(tmp_path)
     assert caught.value.path == str(layout.stages_xml)
+
+
+CODES = np.repeat([0, 2, 3, 2, 5, 0, 1, 2, 3, 5], [7, 13, 9, 11, 5, 2, 3, 14, 6, 10])  # 80 windows
+CLASSES = np.array([0, 2, 2, 3, 3, 1])[CODES]
+
+
+@pytest.mark.parametrize(
+    ("second", "problem"),
+    [
+        (CODES, None),
+        (np.where(np.arange(80) < 8, 5, CODES), None),  # seven Wake and a Light window: a tenth
+        (np.where(np.arange(80) < 9, 5, CODES), r"on 11.2% of the windows\.$"),
+        (np.roll(CODES, 1), "its stages come 30 s later"),
+        (np.append(CODES[3:], [5, 5, 5]), "its stages come 90 s earlier"),
+        (np.append([9] * 20, CODES[:60]), "its stages come 600 s later"),
+        (np.append(CODES[:20], [9] * 60), None),
+        ([], None),  # unusable, and no witness
+    ],
+)
+@pytest.mark.parametrize("signals", [True, False])
+def test_two_scorings_of_a_night_agree_or_are_refused(tmp_path, second, problem, signals):
+    write_night(tmp_path, "shhs1-200001", windows=80, labels=CLASSES)
+    (night,) = shhs.find_nights(tmp_path).nights
+    layout = shhs.paths_of(tmp_path, "shhs1-200001")
+    write_profusion(layout.profusion_xml, second)
+    night = dataclasses.replace(night, profusion_xml=layout.profusion_xml)
+    if problem is None:
+        np.testing.assert_array_equal(shhs.read_recording(night, signals=signals).labels, CLASSES)
+        return
+    with pytest.raises(RecordingError) as caught:
+        shhs.read_recording(night, signals=signals)
+    assert re.search(problem, caught.value.problem)
+    assert caught.value.path == str(layout.stages_xml)
+    assert str(layout.profusion_xml) in caught.value.problem
+    layout.profusion_xml.unlink()  # as the remedy says
+    assert shhs.read_recording(night, signals=signals).labels.size == 80
+
+
+def test_a_start_that_the_edf_lost_is_nsrrs(tmp_path):
+    write_night(tmp_path, "shhs1-200001")
+    layout = shhs.paths_of(tmp_path, "shhs1-200001")
+    data = bytearray(layout.edf.read_bytes())
+    data[168:176] = b"00.00.00"
+    layout.edf.write_bytes(bytes(data))
+    assert read_only_night(tmp_path).start == START.replace(1985, 1, 1)
 
 
 def test_rpoints_alone_need_no_edf_and_say_the_same(tmp_path):

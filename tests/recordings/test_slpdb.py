@@ -166,7 +166,7 @@ def test_a_persons_records_are_one_subject_in_one_split(tmp_path):
 @pytest.mark.parametrize("name", ["empty", "gone"])
 def test_a_folder_without_records_says_how_to_fetch_them(tmp_path, name):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match=r"launch\.fetch_slpdb"):
+    with pytest.raises(DatasetError, match=r"kd-sleep fetch_slpdb"):
         slpdb.find_nights(tmp_path / name)
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from kd_sleep.signals import alignment
 from kd_sleep.signals.alignment import Alignment, NoAlignment, align
+from kd_sleep.signals.resampling import on_grid
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import draw_subject, simulate_night
 from kd_sleep.simulation.sensors import Clock
@@ -77,7 +79,7 @@ def test_a_closed_form_comes_back(irregular_beats, rate_hz):
     """Clean pulses exactly 0.21 s behind each R: offset to 5 ms, drift to 2 ppm, a flat track."""
     clock = Clock(-321.4, 150e-6)
     bcg = pulses(irregular_beats + 0.21, clock, rate_hz, int(3300 * rate_hz))
-    found = align(irregular_beats, bcg, rate_hz)
+    found = align(irregular_beats, Series.of(bcg, rate_hz))
     assert abs(found.offset_s - clock.offset_s) < 0.005
     assert abs(found.drift - clock.drift) < 2e-6
     assert found.residual_s < 0.005
@@ -95,7 +97,7 @@ def test_the_track_follows_a_known_walk_of_the_rj_delay(irregular_beats):
         return 0.21 + 0.03 * np.cos(2 * np.pi * time_s / 1500.0)
 
     bcg = pulses(irregular_beats + rj_s(irregular_beats), clock, 100.0, 300_000)
-    found = align(irregular_beats, bcg, 100.0)
+    found = align(irregular_beats, Series.of(bcg, 100.0))
     known = np.isfinite(found.rj_s)
     # Each point is a mean over five minutes, which takes a sixteenth off a wave of 25 min.
     np.testing.assert_allclose(found.rj_s[known], rj_s(found.rj_times_s[known]), atol=0.010)
@@ -109,7 +111,7 @@ def test_the_track_follows_a_known_walk_of_the_rj_delay(irregular_beats):
 def test_offset_and_drift_come_back(seed, offset_s, drift):
     clock = Clock(offset_s, drift)
     drive, bcg, j_times = a_night(seed, clock)
-    found = align(drive.beat_times_s, bcg, 100.0)
+    found = align(drive.beat_times_s, Series.of(bcg, 100.0))
     assert rms_s(found, clock) < 0.050
     assert abs(found.drift - drift) < 10e-6
     assert found.agreeing > 0.8
@@ -132,10 +134,13 @@ def test_offset_and_drift_come_back(seed, offset_s, drift):
 def test_a_guess_far_off_is_searched_around_and_no_farther():
     clock = Clock(1000.0, 20e-6)
     drive, bcg, _ = a_night(3, clock, 2.0)
-    assert rms_s(align(drive.beat_times_s, bcg, 100.0, guess_s=960.0, search_s=60.0), clock) < 0.050
-    assert rms_s(align(drive.beat_times_s, bcg, 100.0, guess_s=420.0), clock) < 0.050
+    assert (
+        rms_s(align(drive.beat_times_s, Series.of(bcg, 100.0), guess_s=960.0, search_s=60.0), clock)
+        < 0.050
+    )
+    assert rms_s(align(drive.beat_times_s, Series.of(bcg, 100.0), guess_s=420.0), clock) < 0.050
     with pytest.raises(NoAlignment, match=r"fit at \+40\.\d s from the guess, beyond 39 s"):
-        align(drive.beat_times_s, bcg, 100.0, guess_s=960.0, search_s=39.0)
+        align(drive.beat_times_s, Series.of(bcg, 100.0), guess_s=960.0, search_s=39.0)
 
 
 def test_missing_stretches_do_not_mislead():
@@ -147,15 +152,15 @@ def test_missing_stretches_do_not_mislead():
     kept = beats[(beats < 7000) | (beats > 8200)]
     kept = kept[np.random.default_rng(0).random(len(kept)) > 0.05]
     jittered = np.sort(kept + np.random.default_rng(1).normal(0, 0.01, len(kept)))
-    assert rms_s(align(jittered, bcg, 100.0), clock) < 0.050
+    assert rms_s(align(jittered, Series.of(bcg, 100.0)), clock) < 0.050
 
 
 def test_a_bcg_may_start_before_the_ecg_and_end_after_it_or_see_an_hour_alone():
     drive, bcg, _ = a_night(6, Clock(0.0, -90e-6), 2.0)
     padding = np.random.default_rng(0).normal(size=60_000)
-    longer = align(drive.beat_times_s, np.concatenate([padding, bcg, padding]), 100.0)
+    longer = align(drive.beat_times_s, Series.of(np.concatenate([padding, bcg, padding]), 100.0))
     assert abs(longer.offset_s + 600.0 * (1 + 90e-6)) < 0.08  # at the search's edge
-    middle = align(drive.beat_times_s, bcg[180_000:540_000], 100.0, guess_s=1700.0)
+    middle = align(drive.beat_times_s, Series.of(bcg[180_000:540_000], 100.0), guess_s=1700.0)
     assert abs(middle.offset_s - 1800.0 * (1 + 90e-6)) < 0.08
 
 
@@ -164,11 +169,11 @@ def test_no_strangers_bcg_is_accepted():
     for mine, (drive, _, _) in enumerate(nights):
         for other, (_, bcg, _) in enumerate(nights):
             if mine == other:
-                found = align(drive.beat_times_s, bcg, 100.0)
+                found = align(drive.beat_times_s, Series.of(bcg, 100.0))
                 assert rms_s(found, Clock(7.0 * (20 + mine)), 1.0) < 0.050
             else:
                 with pytest.raises(NoAlignment, match="agree on one clock"):
-                    align(drive.beat_times_s, bcg, 100.0)
+                    align(drive.beat_times_s, Series.of(bcg, 100.0))
 
 
 def test_a_file_that_is_mostly_another_sleepers_is_refused():
@@ -178,7 +183,7 @@ def test_a_file_that_is_mostly_another_sleepers_is_refused():
     count = min(len(own), len(other))
     values = np.where(np.arange(count) < 0.35 * count, own[:count], other[:count])
     with pytest.raises(NoAlignment, match="agree on one clock"):
-        align(drive.beat_times_s, values, 100.0)
+        align(drive.beat_times_s, Series.of(values, 100.0))
 
 
 def test_a_metronome_of_a_heart_cannot_be_aligned():
@@ -186,7 +191,7 @@ def test_a_metronome_of_a_heart_cannot_be_aligned():
     bcg = pulses(beats + 0.21, Clock(3.0), 50.0, 180_000)
     bcg += 0.01 * np.random.default_rng(0).normal(size=len(bcg))
     with pytest.raises(NoAlignment):
-        align(beats, bcg, 50.0)
+        align(beats, Series.of(bcg, 50.0))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,7 @@ def test_a_metronome_of_a_heart_cannot_be_aligned():
 )
 def test_too_few_beats_are_refused(beats, why):
     with pytest.raises(NoAlignment, match=why):
-        align(beats, np.random.default_rng(0).normal(size=180_000), 100.0)
+        align(beats, Series.of(np.random.default_rng(0).normal(size=180_000), 100.0))
 
 
 @pytest.mark.parametrize(
@@ -208,37 +213,60 @@ def test_too_few_beats_are_refused(beats, why):
 )
 def test_a_bcg_without_a_heart_is_refused(irregular_beats, bcg, why):
     with pytest.raises(NoAlignment, match=why):
-        align(irregular_beats, bcg, 50.0)
+        align(irregular_beats, Series.of(bcg, 50.0))
 
 
 def test_a_bcg_beside_the_ecg_is_refused(irregular_beats):
     bcg = pulses(irregular_beats + 0.21, Clock(), 50.0, 100_000)
     with pytest.raises(NoAlignment):
-        align(irregular_beats, bcg, 50.0, guess_s=20_000.0)
+        align(irregular_beats, Series.of(bcg, 50.0), guess_s=20_000.0)
+
+
+@pytest.mark.parametrize("drift", [-2000e-6, -600e-6, 350e-6, 1000e-6])
+def test_a_drift_beyond_any_crystals_is_found(irregular_beats, drift):
+    """Lines of less drift fit half of such an hour, a beat off at its end."""
+    clock = Clock(7.0, drift)
+    bcg = pulses(irregular_beats + 0.21, clock, 50.0, 150_000)
+    found = align(irregular_beats, Series.of(bcg, 50.0))
+    assert found.drift == pytest.approx(drift, abs=20e-6)
+    assert rms_s(found, clock, 0.83) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("jump_s", "curve_s"),
+    [(5.0, 0.0), (-3.0, 0.0), (0.0, 4.0)],  # curve: off by so much at the end
+)
+def test_a_clock_that_is_no_line_is_refused(irregular_beats, jump_s, curve_s):
+    late_s = np.where(irregular_beats > 1200, jump_s, 0.0) + curve_s * (irregular_beats / 3000) ** 2
+    bcg = pulses(irregular_beats + 0.21 + late_s, Clock(7.0), 50.0, 150_000)
+    with pytest.raises(NoAlignment, match=r"does not run evenly|agree on one clock"):
+        align(irregular_beats, Series.of(bcg, 50.0))
+
+
+def test_drift_beyond_the_search_is_refused(irregular_beats):
+    bcg = pulses(irregular_beats + 0.21, Clock(7.0, 6000e-6), 50.0, 150_000)
+    with pytest.raises(NoAlignment):
+        align(irregular_beats, Series.of(bcg, 50.0))
 
 
 def a_clock(offset_s: float, drift: float) -> Alignment:
     empty = np.empty(0)
-    return Alignment(offset_s, drift, 0.0, 1.0, 1.0, empty, empty, empty.astype(bool), empty, empty)
+    return Alignment(
+        offset_s, drift, 0.0, 1.0, 1.0, empty, empty, empty.astype(bool), empty, empty, 0.0
+    )
 
 
 def test_samples_land_on_the_true_clock():
     sensor_s = np.arange(0, 100, 0.01)
     true_s = sensor_s / (1 + 1e-3) + 2.0
-    out = alignment.to_true_clock(np.sin(true_s), 100.0, a_clock(2.0, 1e-3), 50.0, 120.0)
+    bcg = Series.of(np.sin(true_s), 100.0)
+    out = on_grid(a_clock(2.0, 1e-3).corrected(bcg), 50.0, 6000)
     time = np.arange(6000) / 50.0
     inside = (time >= 2.0) & (time <= true_s[-1])
-    assert np.isnan(out[time < 2.0]).all()
-    assert np.isnan(out[time > true_s[-1] + 0.03]).all()
-    np.testing.assert_allclose(out[inside][50:-50], np.sin(time)[inside][50:-50], atol=1e-3)
-
-
-def test_the_heartbeat_band_keeps_its_size_between_samples():
-    """10 Hz at 50 Hz, half a sample off: straight lines would keep 0.81 of it."""
-    wave = np.sin(2 * np.pi * 10.0 * np.arange(0, 60, 0.01))
-    out = alignment.to_true_clock(wave, 100.0, a_clock(0.01, 0.0), 50.0, 60.0)
-    assert np.abs(out[100:-100]).std() > 0
-    assert np.sqrt(2 * np.mean(out[100:-100] ** 2)) == pytest.approx(1.0, abs=0.03)
+    assert out.missing[time < 2.0].all()
+    assert out.missing[time > true_s[-1] + 0.03].all()
+    assert not out.missing[inside].any()
+    np.testing.assert_allclose(out.values[inside][50:-50], np.sin(time)[inside][50:-50], atol=1e-4)
 
 
 def test_gaps_stay_gaps_and_do_not_grow():
@@ -246,7 +274,8 @@ def test_gaps_stay_gaps_and_do_not_grow():
     wave = np.sin(2 * np.pi * 1.0 * sensor_s)
     wave[5000:5800] = np.nan
     wave[12_345] = np.nan
-    out = alignment.to_true_clock(wave, 100.0, a_clock(10.0, 0.0), 50.0, 210.0)
+    found = on_grid(a_clock(10.0, 0.0).corrected(Series.of(wave, 100.0)), 50.0, 10_500)
+    out = np.where(found.missing, np.nan, found.values)
     missing = np.flatnonzero(np.isnan(out)) / 50.0 - 10.0
     missing = missing[(missing >= 0) & (missing < 199)]
     inside = missing[missing < 100]
@@ -285,7 +314,7 @@ def test_a_clock_that_is_not_clearly_the_best_is_refused(irregular_beats, monkey
     best = alignment._best
     monkeypatch.setattr(alignment, "_best", lambda clocks: (best(clocks)[0], 0.8))
     with pytest.raises(NoAlignment, match=r"a beat apart fit alike \(confidence 0.80\)"):
-        align(irregular_beats, bcg, 50.0)
+        align(irregular_beats, Series.of(bcg, 50.0))
 
 
 @pytest.mark.slow
@@ -302,7 +331,7 @@ def test_the_table_of_whole_nights():
         drive, bcg, j_times = a_night(seed, clock, 7.5, None)
         beats, bcg = with_stretches_missing(rng, drive.beat_times_s, bcg, 7.5)
         try:
-            found = align(beats, bcg, 100.0)
+            found = align(beats, Series.of(bcg, 100.0))
         except NoAlignment as reason:
             refused += 1
             print(f"night {seed}: refused, {reason}")
@@ -320,7 +349,7 @@ def test_the_table_of_whole_nights():
             for pair in ((previous[0], bcg), (beats, previous[1])):
                 strangers += 1
                 try:
-                    align(*pair, 100.0)
+                    align(pair[0], Series.of(pair[1], 100.0))
                 except NoAlignment:
                     continue
                 false += 1

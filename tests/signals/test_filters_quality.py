@@ -5,7 +5,7 @@ import pytest
 from scipy import io, signal
 
 from kd_sleep.signals import quality
-from kd_sleep.signals.filters import bandpass, bridged, moving_sd, resample
+from kd_sleep.signals.filters import bandpass, moving_sd
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.r_peaks import r_peaks
 from kd_sleep.simulation import physiology, sensors
@@ -31,15 +31,6 @@ def test_an_edge_beyond_nyquist_is_no_edge():
     )
     with pytest.raises(ValueError, match="Nyquist"):
         bandpass(values, 20.0, None, 12.0)
-
-
-@pytest.mark.parametrize("rates", [(100.0, 50.0), (140.0, 50.0), (125.0, 25.0), (50.0, 50.0)])
-def test_resampling_keeps_a_sine_in_its_place(rates):
-    old, new = rates
-    out = resample(np.sin(2 * np.pi * np.arange(0, 60, 1 / old)), old, new)
-    expected = np.sin(2 * np.pi * np.arange(len(out)) / new)
-    assert len(out) == 60 * new
-    assert np.abs(out - expected)[100:-100].max() < 0.01
 
 
 def test_moving_sd_of_a_sine_is_its_rms():
@@ -253,19 +244,3 @@ def test_dead_samples_are_runs_of_a_second_or_at_a_rail():
     for part in (slice(100, 350), slice(600, 650), slice(800, 803), slice(4800, 5000)):
         expected[part] = True
     np.testing.assert_array_equal(quality.dead_samples(ecg, RATE_HZ), expected)
-
-
-def test_gaps_are_bridged_by_straight_lines():
-    values, missing = bridged(np.array([np.nan, 1.0, np.nan, np.nan, 4.0, np.inf]))
-    np.testing.assert_array_equal(values, [1.0, 1.0, 2.0, 3.0, 4.0, 4.0])
-    np.testing.assert_array_equal(missing, [True, False, True, True, False, True])
-    assert not bridged(np.full(3, np.nan))[0].any()
-
-
-def test_bridges_are_those_of_interpolation():
-    rng = np.random.default_rng(0)
-    for share in (0.01, 0.5, 0.99):
-        values = np.where(rng.random(1000) < share, np.nan, rng.normal(size=1000))
-        known = np.flatnonzero(np.isfinite(values))
-        expected = np.interp(np.arange(1000), known, values[known])
-        np.testing.assert_allclose(bridged(values)[0], expected, atol=1e-12)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy import io, ndimage, signal
 
-from kd_sleep.signals.filters import bandpass, resample
+from kd_sleep.signals.filters import bandpass
 from kd_sleep.signals.j_peaks import Beats, beat_energy, j_peaks, rj_delays
+from kd_sleep.signals.resampling import on_grid
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive, draw_subject, simulate_night
 
@@ -125,7 +127,7 @@ def test_rj_delay_is_to_the_first_j_in_the_window():
 def test_a_nights_beats_are_found(snr_db, at_rest, error_s, false):
     """At rest: this sleeper moves in an eighth of the night. A published detector: 91 %, 34 ms."""
     drive, bcg = a_night(1, snr_db, 2.0)
-    judged = judge(j_peaks(bcg.values, 100.0), bcg.j_times_s, drive)
+    judged = judge(j_peaks(Series.of(bcg.values, 100.0)), bcg.j_times_s, drive)
     assert judged.intervals > 0.85 * at_rest
     assert judged.at_rest > at_rest
     assert judged.error_s < error_s
@@ -135,7 +137,7 @@ def test_a_nights_beats_are_found(snr_db, at_rest, error_s, false):
 @pytest.mark.parametrize(("rsa_s", "heart_rate_bpm"), [(0.004, 45.0), (0.08, 60.0), (0.02, 90.0)])
 def test_slow_fast_and_arrhythmic_hearts(rsa_s, heart_rate_bpm):
     drive, bcg = a_night(2, 8.0, 1.0, rsa_s=rsa_s, heart_rate_bpm=heart_rate_bpm)
-    judged = judge(j_peaks(bcg.values, 100.0), bcg.j_times_s, drive)
+    judged = judge(j_peaks(Series.of(bcg.values, 100.0)), bcg.j_times_s, drive)
     assert judged.intervals > 0.85
     assert judged.error_s < 0.010
     assert judged.false < 0.03  # a ring between two quick beats is no beat
@@ -144,7 +146,7 @@ def test_slow_fast_and_arrhythmic_hearts(rsa_s, heart_rate_bpm):
 def test_most_beats_of_a_fibrillating_heart_are_found():
     """No interval can be foretold: some 70 % of the intervals, and a tenth of false beats."""
     drive, bcg = a_night(2, 8.0, 1.0, fibrillation=1.0)
-    judged = judge(j_peaks(bcg.values, 100.0), bcg.j_times_s, drive)
+    judged = judge(j_peaks(Series.of(bcg.values, 100.0)), bcg.j_times_s, drive)
     assert judged.intervals > 0.60
     assert judged.error_s < 0.010
     assert judged.false < 0.15
@@ -154,7 +156,7 @@ def test_most_beats_of_a_fibrillating_heart_are_found():
 def test_slow_complexes_are_found_in_their_own_band(seed):
     """2.6 Hz, as in a film under a seat: at 2-10 Hz, two of these nights show no heart at all."""
     drive, bcg = a_night(seed, 3.0, 1.0, parameters={"complex_hz": 2.6})
-    judged = judge(j_peaks(bcg.values, 100.0), bcg.j_times_s, drive)
+    judged = judge(j_peaks(Series.of(bcg.values, 100.0)), bcg.j_times_s, drive)
     assert judged.at_rest > 0.55
     assert judged.error_s < 0.025
 
@@ -163,22 +165,22 @@ def test_slow_complexes_are_found_in_their_own_band(seed):
 def test_an_even_heart_in_noise_is_not_taken_for_one_of_half_its_rate(seed):
     """Two of its intervals are more alike than one."""
     drive, bcg = a_night(seed, 0.0, 1.0, rsa_s=0.004)
-    judged = judge(j_peaks(bcg.values, 100.0), bcg.j_times_s, drive)
+    judged = judge(j_peaks(Series.of(bcg.values, 100.0)), bcg.j_times_s, drive)
     assert judged.at_rest > 0.55
 
 
 @pytest.mark.parametrize("rate_hz", [50.0, 64.0, 128.0, 250.0, 1000.0])
 def test_any_rate_will_do(rate_hz):
     drive, bcg = a_night(3, 8.0, 0.5, 200.0)
-    judged = judge(j_peaks(resample(bcg.values, 200.0, rate_hz), rate_hz), bcg.j_times_s, drive)
+    judged = judge(j_peaks(on_grid(Series.of(bcg.values, 200.0), rate_hz)), bcg.j_times_s, drive)
     assert judged.at_rest > 0.90
     assert judged.error_s < 0.010
 
 
 def test_the_same_samples_at_another_rate_give_the_same_beats():
     _, bcg = a_night(3, 10.0, 0.5, 200.0)
-    fine = j_peaks(bcg.values, 200.0).times_s
-    coarse = j_peaks(signal.resample_poly(bcg.values, 1, 2), 100.0).times_s
+    fine = j_peaks(Series.of(bcg.values, 200.0)).times_s
+    coarse = j_peaks(Series.of(signal.resample_poly(bcg.values, 1, 2), 100.0)).times_s
     nearest = np.abs(fine[:, None] - coarse).min(1)
     assert (nearest < 0.010).mean() > 0.98
 
@@ -188,7 +190,10 @@ def test_the_same_samples_at_another_rate_give_the_same_beats():
 )
 def test_gain_offset_and_polarity_do_not_matter(gain, offset):
     _, bcg = a_night(4, 6.0, 0.5)
-    plain, changed = j_peaks(bcg.values, 100.0), j_peaks(gain * bcg.values + offset, 100.0)
+    plain, changed = (
+        j_peaks(Series.of(bcg.values, 100.0)),
+        j_peaks(Series.of(gain * bcg.values + offset, 100.0)),
+    )
     np.testing.assert_allclose(changed.times_s, plain.times_s, atol=1e-5)
     np.testing.assert_allclose(changed.correlation, plain.correlation, atol=1e-4)
 
@@ -198,7 +203,7 @@ def test_no_beats_in_gaps_and_the_rest_is_as_before():
     values = bcg.values.copy()
     for start, stop in ((0, 9_000), (100_000, 130_000), (200_000, 200_150), (250_000, 250_001)):
         values[start:stop] = np.nan
-    plain, gappy = j_peaks(bcg.values, 100.0), j_peaks(values, 100.0)
+    plain, gappy = j_peaks(Series.of(bcg.values, 100.0)), j_peaks(Series.of(values, 100.0))
     assert np.isfinite(values[np.rint(gappy.times_s * 100).astype(int)]).all()
     far = np.ones(len(plain.times_s), bool)
     for start, stop in ((0, 90), (1000, 1300), (2000, 2001.5), (2500, 2500)):
@@ -214,7 +219,7 @@ def test_movements_make_no_beats_and_take_none_far_away():
     rng = np.random.default_rng(0)
     for start in bursts:
         values[int(start * 100) : int((start + 8) * 100)] += 30.0 * rng.normal(size=800)
-    plain, moved = j_peaks(bcg.values, 100.0), j_peaks(values, 100.0)
+    plain, moved = j_peaks(Series.of(bcg.values, 100.0)), j_peaks(Series.of(values, 100.0))
     since_s = moved.times_s[:, None] - bursts
     assert ((since_s > 0.5) & (since_s < 7.5)).sum() < 0.1 * len(bursts) * 7
     before, after = (judge(found, bcg.j_times_s, drive) for found in (plain, moved))
@@ -239,7 +244,7 @@ def test_a_change_of_posture_is_followed(change):
         hertz = 4.5 if later and change == "shape" else 5.5
         sign = -1.0 if later and change == "sign" else 1.0
         bcg[at] += sign * np.exp(-((away / 0.12) ** 2)) * np.cos(2 * np.pi * hertz * away)
-    times = j_peaks(bcg, 100.0).times_s
+    times = j_peaks(Series.of(bcg, 100.0)).times_s
     error = times - beats[np.abs(times[:, None] - beats).argmin(1)]
     assert len(times) > 680
     # All but those of the block in which the posture changed have J where it is.
@@ -252,30 +257,32 @@ def test_a_change_of_posture_is_followed(change):
     ids=["constant", "missing", "empty", "short"],
 )
 def test_no_signal_no_beats(values):
-    assert len(j_peaks(values, 100.0).times_s) == 0
+    assert len(j_peaks(Series.of(values, 100.0)).times_s) == 0
 
 
 def test_breathing_alone_has_no_beats():
-    assert len(j_peaks(30.0 * np.sin(1.6 * np.arange(0, 600, 0.01)), 100.0).times_s) == 0
+    assert len(j_peaks(Series.of(30.0 * np.sin(1.6 * np.arange(0, 600, 0.01)), 100.0)).times_s) == 0
 
 
 @pytest.mark.parametrize("slope", ["white", "brown"])
 def test_noise_has_no_beats(slope):
     noise = np.random.default_rng(0).normal(size=180_000)
-    assert len(j_peaks(noise if slope == "white" else np.cumsum(noise), 100.0).times_s) == 0
+    assert (
+        len(j_peaks(Series.of(noise if slope == "white" else np.cumsum(noise), 100.0)).times_s) == 0
+    )
 
 
 def test_confidence_is_high_with_a_heart_and_low_where_it_is_drowned():
     _, bcg = a_night(7, 8.0, 1.0)
     values = bcg.values
-    heart = j_peaks(values, 100.0)
+    heart = j_peaks(Series.of(values, 100.0))
     assert np.median(heart.confidence) > 0.95
     assert (heart.confidence <= 1).all()
     assert (np.diff(heart.times_s) > 0.29).all()
     rest = bandpass(values, 100.0, 2.0, 10.0)[:180_000]
     noise = np.random.default_rng(0).normal(size=180_000)
     noise *= np.median(np.abs(rest)) / np.median(np.abs(bandpass(noise, 100.0, 2.0, 10.0)))
-    half = j_peaks(np.concatenate([values[:180_000], noise]), 100.0)
+    half = j_peaks(Series.of(np.concatenate([values[:180_000], noise]), 100.0))
     drowned = half.times_s > 1810
     assert drowned.sum() < 0.5 * (half.times_s < 1790).sum()
     assert (half.confidence[drowned] < 0.8).all()
@@ -283,7 +290,7 @@ def test_confidence_is_high_with_a_heart_and_low_where_it_is_drowned():
 
 def test_too_slow_a_rate_is_refused():
     with pytest.raises(ValueError, match="heartbeat band"):
-        j_peaks(np.zeros(1000), 20.0)
+        j_peaks(Series.of(np.zeros(1000), 20.0))
 
 
 def a_real_pair(real_data):
@@ -322,14 +329,14 @@ def test_a_real_seat_back_sensor_shows_a_delay_after_r(real_data):
 def test_a_real_seat_back_sensor_alone_is_too_little_and_no_beats_are_made_up(real_data):
     """A third of its energy repeats with R, its size changes fivefold, each beat has two bumps."""
     bcg, r_times = a_real_pair(real_data)
-    found = j_peaks(bcg, 1000.0)
+    found = j_peaks(Series.of(bcg, 1000.0))
     assert np.isnan(rj_delays(r_times, found.times_s)).all()
     assert len(found.times_s) == 0
 
 
 def test_an_ecg_of_noise_shares_no_delay_with_its_bcg(real_data):
     pair = io.loadmat(real_data / "ecg_bcg_pair" / "_rec_proc_resp.mat")
-    found = j_peaks(pair["fsr"].ravel().astype(float), 1000.0)
+    found = j_peaks(Series.of(pair["fsr"].ravel().astype(float), 1000.0))
     delays = rj_delays(pair["peaks_r"].ravel() / 1000.0, found.times_s)
     assert np.isfinite(delays).sum() < 0.5 * len(delays)
 
@@ -347,7 +354,7 @@ def test_the_table_of_whole_nights(sensor):
         nights = []
         for seed in range(100, 110):
             drive, bcg = a_night(seed, snr_db, 7.5, sensor=sensor)
-            nights.append(judge(j_peaks(bcg.values, 100.0), bcg.j_times_s, drive))
+            nights.append(judge(j_peaks(Series.of(bcg.values, 100.0)), bcg.j_times_s, drive))
         mean = {
             field.name: float(np.mean([getattr(night, field.name) for night in nights]))
             for field in dataclasses.fields(Judged)

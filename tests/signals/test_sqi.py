@@ -6,9 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from kd_sleep.signals.filters import bandpass, resample
+from kd_sleep.signals.filters import bandpass
 from kd_sleep.signals.j_peaks import Beats, j_peaks
 from kd_sleep.signals.quality import snr_db
+from kd_sleep.signals.resampling import on_grid
 from kd_sleep.signals.sqi import (
     MATCH_S,
     NEAR_S,
@@ -16,6 +17,7 @@ from kd_sleep.signals.sqi import (
     signal_sqi,
     snr_table,
 )
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import draw_subject, simulate_night
 
@@ -23,7 +25,7 @@ RATE_HZ = 50.0
 
 
 def nights_at(seed, levels_db, hours, rate_hz=RATE_HZ, sensor="film"):
-    """One night at named SNRs, else the same to the last draw: (BCG, Hz, J times) of each."""
+    """One night at named SNRs, else the same to the last draw: (BCG, J times) of each."""
     rng = np.random.default_rng([21, seed])
     drive = simulate_night(rng, draw_subject(rng), hours).drive
     body = sensors.prepare(drive, rate_hz)
@@ -34,11 +36,11 @@ def nights_at(seed, levels_db, hours, rate_hz=RATE_HZ, sensor="film"):
         named = drawn.parameters | {"snr_db": np.float32(level_db)}
         draws = dataclasses.replace(drawn, parameters=named)
         values = sensors.render_bcg(draws, body, rate_hz)[: int(body.samples)]
-        yield values.astype(np.float64), rate_hz, j_times_s
+        yield Series.of(values.astype(np.float64), rate_hz), j_times_s
 
 
 def a_night(seed, snr_db, hours):
-    return next(nights_at(seed, (snr_db,), hours))[0]
+    return next(nights_at(seed, (snr_db,), hours))[0].values
 
 
 def ringing_beats(seconds, noise=0.05, every_s=0.9, seed=0):
@@ -66,7 +68,10 @@ def night():
 
 @pytest.mark.parametrize(("gain", "offset"), [(-1.0, 0.0), (1e6, 0.0), (1e-6, 0.0), (3.3, -50.0)])
 def test_gain_offset_and_polarity_do_not_matter(night, gain, offset):
-    plain, changed = signal_sqi(night, RATE_HZ), signal_sqi(gain * night + offset, RATE_HZ)
+    plain, changed = (
+        signal_sqi(Series.of(night, RATE_HZ)),
+        signal_sqi(Series.of(gain * night + offset, RATE_HZ)),
+    )
     np.testing.assert_allclose(changed.score, plain.score, atol=2e-3)
     np.testing.assert_allclose(changed.snr_db, plain.snr_db, atol=1e-3)
     np.testing.assert_array_equal(changed.movement, plain.movement)
@@ -74,8 +79,8 @@ def test_gain_offset_and_polarity_do_not_matter(night, gain, offset):
 
 @pytest.mark.parametrize("rate_hz", [64.0, 128.0, 250.0])
 def test_the_rate_matters_little(night, rate_hz):
-    plain = signal_sqi(night, RATE_HZ)
-    other = signal_sqi(resample(night, RATE_HZ, rate_hz), rate_hz)
+    plain = signal_sqi(Series.of(night, RATE_HZ))
+    other = signal_sqi(on_grid(Series.of(night, RATE_HZ), rate_hz))
     assert len(other.score) == len(plain.score)
     assert np.nanmedian(np.abs(other.snr_db - plain.snr_db)) < 0.1
     assert np.median(np.abs(other.score - plain.score)) < 0.02
@@ -84,8 +89,8 @@ def test_the_rate_matters_little(night, rate_hz):
 
 def test_scores_are_shares_and_rise_with_the_snr():
     medians = []
-    for values, rate_hz, _ in nights_at(2, (-6.0, -2.0, 2.0, 6.0, 12.0), 0.75):
-        quality = signal_sqi(values, rate_hz)
+    for bcg, _ in nights_at(2, (-6.0, -2.0, 2.0, 6.0, 12.0), 0.75):
+        quality = signal_sqi(bcg)
         assert ((quality.score >= 0) & (quality.score <= 1)).all()
         medians.append(np.median(quality.score))
     assert (np.diff(medians) > 0).all()
@@ -95,7 +100,7 @@ def test_scores_are_shares_and_rise_with_the_snr():
 
 def test_noise_alone_scores_next_to_nothing():
     noise = np.random.default_rng(0).normal(size=60_000)
-    quality = signal_sqi(noise, RATE_HZ)
+    quality = signal_sqi(Series.of(noise, RATE_HZ))
     assert quality.score.max() < 0.1
     assert abs(np.median(quality.snr_db)) < 0.5
     assert not quality.reliable().any()
@@ -106,9 +111,9 @@ def test_snr_is_that_of_quality_and_breathing_is_no_heart():
     clock = np.arange(len(values)) / RATE_HZ
     breathing = 40.0 * np.sin(2 * np.pi * 0.27 * clock) + 5.0 * np.sin(2 * np.pi * 0.54 * clock)
     alone = snr_db(values.reshape(-1, 500), RATE_HZ)
-    without = signal_sqi(values, RATE_HZ)
+    without = signal_sqi(Series.of(values, RATE_HZ))
     np.testing.assert_allclose(without.snr_db, alone, atol=0.25)
-    both = signal_sqi(values + breathing, RATE_HZ)
+    both = signal_sqi(Series.of(values + breathing, RATE_HZ))
     leak = snr_db((values + breathing).reshape(-1, 500), RATE_HZ) - alone
     assert np.median(leak) > 0.4
     assert np.abs(np.median(both.snr_db - alone)) < 0.1
@@ -117,7 +122,7 @@ def test_snr_is_that_of_quality_and_breathing_is_no_heart():
 
 def test_correlation_is_that_with_the_mean_of_the_20_beats_around():
     values, beats = ringing_beats(200, noise=0.6)
-    quality = signal_sqi(values, RATE_HZ, known_beats(beats))
+    quality = signal_sqi(Series.of(values, RATE_HZ), known_beats(beats))
     heart = bandpass(bandpass(values, RATE_HZ, 0.7, None, 4), RATE_HZ, 1.0, 8.0)
     clock = np.arange(len(values)) / RATE_HZ
     shapes = np.stack(
@@ -143,14 +148,14 @@ def test_correlation_is_that_with_the_mean_of_the_20_beats_around():
 def test_a_turn_in_bed_does_not_make_the_beats_after_it_bad():
     values, beats = ringing_beats(400)
     values[10_000:] *= -1.0
-    quality = signal_sqi(values, RATE_HZ, known_beats(beats))
+    quality = signal_sqi(Series.of(values, RATE_HZ), known_beats(beats))
     away = np.abs(np.arange(40) - 19.5) > 1
     assert quality.correlation[away].min() > 0.9
 
 
 def test_too_few_beats_make_no_template_and_what_is_unknown_is_not_good():
     values, beats = ringing_beats(60)
-    quality = signal_sqi(values, RATE_HZ, known_beats(beats[:18]))
+    quality = signal_sqi(Series.of(values, RATE_HZ), known_beats(beats[:18]))
     assert (quality.template_beats == 0).all()
     assert np.isnan(quality.correlation).all()
     assert (quality.score == 0).all()
@@ -158,8 +163,10 @@ def test_too_few_beats_make_no_template_and_what_is_unknown_is_not_good():
 
 def test_beats_far_away_are_no_template():
     values, beats = ringing_beats(600)
-    near = signal_sqi(values, RATE_HZ, known_beats(beats))
-    rare = signal_sqi(values, RATE_HZ, known_beats(beats[::10]))  # 20 of them are 3 minutes
+    near = signal_sqi(Series.of(values, RATE_HZ), known_beats(beats))
+    rare = signal_sqi(
+        Series.of(values, RATE_HZ), known_beats(beats[::10])
+    )  # 20 of them are 3 minutes
     assert (near.template_beats[5:-5] == 40).all()
     assert (rare.template_beats == 0).all()
 
@@ -168,7 +175,7 @@ def test_a_gap_is_dropout_and_the_rest_is_as_before(night):
     gappy = night.copy()
     gappy[50_000:60_250] = np.nan  # segments 100 to 119 and half of 120
     gappy[100_000] = np.nan
-    plain, quality = signal_sqi(night, RATE_HZ), signal_sqi(gappy, RATE_HZ)
+    plain, quality = signal_sqi(Series.of(night, RATE_HZ)), signal_sqi(Series.of(gappy, RATE_HZ))
     np.testing.assert_array_equal(quality.dropout[100:120], 1.0)
     assert quality.dropout[120] == pytest.approx(0.5)
     assert quality.dropout[200] == pytest.approx(1 / 500)
@@ -185,7 +192,7 @@ def test_a_flat_sensor_is_dropout_whatever_its_level(night):
     for level in (0.0, 12.0):
         flat = night.copy()
         flat[50_000:60_000] = level
-        quality = signal_sqi(flat, RATE_HZ)
+        quality = signal_sqi(Series.of(flat, RATE_HZ))
         np.testing.assert_array_equal(quality.dropout[100:120], 1.0)
         assert quality.saturation[100:120].max() == 0
 
@@ -196,7 +203,7 @@ def test_a_rail_is_saturation():
     swaying = (clock >= 100) & (clock < 120)
     values[swaying] += 30 * np.sin(2 * np.pi * 0.2 * clock[swaying])
     clipped = np.clip(values, -15.0, 15.0)
-    quality = signal_sqi(clipped, RATE_HZ)
+    quality = signal_sqi(Series.of(clipped, RATE_HZ))
     assert quality.saturation[10:12] == pytest.approx(2 / 3, abs=0.1)
     assert quality.saturation[[0, 5, 20]].max() == 0
     assert quality.dropout.max() == 0
@@ -207,7 +214,9 @@ def test_saturation_costs_as_much_as_dropout():
     values, beats = ringing_beats(300)
     railed, gappy = values.copy(), values.copy()
     railed[5_100:5_250], gappy[5_100:5_250] = 4.0, np.nan
-    saturated, dropped = (signal_sqi(each, RATE_HZ, known_beats(beats)) for each in (railed, gappy))
+    saturated, dropped = (
+        signal_sqi(Series.of(each, RATE_HZ), known_beats(beats)) for each in (railed, gappy)
+    )
     assert saturated.saturation[10] == pytest.approx(0.3)
     assert dropped.dropout[10] == pytest.approx(0.3)
     assert 0.1 < saturated.score[10] == pytest.approx(dropped.score[10], abs=0.05)
@@ -216,14 +225,14 @@ def test_saturation_costs_as_much_as_dropout():
 def test_movement_is_seen_where_it_is():
     values, _ = ringing_beats(600)
     values[15_000:15_400] += 8.0 * np.random.default_rng(1).normal(size=400)  # 8 s of segment 30
-    quality = signal_sqi(values, RATE_HZ)
+    quality = signal_sqi(Series.of(values, RATE_HZ))
     assert quality.movement[30] == pytest.approx(0.8, abs=0.15)
     assert quality.movement[np.abs(np.arange(60) - 30) > 1].max() == 0
     assert quality.score[30] < 0.3 * np.median(quality.score)
 
 
 def test_windows_are_means_of_segments_and_0_beyond_the_end(night):
-    quality = signal_sqi(night, RATE_HZ)
+    quality = signal_sqi(Series.of(night, RATE_HZ))
     windows = quality.by_window(125)
     for name in ("score", "movement", "saturation", "dropout"):
         expected = getattr(quality, name).reshape(120, 3).mean(1)
@@ -238,13 +247,13 @@ def test_windows_are_means_of_segments_and_0_beyond_the_end(night):
 
 def test_the_rest_of_a_recording_is_filled_up_with_dropout():
     values, _ = ringing_beats(106)
-    quality = signal_sqi(values, RATE_HZ)
+    quality = signal_sqi(Series.of(values, RATE_HZ))
     assert len(quality.score) == 11
     assert quality.dropout[-1] == pytest.approx(0.4)
 
 
 def test_reliable_is_the_articles_rule():
-    quality = signal_sqi(a_night(2, 3.0, 0.5), RATE_HZ)
+    quality = signal_sqi(Series.of(a_night(2, 3.0, 0.5), RATE_HZ))
     rule = (quality.snr_db >= 6) & (quality.correlation >= 0.7)
     spoilt = (quality.movement > 0.1) | (quality.saturation > 0.1) | (quality.dropout > 0.1)
     np.testing.assert_array_equal(quality.reliable(), rule & ~spoilt)
@@ -257,7 +266,7 @@ def test_reliable_is_the_articles_rule():
     ids=["constant", "missing", "empty", "short"],
 )
 def test_no_signal_no_quality(values):
-    quality = signal_sqi(values, RATE_HZ)
+    quality = signal_sqi(Series.of(values, RATE_HZ))
     assert len(quality.score) == np.ceil(len(values) / 500)
     assert (quality.score == 0).all()
     assert (quality.dropout[:-1] == 1).all()
@@ -266,14 +275,14 @@ def test_no_signal_no_quality(values):
 
 def test_too_slow_a_rate_is_refused():
     with pytest.raises(ValueError, match="10-20 Hz"):
-        signal_sqi(np.zeros(1000), 30.0)
+        signal_sqi(Series.of(np.zeros(1000), 30.0))
 
 
 def test_the_table_counts_each_beat_and_peak_once():
     """Against loops over peaks and beats."""
-    values, rate_hz, j_times_s = next(nights_at(3, (-1.0,), 0.5))
-    (row,) = beats_against_snr([(values, rate_hz, j_times_s)], (-np.inf, np.inf))
-    peaks = j_peaks(values, rate_hz).times_s
+    bcg, j_times_s = next(nights_at(3, (-1.0,), 0.5))
+    (row,) = beats_against_snr([(bcg, j_times_s)], (-np.inf, np.inf))
+    peaks = j_peaks(bcg).times_s
     owner = {}
     for peak in peaks:
         beat = int(np.argmin(np.abs(j_times_s - peak)))
@@ -331,7 +340,7 @@ def test_a_night_takes_at_most_0_4_s():
     took_s = []
     for _ in range(5):
         start = time.process_time()
-        signal_sqi(values, RATE_HZ)
+        signal_sqi(Series.of(values, RATE_HZ))
         took_s.append(time.process_time() - start)
     print("8 h at 50 Hz:", round(min(took_s), 3), "s")
     assert min(took_s) <= 0.4

@@ -12,6 +12,7 @@ import pytest
 from defusedxml import ElementTree
 
 from kd_sleep.signals.j_peaks import j_peaks
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import pictures, validation
 from kd_sleep.simulation.physiology import DRIVE_HZ
 from kd_sleep.simulation.validate_sensors import matched
@@ -103,7 +104,7 @@ def test_ten_seconds_show_a_plain_heartbeat(night):
     delay_s = (sensed.j_times_s - drive.beat_times_s)[inside]
     assert ((delay_s >= 0.150) & (delay_s <= 0.300)).all()
     # Another reading of the same signals finds the marks.
-    found = j_peaks(sensed.bcg, pictures.BCG_HZ).times_s
+    found = j_peaks(Series.of(sensed.bcg, pictures.BCG_HZ)).times_s
     marks = sensed.j_times_s[inside]
     assert len(matched(marks, found)[0]) >= 0.8 * len(marks)
     at_r = np.rint(drive.beat_times_s[inside] * pictures.ECG_HZ).astype(int)

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kd_sleep.errors import ConfigError
+from kd_sleep.extras import optional_packages
 
 
 def map_on_beam(function: Callable[[Any], None], items: Sequence[Any], options: str) -> None:
@@ -22,15 +22,11 @@ def map_on_beam(function: Callable[[Any], None], items: Sequence[Any], options: 
       options: Beam's own command line, such as `--runner=FlinkRunner --flink_master=HOST:8081`.
 
     Raises:
-      ConfigError: Beam is not installed.
+      MissingPackage: Beam is not installed.
     """
-    try:
+    with optional_packages():
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as error:
-        raise ConfigError(
-            "--engine=beam: Apache Beam is not installed.", "pip install 'kd_sleep[beam]'"
-        ) from error
     with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
         # Reshuffle: else a runner fuses the list with the work and gives it all to one worker.
         _ = pipeline | beam.Create(items) | beam.Reshuffle() | beam.Map(function)

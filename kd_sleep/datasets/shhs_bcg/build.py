@@ -151,7 +151,9 @@ def _check_exclusions(todo: Plan, folder: Path, how: BuildConfig) -> list[dict[s
 
 def _reasons(excluded: Sequence[Exclusion]) -> str:
     counted = collections.Counter(one.reason.rstrip(".") for one in excluded)
-    return "; ".join(f"{count} x {reason}" for reason, count in counted.most_common(5))
+    named = [f"{count} x {reason}" for reason, count in counted.most_common(5)]
+    others = len(excluded) - sum(count for _, count in counted.most_common(5))
+    return "; ".join([*named, f"{others} for other reasons"] if others else named)
 
 
 def _write(todo: Plan, folder: Path, config: DatasetConfig, left_out: list[dict[str, str]]) -> Path:

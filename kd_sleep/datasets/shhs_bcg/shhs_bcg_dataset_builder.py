@@ -21,6 +21,7 @@ from kd_sleep import schema
 from kd_sleep.config import DatasetConfig, to_dict
 from kd_sleep.datasets.shhs_bcg.plan import plan
 from kd_sleep.datasets.splits import SPLITS
+from kd_sleep.errors import DatasetError
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.parallel import map_nights
 from kd_sleep.provenance import provenance
@@ -62,7 +63,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
          nsrr download shhs/polysomnography/annotations-rpoints
     The manual folder is `shhs/`, with `polysomnography/` in it. Config `paired` reads
     `bcg/<recording id>.edf` beside it, or the folder given as `bcg_dir`.
-    Without access: `python -m launch.simulate_cohort --out=DIR` writes the same layout.
+    Without access: `kd-sleep simulate_cohort --out=DIR` writes the same layout.
     """
 
     def __init__(
@@ -109,7 +110,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         """The plain way of TFDS, for `tfds build`; `build` goes on where it was stopped."""
         settings = dataclasses.replace(self._settings, bcg_source=self.builder_config.name)
-        todo = plan(dl_manager.manual_dir, settings, self._bcg_dir)
+        try:
+            shhs_dir = dl_manager.manual_dir
+        except AssertionError:  # a page of instructions
+            raise DatasetError(
+                f"{self.data_dir}: no dataset.",
+                "Build one with `kd-sleep build_dataset`, or name --manual_dir of `tfds build`.",
+            ) from None
+        todo = plan(shhs_dir, settings, self._bcg_dir)
         metadata: Any = self.info.metadata
         metadata["files"], metadata["subjects"] = todo.digest(), todo.subjects
         metadata["made_by"] = {**to_dict(settings), **provenance()}

@@ -1,30 +1,33 @@
 """The whole mission on a simulated cohort, in minutes on two cores.
 
-    python -m launch.quickstart --workdir=DIR
+    kd-sleep quickstart --workdir=DIR
 
 Simulates nights as SHHS files with a BCG beside each, builds the dataset, trains a teacher on the
 ECG's RR intervals, then the same student twice on BCG: on the few scored nights alone, and
 distilled from the teacher on all nights. Ends with the table and a report on held-out subjects.
-Each step is a launcher of its own, too. The same command goes on where a stopped one was.
+Each step is a command of its own, too. The same command goes on where a stopped one was.
 """
 
 import dataclasses
+from pathlib import Path
 
-from kd_sleep.datasets import shhs_bcg
-from kd_sleep.evaluation.evaluate import evaluate
-from kd_sleep.evaluation.report import table
-from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS
-from kd_sleep.simulation.cohort import write_cohort
-from kd_sleep.training.distill import train_student, train_teacher
-from launch import flags
+from kd_sleep.commands.flags import FOLDER, Flags
+from kd_sleep.config import Preset
 
-_WORKDIR = flags.define_path("workdir", "Folder for everything that is made.")
-flags.define_platform()
-flags.define_config("cohort", "soft_labels", "distill", "evaluation")
+flags = Flags(__doc__)
+flags.define("Output", "workdir", FOLDER, "Folder for everything that is made.")
+flags.config("cohort", "soft_labels", "distill", "evaluation")
+flags.platform()
 
 
-def main() -> None:
-    preset, workdir = flags.preset(), flags.path(_WORKDIR)
+def main(preset: Preset, workdir: Path) -> None:
+    from kd_sleep.datasets import shhs_bcg
+    from kd_sleep.evaluation.evaluate import evaluate
+    from kd_sleep.evaluation.report import table
+    from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS
+    from kd_sleep.simulation.cohort import write_cohort
+    from kd_sleep.training.distill import train_student, train_teacher
+
     cohort, data_dir, teacher = workdir / "cohort", workdir / "data", workdir / "teacher"
     write_cohort(cohort, preset.cohort, preset.build.workers)
     source = dataclasses.replace(preset.dataset, bcg_source="paired")
