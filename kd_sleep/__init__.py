@@ -1,43 +1,67 @@
 """kd_sleep: sleep staging from a ballistocardiogram, taught by an ECG.
 
+Arrays in, a student out:
+
+    nights = kd_sleep.Nights.from_arrays(...)
+    teacher = kd_sleep.fit_teacher(nights, validation=...)
+    student = kd_sleep.fit_student(paired, teacher=teacher, validation=...)
+    scores = kd_sleep.evaluate(student, test)
+    night = student.stage(bcg, rate_hz=100.0)
+
 The loss costs nothing but jax to import:
 
     from kd_sleep import distillation_loss
     loss, aux = distillation_loss(student_logits, teacher_logits, labels, alpha=0.3)
-
-A trained student stages a night's BCG:
-
-    student = kd_sleep.load_student("student.kdsleep")
-    night = student.stage(bcg, rate_hz=100.0)
 
 `python -m kd_sleep` lists the commands.
 """
 
 from __future__ import annotations
 
-import os
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from kd_sleep.version import __version__
 
 if TYPE_CHECKING:
-    from kd_sleep.inference.staging import StagingStudent
+    from kd_sleep.datasets.nights import Nights
+    from kd_sleep.inference.ecg_staging import load_teacher
+    from kd_sleep.inference.staging import load_student
+    from kd_sleep.library import evaluate, fit_student, fit_teacher
     from kd_sleep.losses import distillation_loss
 
-__all__ = ["__version__", "distillation_loss", "load_student"]
+__all__ = [
+    "Nights",
+    "__version__",
+    "distillation_loss",
+    "evaluate",
+    "fit_student",
+    "fit_teacher",
+    "load_student",
+    "load_teacher",
+]
 
-
-def load_student(path: str | os.PathLike) -> StagingStudent:
-    """A trained student to stage nights with: `kd_sleep.inference.staging.load_student`."""
-    from kd_sleep.inference import staging  # what it needs, who wants the loss need not pay for
-
-    return staging.load_student(path)
+# Imported when asked for: who wants the loss alone need not pay for the rest.
+_MODULES = {
+    "Nights": "kd_sleep.datasets.nights",
+    "distillation_loss": "kd_sleep.losses",
+    "evaluate": "kd_sleep.library",
+    "fit_student": "kd_sleep.library",
+    "fit_teacher": "kd_sleep.library",
+    "load_student": "kd_sleep.inference.staging",
+    "load_teacher": "kd_sleep.inference.ecg_staging",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`distillation_loss`, imported when asked for: an ONNX model's inputs need no jax."""
-    if name != "distillation_loss":
+    """A public name, imported from its module."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from kd_sleep.losses import distillation_loss
+    from kd_sleep.extras import optional_packages
 
-    return distillation_loss
+    with optional_packages():
+        return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

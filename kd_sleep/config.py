@@ -207,15 +207,6 @@ class StudentConfig(Config):
         " autocorrelation reads the samples.",
         choices=("beats", "autocorrelation"),
     )
-    signal_width: int = setting(
-        0,
-        "Channels of the stage that regresses the ECG's tachogram from a BCG's series; 0 leaves it"
-        " out, 32 is what was tried.",
-        low=0,
-    )
-    time_of_night: bool = setting(
-        False, "Show the student how long ago the recording began (front end beats)."
-    )
     width: int = setting(64, "Channels of the network.", low=4)
     context_windows: int = setting(
         127,
@@ -268,12 +259,6 @@ class DistillConfig(Config):
         0.0,
         "Decoupled distillation (Zhao et al., CVPR 2022): weight of the divergence among the"
         " stages that are not the target; 0 leaves it off.",
-        low=0.0,
-    )
-    signal_weight: float = setting(
-        0.3,
-        "Weight of the signal stage's loss: how well it regresses the ECG's tachogram. It needs no"
-        " stage label.",
         low=0.0,
     )
 
@@ -430,7 +415,7 @@ PRESETS: dict[str, Preset] = {
         teacher=TeacherConfig(width=8, context_windows=3),
         teacher_train=TINY_TRAIN,
         study_soft_labels=SoftLabelConfig(folds=2),
-        student=StudentConfig(width=8, context_windows=3, signal_width=8),
+        student=StudentConfig(width=8, context_windows=3),
         student_train=TINY_TRAIN,
         distill=DistillConfig(labelled_nights=2),
         study=StudyConfig(study_seeds=2, handful=2, ladder_seeds=1),

@@ -56,8 +56,9 @@ def data_dir(cohort: Path) -> Path:
 @pytest.fixture(scope="session")
 def teacher_dir(data_dir: Path) -> Path:
     """A teacher of the tiny preset."""
+    from folders import train_teacher
+
     from kd_sleep.config import PRESETS
-    from kd_sleep.training.distill import train_teacher
 
     out = data_dir.parent / "teacher"
     train_teacher(data_dir, out, PRESETS["tiny"].teacher, PRESETS["tiny"].teacher_train)

@@ -19,7 +19,7 @@ PARTS = [getattr(PRESETS["cpu"], field.name) for field in dataclasses.fields(con
         (DistillConfig, {"alpha": float("nan")}, "at least 0"),
         (DistillConfig, {"temperature": 0.0}, "more than 0"),
         (DistillConfig, {"temperature": 1e30}, "at most 1000"),
-        (DistillConfig, {"signal_weight": float("inf")}, "a finite number"),
+        (DistillConfig, {"non_target_weight": float("inf")}, "a finite number"),
         (TrainConfig, {"learning_rate": float("inf")}, "a finite number"),
         (TrainConfig, {"clip_norm": float("nan")}, "more than 0"),
         (DistillConfig, {"non_target_weight": 2.0, "direction": "js"}, "not js"),

@@ -23,6 +23,7 @@ LAYERS = (
     {"evaluation"},
     {"study"},
     {"inference"},
+    {"library"},
     {"benchmark"},
     {"commands"},
 )
@@ -40,6 +41,7 @@ HEAVY = {
 LIGHT = [
     "kd_sleep.losses", "kd_sleep.metrics", "kd_sleep.models.teacher", "kd_sleep.models.student",
     "kd_sleep.training.steps", "kd_sleep.simulation.physiology", "kd_sleep.simulation.sensors",
+    "kd_sleep.library", "kd_sleep.inference.ecg_staging",
 ]  # fmt: skip
 
 

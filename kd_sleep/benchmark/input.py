@@ -12,9 +12,9 @@ from kd_sleep.benchmark.subject import (
     COHORT_NIGHTS,
     Training,
     example_batch,
-    lesson_columns,
     student,
     synthetic_nights,
+    training_set,
 )
 from kd_sleep.benchmark.timing import Row, in_turns
 from kd_sleep.config import ExecutionConfig, Preset
@@ -35,14 +35,8 @@ def measure(preset: Preset, repeats: int, nights: int = COHORT_NIGHTS) -> list[R
     seconds = [in_turns(alone, repeats)["alone"]]  # before, and after
     cohort, validation = synthetic_nights(nights), synthetic_nights(1, 64, seed=1)
     with tempfile.TemporaryDirectory() as folder:
-        fit(
-            run,
-            cohort,
-            validation,
-            Path(folder),
-            ExecutionConfig(dataset_in="host"),
-            lesson_columns(run, cohort),
-        )
+        data, execution = training_set(cohort, validation), ExecutionConfig(dataset_in="host")
+        fit(run, data, Path(folder), execution)
         readings = read_metrics(Path(folder), SPEED)[1:]  # the first one starts the feed
     seconds.append(in_turns(alone, repeats)["alone"])
     windows = train.batch_size * train.sequence_windows

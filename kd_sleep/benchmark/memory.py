@@ -18,10 +18,9 @@ from kd_sleep.benchmark.subject import (
 from kd_sleep.benchmark.timing import Row, compared, in_turns
 from kd_sleep.config import Preset
 from kd_sleep.datasets.batches import gather
-from kd_sleep.models.teacher import Teacher
-from kd_sleep.training.distill import TEACHER_COLUMNS, dtype_of
 from kd_sleep.training.mesh import data_mesh, put
 from kd_sleep.training.meter import Meter
+from kd_sleep.training.run import Run
 from kd_sleep.training.steps import create_state, make_predict
 
 PART = "memory"
@@ -73,10 +72,10 @@ def lookup(preset: Preset, repeats: int) -> Row:
     columns = columns_of(run, nights)
     soft = {name: columns[name] for name in ("teacher_logits", "label")}
     where = crops.sequences(0)
-    shown = gather(nights.columns((*TEACHER_COLUMNS, "label")), where, crops.length)
-    teacher = Teacher(preset.teacher, dtype_of(preset.teacher_train))
-    params = create_state(teacher, preset.teacher_train, shown).params
-    predict, batch = make_predict(teacher, mesh), put(shown, mesh)
+    teacher = Run(preset.teacher, preset.teacher_train)
+    shown = gather(nights.columns((*teacher.columns, "label")), where, crops.length)
+    params = create_state(teacher.module, preset.teacher_train, shown).params
+    predict, batch = make_predict(teacher.module, mesh), put(shown, mesh)
     times = in_turns(
         {
             "looked up": lambda: gather(soft, where, crops.length),

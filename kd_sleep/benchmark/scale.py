@@ -33,8 +33,8 @@ from kd_sleep.benchmark.timing import Row, compared, in_turns
 from kd_sleep.config import Preset
 from kd_sleep.datasets.batches import Crops, Sequences
 from kd_sleep.training.feeds import DISPATCH_STEPS, SHARE_OF_DEVICE, Item, host_feed, resident_feed
-from kd_sleep.training.loop import Run
 from kd_sleep.training.mesh import cut, data_mesh, whole
+from kd_sleep.training.run import Run
 from kd_sleep.training.steps import Batch, make_resident_step, make_train_step
 
 PART = "scale"
@@ -71,7 +71,7 @@ def measure(
 
         resident = resident_step(run, mesh)
         one = fed(run, resident, resident_items(columns, crops, mesh, many))
-        step = make_train_step(run.objective, train, mesh, run.augmentation)
+        step = make_train_step(run.objective(), train, mesh, run.augment)
         streamed = host_feed(on_host, crops_of(run, host), mesh)(0, 10**9, 10**9)
         times = in_turns({"one": one, "streamed": fed(run, step, streamed)}, repeats)
         ours = times["one"] / many
@@ -119,7 +119,9 @@ class Fed:
 
 
 def resident_step(run: Run, mesh: Mesh) -> Any:
-    return make_resident_step(run.objective, run.train, mesh, run.augmentation, members=run.members)
+    return make_resident_step(
+        run.objective(), run.train, mesh, run.augment, members=len(run.members)
+    )
 
 
 def resident_items(columns: Batch, crops: Crops, mesh: Mesh, many: int) -> Iterator[Item]:

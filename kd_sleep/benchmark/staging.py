@@ -21,7 +21,7 @@ from kd_sleep.datasets.nights import blank
 from kd_sleep.inference import container
 from kd_sleep.inference.export import serialized
 from kd_sleep.inference.outputs import stage_file, stage_files
-from kd_sleep.inference.program import Trained, card_of, pure
+from kd_sleep.inference.program import PureStudent, card_of, pure
 from kd_sleep.inference.staging import StagingError, StagingStudent, load_student
 from kd_sleep.models.student import Student, columns
 from kd_sleep.provenance import versions
@@ -82,7 +82,7 @@ def write_student(preset: Preset, path: Path) -> None:
     """An exported student with parameters as they are before training: speed is the same."""
     module = Student(preset.student)
     example = next(whole_nights(blank(), columns(preset.student), 1))
-    params = module.init(jax.random.PRNGKey(0), example)["params"]
+    params = module.init(jax.random.PRNGKey(0), *module.inputs(example))["params"]
     function, weights = pure(module, params)
     settings = {
         "model": to_dict(preset.student),
@@ -94,7 +94,7 @@ def write_student(preset: Preset, path: Path) -> None:
     }
     about = {"versions": versions(), "git_revision": "unknown"}
     card = card_of(about, settings, "parameters are made up", preset.student, None)
-    trained = Trained(function, weights, card)
+    trained = PureStudent(function, weights, card)
     container.write(path, container.pack(container.Content(card, weights, serialized(trained))))
 
 

@@ -6,20 +6,19 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from kd_sleep import schema
-from kd_sleep.config import Preset, to_dict
+from kd_sleep.config import Preset
 from kd_sleep.datasets.batches import Crops, gather
 from kd_sleep.datasets.nights import Nights, stack
 from kd_sleep.stages import NUM_STAGES
-from kd_sleep.training.distill import signal_columns, student_run
-from kd_sleep.training.loop import Run
 from kd_sleep.training.mesh import put
+from kd_sleep.training.run import Run
 from kd_sleep.training.steps import Batch, TrainState, make_train_step, shardings
+from kd_sleep.training.training_set import TrainingSet
 
 NIGHT_WINDOWS = 960  # 8 h
 COHORT_NIGHTS = 41  # training nights of the quickstart's cohort
@@ -28,23 +27,17 @@ SHHS_NIGHTS = 8444  # both visits (NSRR)
 
 def student(preset: Preset) -> Run:
     """The training run of the preset's student."""
-    return student_run(
-        {
-            "model": to_dict(preset.student),
-            "distill": to_dict(preset.distill),
-            "train": to_dict(preset.student_train),
-            "augment": to_dict(preset.augment),
-        }
-    )
+    return Run(preset.student, preset.student_train, preset.distill, preset.augment)
 
 
 def sweep_of(run: Run, members: int) -> Run:
     """The same student that many times: other alphas, temperatures and seeds."""
-    settings = {
-        "alpha": jnp.linspace(0.1, 0.9, members),
-        "temperature": 1.0 + jnp.arange(members) % 8.0,
-    }
-    return dataclasses.replace(run, kind="sweep", loss_settings=settings, seeds=np.arange(members))
+    assert run.distill is not None
+    losses = [
+        dataclasses.replace(run.distill, alpha=float(alpha), temperature=1.0 + number % 8)
+        for number, alpha in enumerate(np.linspace(0.1, 0.9, members))
+    ]
+    return dataclasses.replace(run, members=tuple(zip(losses, range(members), strict=True)))
 
 
 def synthetic_nights(count: int, windows: int = NIGHT_WINDOWS, seed: int = 0) -> Nights:
@@ -79,14 +72,14 @@ def teacher_logits(nights: Nights) -> NDArray[np.float32]:
     return 2.0 * np.random.default_rng(1).standard_normal(shape, np.float32)
 
 
-def lesson_columns(run: Run, nights: Nights) -> dict[str, NDArray]:
-    """What a student's batch has beside its own columns: see `training.distill.Lesson`."""
-    return nights.columns(signal_columns(run)) | {"teacher_logits": teacher_logits(nights)}
+def training_set(nights: Nights, validation: Nights | None = None) -> TrainingSet:
+    """These nights with a teacher's logits."""
+    return TrainingSet(nights, validation or nights, teacher_logits(nights))
 
 
 def columns_of(run: Run, nights: Nights) -> dict[str, NDArray]:
     """All that a student's batch is taken from."""
-    return nights.columns((*run.columns, "label")) | lesson_columns(run, nights)
+    return training_set(nights).columns(run)
 
 
 def crops_of(run: Run, nights: Nights) -> Crops:
@@ -107,9 +100,10 @@ class Training:
     """A state that takes a train step whenever it is called."""
 
     def __init__(self, run: Run, batch: Batch, mesh: Mesh):
-        self.batch = put(batch, mesh, run.members)
+        members = len(run.members)
+        self.batch = put(batch, mesh, members)
         self.step: Any = make_train_step(
-            run.objective, run.train, mesh, run.augmentation, members=run.members
+            run.objective(), run.train, mesh, run.augment, members=members
         )
         self.state = begin(run, batch, mesh)
 
@@ -120,7 +114,7 @@ class Training:
 
 def begin(run: Run, batch: Batch, mesh: Mesh) -> TrainState:
     """The state before the first step, laid as the loop lays it."""
-    sharding, _ = shardings(mesh, run.members)
+    sharding, _ = shardings(mesh, len(run.members))
     return jax.jit(lambda: run.begin(batch).state, out_shardings=sharding)()
 
 

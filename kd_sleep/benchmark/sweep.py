@@ -20,8 +20,8 @@ import kd_sleep
 from kd_sleep.benchmark.subject import Training, begin, example_batch, sizes, student, sweep_of
 from kd_sleep.benchmark.timing import Row, compared, in_turns
 from kd_sleep.config import Preset
-from kd_sleep.training.loop import Run
 from kd_sleep.training.mesh import data_mesh, put
+from kd_sleep.training.run import Run
 from kd_sleep.training.steps import Batch, make_train_step
 
 PART = "sweep"
@@ -76,9 +76,9 @@ def seconds_to_compile(run: Run, batch: Batch) -> float:
         began = time.perf_counter()
         state = begin(run, batch, mesh)
         step: Any = make_train_step(
-            run.objective, run.train, mesh, run.augmentation, members=run.members
+            run.objective(), run.train, mesh, run.augment, members=len(run.members)
         )
-        step.lower(state, put(batch, mesh, run.members)).compile()
+        step.lower(state, put(batch, mesh, len(run.members))).compile()
         return time.perf_counter() - began
 
 

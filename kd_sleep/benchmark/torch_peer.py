@@ -19,13 +19,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from kd_sleep.config import AugmentConfig, DistillConfig, Preset, StudentConfig, TrainConfig
-from kd_sleep.features.inputs import FEATURES, JJ_LEVEL, MOVEMENT_LEVEL, SUMMARY, TYPICAL_S
-from kd_sleep.models.series_network import LARGEST_LOG_SCALE, REACHES, SMALLEST_LOG_SCALE
+from kd_sleep.features.inputs import FEATURES, JJ_LEVEL, MOVEMENT_LEVEL, SUMMARY
 from kd_sleep.models.student import BEATS, scope
-from kd_sleep.schema import MOVEMENT_SAMPLES, SERIES_HZ, SERIES_SAMPLES
+from kd_sleep.schema import MOVEMENT_SAMPLES, SERIES_SAMPLES
 from kd_sleep.stages import NUM_STAGES
 
-PER_S = round(SERIES_HZ)
 CHANNELS = 5  # of `series_channels`
 Tensors = dict[str, torch.Tensor]
 
@@ -33,21 +31,6 @@ Tensors = dict[str, torch.Tensor]
 def norm(x: torch.Tensor) -> torch.Tensor:
     """`models.sequence.Norm`, with Flax's epsilon."""
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
-
-
-class Shift(nn.Module):
-    """`models.sequence.Shift`: thirds of the channels moved by `reach` places each way, mixed."""
-
-    def __init__(self, width: int, reach: int):
-        super().__init__()
-        self.third, self.reach = width // 3, reach
-        self.dense = nn.Linear(width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        places, third, reach = x.shape[1], self.third, self.reach
-        padded = F.pad(x, (0, 0, reach, reach))
-        before, after = padded[:, :places, :third], padded[:, 2 * reach :, 2 * third :]
-        return self.dense(torch.cat([before, x[..., third : 2 * third], after], dim=-1))
 
 
 def pool(x: torch.Tensor) -> torch.Tensor:
@@ -109,46 +92,10 @@ class SeriesNetwork(nn.Module):
         return in_float32(self.out, self.context(x, valid))
 
 
-class SignalStage(nn.Module):
-    """`models.series_network.SignalStage`, not causal: series to mean and log scale [B, L, T]."""
-
-    def __init__(self, width: int, alone: bool):
-        super().__init__()
-        self.alone = alone
-        reaches = REACHES[:4] if alone else REACHES
-        self.into = nn.Linear(PER_S * CHANNELS, width)
-        self.shifts = nn.ModuleList(Shift(width, reach) for reach in reaches)
-        self.denses = nn.ModuleList(nn.Linear(width, width) for _ in reaches)
-        self.out = nn.Linear(width, 2 * PER_S)
-        nn.init.zeros_(self.out.weight)
-
-    def forward(self, series: torch.Tensor, valid: torch.Tensor) -> list[torch.Tensor]:
-        rows, length = valid.shape
-        x = series * valid[..., None, None]
-        x = x.reshape(rows * length if self.alone else rows, -1, PER_S * CHANNELS)
-        there = valid.repeat_interleave(SERIES_SAMPLES // PER_S, dim=-1).reshape(*x.shape[:2], 1)
-        x = self.into(x)
-        for shift, dense in zip(self.shifts, self.denses, strict=True):
-            x = x + dense(F.relu(shift(norm(x) * there)))
-        out = in_float32(self.out, norm(x)).reshape(rows, length, -1, 2 * PER_S)
-        mean, log_scale = (part.flatten(2) for part in out.chunk(2, dim=-1))
-        return [mean, log_scale.clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE)]
-
-
 def in_float32(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """As the JAX student has its last layers, whatever it computes in before."""
     with torch.autocast(x.device.type, enabled=False):
         return layer(x.float())
-
-
-def variability(mean: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
-    """`models.student.variability`."""
-
-    def log_sd(x: torch.Tensor) -> torch.Tensor:
-        return 0.5 * torch.log(x.var(-1, correction=0) + 1e-3)
-
-    change = mean[..., 4:] - mean[..., :-4]
-    return torch.stack([mean.mean(-1), log_sd(mean), log_sd(change), log_scale.mean(-1)], dim=-1)
 
 
 def series_channels(batch: Tensors, summary: torch.Tensor) -> torch.Tensor:
@@ -164,36 +111,18 @@ def series_channels(batch: Tensors, summary: torch.Tensor) -> torch.Tensor:
 
 
 class Student(nn.Module):
-    """`models.student.Student` with the front end `beats`, not causal.
-
-    A batch -> logits_BLK, and the tachogram's mean and log scale [B, L, T] where there is a signal
-    stage.
-    """
+    """`models.student.Student` with the front end `beats`, not causal: a batch -> logits_BLK."""
 
     def __init__(self, config: StudentConfig):
         super().__init__()
         self.config = config
-        features = len(SUMMARY[FEATURES]) - (not config.time_of_night)
-        channels = CHANNELS
-        self.signal = None
-        if config.signal_width:
-            self.signal = SignalStage(config.signal_width, alone=config.context_windows == 0)
-            features, channels = features + 4, channels + 2
-        self.network = SeriesNetwork(channels, features, config)
+        self.network = SeriesNetwork(CHANNELS, len(SUMMARY[FEATURES]), config)
 
-    def forward(self, batch: Tensors) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        valid = batch["valid_BL"]
+    def forward(self, batch: Tensors) -> torch.Tensor:
         summary = batch[f"summary_{scope(self.config)}"]
-        series, features = series_channels(batch, summary), summary[..., FEATURES]
-        if not self.config.time_of_night:
-            features = features[..., :-1]
-        regressed: list[torch.Tensor] = []
-        if self.signal is not None:
-            mean, log_scale = self.signal(series, valid.float())
-            regressed = [series[..., 0] + mean, log_scale]
-            series = torch.cat([series, torch.stack(regressed, dim=-1)], dim=-1)
-            features = torch.cat([features, variability(*regressed)], dim=-1)
-        return self.network(series, features, valid), regressed
+        return self.network(
+            series_channels(batch, summary), summary[..., FEATURES], batch["valid_BL"]
+        )
 
 
 def load_flax(student: Student, params: Mapping[str, Any]) -> None:
@@ -221,16 +150,10 @@ def load_flax(student: Student, params: Mapping[str, Any]) -> None:
     around = leaves.get("Context_0", {})
     fill(list(network.context.dilated), around, "Dilated")
     fill(list(network.context.denses), around, "Dense")
-    if (signal := student.signal) is not None:
-        fill(list(signal.shifts), params["signal"], "Shift")
-        fill([signal.into, *signal.denses, signal.out], params["signal"], "Dense")
 
 
-def loss_of(
-    logits: torch.Tensor, regressed: list[torch.Tensor], batch: Tensors, config: DistillConfig
-) -> torch.Tensor:
-    """`distillation_objective` of one teacher: CE, T² KL and the signal stage's Laplace likelihood,
-    each a mean by its own weights."""
+def loss_of(logits: torch.Tensor, batch: Tensors, config: DistillConfig) -> torch.Tensor:
+    """`distillation_objective` of one teacher: CE and T² KL, each a mean by its own weights."""
     alpha, t = config.alpha, config.temperature
     seen = batch["valid_BL"] * (1.0 - batch["bcg_missing"])
     label_weights = seen * (batch["label"] >= 0)
@@ -241,26 +164,12 @@ def loss_of(
     ).view_as(seen)
     log_q = F.log_softmax(logits / t, dim=-1)
     kl = F.kl_div(log_q, F.softmax(teacher / t, dim=-1), reduction="none").sum(-1)
-    loss = alpha * mean_of(ce, label_weights) + (1.0 - alpha) * t**2 * mean_of(kl, kl_weights)
-    if regressed and config.signal_weight:
-        mean, log_scale = regressed
-        loss = loss + config.signal_weight * mean_of(signal_nll(mean, log_scale, batch), kl_weights)
-    return loss
+    return alpha * mean_of(ce, label_weights) + (1.0 - alpha) * t**2 * mean_of(kl, kl_weights)
 
 
 def mean_of(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Mean by weights; 0 where all of them are 0."""
     return (values * weights).sum() / weights.sum().clamp_min(1e-12)
-
-
-def signal_nll(mean: torch.Tensor, log_scale: torch.Tensor, batch: Tensors) -> torch.Tensor:
-    """[B, L] `training.steps.signal_loss` by window."""
-    (level,) = (values[..., JJ_LEVEL, None] for name, values in batch.items() if "summary" in name)
-    night_s = batch["hrv"][..., -1:] / 5.0 + TYPICAL_S
-    target = (((1.0 + batch["tachogram"] / 10.0) * night_s / level - 1.0) * 10.0).clamp(-10.0, 10.0)
-    valid = batch["tachogram_valid"]
-    nll = (target - mean).abs() * torch.exp(-log_scale) + log_scale
-    return (nll * valid).sum(-1) / valid.sum(-1).clamp_min(1)
 
 
 def to_torch(batch: Mapping[str, Any], device: str) -> Tensors:
@@ -297,8 +206,8 @@ class Training:
 
         def forward(batch: Tensors) -> torch.Tensor:
             with torch.autocast(batch["label"].device.type, torch.bfloat16, enabled=lower):
-                logits, regressed = student(batch)
-            return loss_of(logits, regressed, batch, loss)
+                logits = student(batch)
+            return loss_of(logits, batch, loss)
 
         self._forward = torch.compile(forward) if compiled else forward
 
@@ -331,7 +240,7 @@ def lacks(preset: Preset) -> str:
         DistillConfig(),
         **{
             name: getattr(preset.distill, name)
-            for name in ("alpha", "temperature", "signal_weight", "labelled_nights", "label_seed")
+            for name in ("alpha", "temperature", "labelled_nights", "label_seed")
         },
     )
     student, train = preset.student, preset.student_train

@@ -3,7 +3,8 @@
     kd-sleep evaluate --data_dir=DIR --teacher=WORKDIR --out=DIR \\
         --student=student_hard_labels=WORKDIR --student=student_distilled=WORKDIR
 
-Under those two names students are compared with each other: what did distillation bring?
+A teacher can be scored alone. Under those two names students are compared with each other: what did
+distillation bring?
 """
 
 from pathlib import Path
@@ -13,11 +14,14 @@ from kd_sleep.config import Preset
 from kd_sleep.errors import ConfigError
 
 flags = Flags(__doc__)
-flags.define("Input", "data_dir", FOLDER, "Folder of the dataset.")
-flags.define("Input", "teacher", FOLDERS, "Work folder of a trained teacher; several are mixed.")
+flags.define("Input", "data_dir", FOLDERS, "Folder of the dataset; several are read together.")
+flags.define(
+    "Input", "teacher", FOLDERS, "Work folder of a trained teacher; several are mixed.", (),
+    shown="none",
+)  # fmt: skip
 flags.define(
     "Input", "student", TEXT, "NAME=WORKDIR of a trained student; repeat for several.",
-    repeated=True,
+    (), shown="none", repeated=True,
 )  # fmt: skip
 flags.define("Output", "out", FOLDER, "Folder of results.json and report.html.")
 flags.config("evaluation")
@@ -25,9 +29,9 @@ flags.platform()
 
 
 def main(
-    preset: Preset, data_dir: Path, teacher: list[Path], student: list[str], out: Path
+    preset: Preset, data_dir: list[Path], teacher: list[Path], student: list[str], out: Path
 ) -> None:
-    from kd_sleep.evaluation.evaluate import evaluate
+    from kd_sleep.evaluation.evaluate import evaluate_folders
     from kd_sleep.evaluation.report import table
 
     students: dict[str, Path] = {}
@@ -36,7 +40,7 @@ def main(
         if not (name and workdir) or name in students:
             raise ConfigError(f"--student={value}: expected NAME=WORKDIR, each name once.")
         students[name] = Path(workdir).expanduser()
-    results = evaluate(data_dir, teacher, students, out, preset.evaluation)
+    results = evaluate_folders(data_dir, teacher, students, out, preset.evaluation)
     print(table(results))
     print(f"\nReport: {out / 'report.html'}")
 

@@ -22,28 +22,40 @@ flags.platform()
 
 def main(preset: Preset, workdir: Path) -> None:
     from kd_sleep.datasets import shhs_bcg
-    from kd_sleep.evaluation.evaluate import evaluate
+    from kd_sleep.evaluation.evaluate import evaluate_folders
     from kd_sleep.evaluation.report import table
     from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS
+    from kd_sleep.library import fit_student, fit_teacher
     from kd_sleep.simulation.cohort import write_cohort
-    from kd_sleep.training.distill import train_student, train_teacher
+    from kd_sleep.training.training_set import read_training
 
     cohort, data_dir, teacher = workdir / "cohort", workdir / "data", workdir / "teacher"
     write_cohort(cohort, preset.cohort, preset.build.workers)
     source = dataclasses.replace(preset.dataset, bcg_source="paired")
     shhs_bcg.build(cohort, data_dir, source, preset.build, cohort / "bcg")
-    train_teacher(
-        data_dir, teacher, preset.teacher, preset.teacher_train, labels=preset.soft_labels
+    nights, validation = read_training([data_dir], preset.student)
+    taught = fit_teacher(
+        nights,
+        validation=validation,
+        model=preset.teacher,
+        train=preset.teacher_train,
+        folds=preset.soft_labels.folds,
+        workdir=teacher,
     )
     students = {HARD_LABELS: 1.0, DISTILLED: preset.distill.alpha}
     for name, alpha in students.items():
-        loss = dataclasses.replace(preset.distill, alpha=alpha)
-        train_student(
-            data_dir, [teacher], workdir / name, preset.student, loss, preset.student_train
+        fit_student(
+            nights,
+            teacher=taught,
+            validation=validation,
+            model=preset.student,
+            distill=dataclasses.replace(preset.distill, alpha=alpha),
+            train=preset.student_train,
+            workdir=workdir / name,
         )
     out = workdir / "report"
     folders = {name: workdir / name for name in students}
-    results = evaluate(data_dir, [teacher], folders, out, preset.evaluation)
+    results = evaluate_folders([data_dir], [teacher], folders, out, preset.evaluation)
     print(table(results))
     print(f"\nReport: {out / 'report.html'}")
 

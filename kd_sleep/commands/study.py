@@ -16,7 +16,7 @@ from kd_sleep.commands.flags import FOLDER, FOLDERS, Flags, number
 from kd_sleep.config import Preset
 
 flags = Flags(__doc__)
-flags.define("Input", "data_dir", FOLDER, "Folder of the dataset.")
+flags.define("Input", "data_dir", FOLDERS, "Folder of the dataset; several are read together.")
 flags.define(
     "Input", "shhs_dir", FOLDER, "The recordings that the dataset was built from, for the ladder.",
     None, shown="no ladder",
@@ -41,7 +41,7 @@ flags.platform()
 
 
 def main(
-    preset: Preset, data_dir: Path, shhs_dir: Path | None, teacher: list[Path], workdir: Path,
+    preset: Preset, data_dir: list[Path], shhs_dir: Path | None, teacher: list[Path], workdir: Path,
     **grid: list[float],
 ) -> None:  # fmt: skip
     from kd_sleep.evaluation.report import table

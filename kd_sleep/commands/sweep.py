@@ -14,7 +14,7 @@ from kd_sleep.commands.flags import FOLDER, FOLDERS, Flags, choice, number
 from kd_sleep.config import STUDENTS, Preset, student_of
 
 flags = Flags(__doc__)
-flags.define("Input", "data_dir", FOLDER, "Folder of the dataset.")
+flags.define("Input", "data_dir", FOLDERS, "Folder of the dataset; several are read together.")
 flags.define("Input", "teacher", FOLDERS, "Work folder of a trained teacher; several are mixed.")
 flags.define("Output", "workdir", FOLDER, "Folder of the sweep.")
 for name, kind, text, values in (
@@ -32,17 +32,23 @@ flags.platform(hosts=True)
 
 
 def main(
-    preset: Preset, data_dir: Path, teacher: list[Path], workdir: Path, student: str, **grid: list
-) -> None:
+    preset: Preset, data_dir: list[Path], teacher: list[Path], workdir: Path, student: str,
+    **grid: list,
+) -> None:  # fmt: skip
     from kd_sleep.evaluation.sweep_page import sweep_table, write_sweep_page
     from kd_sleep.training.sweep import CHOSEN, Grid, train_sweep
+    from kd_sleep.training.trained import load_trained
+    from kd_sleep.training.training_set import read_training
 
+    model = student_of(student, preset.student)
+    nights, validation = read_training(data_dir, model, preset.execution)
     results = train_sweep(
-        data_dir,
-        teacher,
+        nights,
+        [load_trained(folder, "teacher") for folder in teacher],
+        validation,
         workdir,
         Grid(**grid),
-        student_of(student, preset.student),
+        model,
         preset.distill,
         preset.student_train,
         preset.augment,

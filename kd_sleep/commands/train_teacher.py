@@ -1,7 +1,8 @@
-"""Trains the teacher, RR intervals to sleep stage, and writes its soft labels for every night.
+"""Trains the teacher, RR intervals to sleep stage.
 
     kd-sleep train_teacher --data_dir=DIR --workdir=DIR
 
+--data_dir names one dataset or several; nights without ECG or stages are left out.
 With --folds=5 five more teachers, each trained without a fifth of the training subjects, label
 those, so that soft labels of training nights are as sure as those of other nights and no surer.
 The same command goes on where a stopped run was.
@@ -9,28 +10,37 @@ The same command goes on where a stopped run was.
 
 from pathlib import Path
 
-from kd_sleep.commands.flags import FOLDER, Flags
+from kd_sleep.commands.flags import FOLDER, FOLDERS, Flags
 from kd_sleep.config import Preset
 
 flags = Flags(__doc__)
-flags.define("Input", "data_dir", FOLDER, "Folder of the dataset.")
+flags.define("Input", "data_dir", FOLDERS, "Folder of the dataset; several are read together.")
+flags.define(
+    "Input", "start_from", FOLDER, "Work folder of a student or teacher to begin from.",
+    None, shown="drawn parameters",
+)  # fmt: skip
 flags.define("Output", "workdir", FOLDER, "Folder of the run: settings, metrics, checkpoints.")
 flags.config("teacher", "teacher_train", "soft_labels", "execution")
 flags.platform(hosts=True)
 
 
-def main(preset: Preset, data_dir: Path, workdir: Path) -> None:
-    from kd_sleep.training.distill import train_teacher
+def main(preset: Preset, data_dir: list[Path], start_from: Path | None, workdir: Path) -> None:
+    from kd_sleep.library import fit_teacher
+    from kd_sleep.training.trained import load_any
+    from kd_sleep.training.training_set import read_training
 
-    train_teacher(
-        data_dir,
-        workdir,
-        preset.teacher,
-        preset.teacher_train,
-        preset.execution,
-        preset.soft_labels,
+    nights, validation = read_training(data_dir, preset.teacher)
+    teacher = fit_teacher(
+        nights,
+        validation=validation,
+        model=preset.teacher,
+        train=preset.teacher_train,
+        folds=preset.soft_labels.folds,
+        start=load_any(start_from) if start_from else None,
+        workdir=workdir,
+        execution=preset.execution,
     )
-    print(f"teacher in {workdir}")
+    print("\n".join(filter(None, [teacher.started(), f"teacher in {workdir}"])))
 
 
 if __name__ == "__main__":

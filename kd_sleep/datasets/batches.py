@@ -43,7 +43,7 @@ def gather(columns: Mapping[str, Any], where: Sequences, length: int) -> Batch:
 def windows_of(where: Sequences, length: int) -> tuple[Any, Any]:
     """[B, L] windows of a split, those beyond a night put to its ends; and which are its own."""
     xp = where.begin.__array_namespace__()
-    windows = where.begin[:, None] + xp.arange(length, dtype=where.begin.dtype)
+    windows = where.begin[:, None] + xp.arange(length, dtype=where.begin.dtype)[None]
     valid = (windows >= where.low[:, None]) & (windows < where.high[:, None])
     return xp.clip(windows, where.low[:, None], where.high[:, None] - 1), valid
 

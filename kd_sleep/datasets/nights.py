@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep import schema
+from kd_sleep.datasets import arrays
 from kd_sleep.datasets.splits import assert_disjoint
 from kd_sleep.errors import DatasetError
 from kd_sleep.extras import optional_packages
 from kd_sleep.features.inputs import SCOPES, summary, teacher_inputs
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A split of the dataset in a folder."""
+class Place(NamedTuple):
+    """Where a night's record lies: which one of a split of a dataset."""
 
-    data_dir: Path
+    data_dir: str
     split: str
+    position: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +42,13 @@ class Nights:
         them; NaN where missing.
       summary_night, summary_past, summary_window: [W, F] float32, of the three scopes of
         `features.inputs.summary`.
-      bcg: [W, S] int16; times bcg_scale [W] it is in heartbeat amplitudes. None if not read: then
-        `datasets.stream` finds it by `source` and `positions`.
+      bcg: [W, S] int16; times bcg_scale [W] it is in heartbeat amplitudes. None if not read.
       rr_missing, bcg_missing, bcg_snr_db: [W] float32.
       teacher_digest: of what the teacher is shown of each night; soft labels hold for it alone.
       bcg_digest: of each night's BCG.
-      positions: [R] of the records in the dataset's file.
+      places: of each night's record, from which the BCG's samples are streamed where `bcg` is None;
+        None where it was read from no dataset.
       cohort, bcg_source: where the nights and their BCG come from.
-      source: what the records were read from; None if from no dataset.
     """
 
     recording_ids: tuple[str, ...]
@@ -71,10 +72,54 @@ class Nights:
     bcg_snr_db: NDArray[np.float32]
     teacher_digest: tuple[str, ...]
     bcg_digest: tuple[str, ...]
-    positions: NDArray[np.int64]
+    places: tuple[Place | None, ...]
     cohort: str
     bcg_source: str
-    source: Source | None = None
+
+    @classmethod
+    def from_arrays(
+        cls,
+        *,
+        subject_ids: Sequence[str | int],
+        recording_ids: Sequence[str] | None = None,
+        stages: arrays.PerNight = None,
+        ecg: arrays.PerNight = None,
+        ecg_rate_hz: arrays.Rates = None,
+        beat_times_s: arrays.PerNight = None,
+        bcg: arrays.PerNight = None,
+        bcg_rate_hz: arrays.Rates = None,
+        cohort: str = schema.RECORDED,
+        bcg_samples: bool = False,
+    ) -> Nights:
+        """R nights from arrays, with the columns that the builder makes of files with the same.
+
+        Each argument has an entry for each night, None where the night lacks it: a night may have
+        an ECG alone, a BCG alone, or both, and stages or none. All arrays of a night begin at one
+        moment and last equally long, to a window.
+
+        Args:
+          subject_ids: [R] of the people; visits of one share it. No subject may be in training and
+            in validation or test.
+          recording_ids: [R] texts, each once; None numbers the nights of each subject.
+          stages: [N] integers each: Wake 0, REM 1, Light 2, Deep 3, none -1, one for 30 s.
+          ecg: [n] each, in any unit and of either polarity; NaN, infinite or masked where missing.
+            Finding its beats needs sleepecg.
+          ecg_rate_hz: of all nights or of each, at least 50.
+          beat_times_s: [M] increasing seconds each, in place of an ECG.
+          bcg: [n] each, on the ECG's clock, in any unit; missing samples likewise.
+          bcg_rate_hz: of all nights or of each, at least 40.
+          cohort: "recorded", or what simulated the nights: results say so.
+          bcg_samples: whether samples are kept, which the front end `autocorrelation` reads.
+
+        Raises:
+          DatasetError: an argument that cannot be used; it is named, with the night's number.
+        """
+        return stack(
+            arrays.records(
+                subject_ids, recording_ids, stages, ecg, ecg_rate_hz, beat_times_s, bcg,
+                bcg_rate_hz, cohort, bcg_samples,
+            )
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.recording_ids)
@@ -91,7 +136,10 @@ class Nights:
           DatasetError: the BCG's samples, which were not read.
         """
         if "bcg" in names and self.bcg is None:
-            raise DatasetError("These nights were read without the BCG's samples.")
+            raise DatasetError(
+                "These nights were read without the BCG's samples.",
+                "Give Nights.from_arrays bcg_samples=True, or take the front end beats.",
+            )
         return {name: getattr(self, name) for name in names}
 
     def split(self, column: NDArray) -> list[NDArray]:
@@ -110,13 +158,32 @@ class Nights:
         changes: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in ("windows", "positions"):
+            if field.name == "windows":
                 changes[field.name] = value[rows]
             elif isinstance(value, np.ndarray):
                 changes[field.name] = value[windows]
             elif isinstance(value, tuple):
                 changes[field.name] = tuple(value[row] for row in rows)
         return dataclasses.replace(self, **changes)
+
+    @property
+    def has_ecg(self) -> NDArray[np.bool_]:
+        """[R] whether any NN interval of a night is known."""
+        return np.array([bool((missing < 1).any()) for missing in self.split(self.rr_missing)])
+
+    @property
+    def has_bcg(self) -> NDArray[np.bool_]:
+        """[R] whether any of a night's BCG is there."""
+        return np.array([bool((missing < 1).any()) for missing in self.split(self.bcg_missing)])
+
+    @property
+    def is_scored(self) -> NDArray[np.bool_]:
+        """[R] whether any window of a night has a stage."""
+        return np.array([bool((label >= 0).any()) for label in self.labels()])
+
+    def where(self, usable: NDArray[np.bool_]) -> Nights:
+        """The nights that `usable` [R] names; these very nights where it is all of them."""
+        return self if usable.all() else self.select(np.flatnonzero(usable))
 
     def origin(self) -> dict[str, Any]:
         """Where the nights come from, for results: cohort, bcg_source, and simulated or not."""
@@ -160,8 +227,10 @@ def bcg_source_of(data_dir: str | Path) -> str:
     return current[0]
 
 
-def open_split(data_dir: str | Path, split: str, fields: tuple[str, ...]) -> tuple[Any, set[str]]:
-    """Records of a split by position, these fields of the schema decoded; and its subjects.
+def open_split(
+    data_dir: str | Path, split: str, fields: tuple[str, ...]
+) -> tuple[Any, dict[str, list[str]]]:
+    """Records of a split by position, these fields of the schema decoded; and subjects by split.
 
     Raises:
       DatasetError: no dataset there, or one in which a subject is in two splits.
@@ -177,30 +246,57 @@ def open_split(data_dir: str | Path, split: str, fields: tuple[str, ...]) -> tup
     skipped = {
         name: tfds.decode.SkipDecoding() for name in schema.NIGHT_FIELDS if name not in fields
     }
-    records = builder.as_data_source(split=split, decoders=skipped)
-    return records, set(subjects.get(split, ()))
+    return builder.as_data_source(split=split, decoders=skipped), subjects
 
 
 def read_split(
-    data_dir: str | Path, split: str, *, bcg: bool = True, samples: bool = False
+    data_dirs: str | Path | Sequence[str | Path], split: str, *, samples: bool = False
 ) -> Nights:
-    """Reads a split of `shhs_bcg` into memory.
+    """Reads a split of `shhs_bcg` into memory; of several datasets, their nights together.
 
     Args:
-      data_dir: folder of the dataset.
+      data_dirs: folder of a dataset, or of several, with BCG or without.
       split: its name.
-      bcg: whether the nights need a BCG.
-      samples: whether its samples are read, too, beside its series.
+      samples: whether the BCG's samples are read, too, beside its series.
 
     Raises:
-      DatasetError: no dataset there, one in which a subject is in two splits, or one without the
-        BCG, or the samples, that are asked for.
+      DatasetError: no dataset there, one in which a subject is in two splits, one without the
+        samples that are asked for, or a subject who is in another split of another dataset.
     """
-    if bcg and bcg_source_of(data_dir) == "none":
+    several = [data_dirs] if isinstance(data_dirs, str | Path) else list(data_dirs)
+    read = [_records_of(data_dir, split, samples) for data_dir in several]
+    _assert_disjoint_over([subjects for _, subjects in read])
+    records = [record for found, _ in read for record in found]
+    same: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        same.setdefault(record["recording_id"], []).append(record)
+    for name, alike in same.items():
+        contents = {(one["bcg_digest"], one["tachogram"].tobytes()) for one in alike}
+        if len(contents) < len(alike):
+            raise DatasetError(
+                f"{', '.join(map(str, several))}: {name} is the same night in two of them.",
+                "Name each dataset once.",
+            )
+        # Cohorts may number their nights alike.
+        for record in alike if len(alike) > 1 else ():
+            record["recording_id"] += f"@{Path(record['place'].data_dir).name}"
+    if len({record["recording_id"] for record in records}) < len(records):
         raise DatasetError(
-            f"{data_dir}: a dataset without BCG, good for a teacher alone.",
-            "Build one with --bcg_source=paired or simulated.",
+            f"{', '.join(map(str, several))}: two datasets with nights and a folder of one name.",
+            "Name each dataset once, and rename one of two folders.",
         )
+    if not records:
+        raise DatasetError(
+            f"{', '.join(map(str, several))}: no night in the split {split}.",
+            "Build it from more subjects, or give --splits to `kd-sleep build_dataset`.",
+        )
+    return stack(records)
+
+
+def _records_of(
+    data_dir: str | Path, split: str, samples: bool
+) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+    """The records of one dataset's split in the order of their ids, and its subjects by split."""
     fields = tuple(name for name in schema.NIGHT_FIELDS if samples or name != "bcg")
     source, subjects = open_split(data_dir, split, fields)
     records = []
@@ -208,24 +304,40 @@ def read_split(
         for name in fields:
             if schema.NIGHT_FIELDS[name].dtype is str:
                 record[name] = record[name].decode()
-        records.append({name: record[name] for name in fields} | {"position": position})
-        if samples and len(record["bcg"]) != len(record["label"]):
+        place = Place(str(data_dir), split, position)
+        records.append({name: record[name] for name in fields} | {"place": place})
+        if (
+            samples
+            and record["bcg_source"] != "none"
+            and len(record["bcg"]) != len(record["label"])
+        ):
             raise DatasetError(
                 f"{data_dir}: {record['recording_id']} was built without the BCG's samples, which"
                 " this front end reads.",
                 "Build it with --bcg_samples, or take --front_end=beats.",
             )
-    stray = {record["subject_id"] for record in records} - subjects
+    stray = {record["subject_id"] for record in records} - set(subjects.get(split, ()))
     if stray:
         raise DatasetError(
             f"{data_dir}: {split} holds subjects that are not its own: {sorted(stray)}."
         )
-    nights = stack(sorted(records, key=lambda record: record["recording_id"]))
-    return dataclasses.replace(nights, source=Source(Path(data_dir), split))
+    return sorted(records, key=lambda record: record["recording_id"]), subjects
+
+
+def _assert_disjoint_over(datasets: Sequence[dict[str, list[str]]]) -> None:
+    """Raises DatasetError where one dataset has a subject in another split than another dataset."""
+    together: dict[str, set[str]] = {}
+    for subjects in datasets:
+        for split, ids in subjects.items():
+            together.setdefault(split, set()).update(ids)
+    assert_disjoint(together)
 
 
 def stack(records: list[dict]) -> Nights:
-    """Nights from records as `schema.NIGHT_FIELDS` describes them. Takes the arrays out of them."""
+    """Nights from records with the fields of `schema.NIGHT_FIELDS` that `Nights` holds.
+
+    Takes the arrays out of them. Where some records have samples, the others get zeros.
+    """
     shown = [teacher_inputs(record["tachogram"], record["hrv"]) for record in records]
     windows = np.array([len(record["label"]) for record in records])
     summaries = {
@@ -241,7 +353,8 @@ def stack(records: list[dict]) -> Nights:
         column: NDArray = np.empty((windows.sum(), *field.shape[1:]), field.dtype)
         place = 0
         for record, count in zip(records, windows, strict=True):
-            column[place : place + count] = record.pop(name)
+            values = record.pop(name)
+            column[place : place + count] = values if len(values) else 0
             place += count
         return column
 
@@ -259,13 +372,13 @@ def stack(records: list[dict]) -> Nights:
         rr_missing=joined("rr_missing"),
         **summaries,
         **{name: joined(name) for name in ("jj", "beat_confidence", "breath", "movement")},
-        bcg=joined("bcg") if "bcg" in records[0] else None,
+        bcg=joined("bcg") if any(len(record.get("bcg", ())) for record in records) else None,
         bcg_scale=np.repeat([np.float32(record["bcg_scale"]) for record in records], windows),
         bcg_missing=joined("bcg_missing"),
         bcg_snr_db=joined("bcg_snr_db"),
         teacher_digest=tuple(_digest(*arrays) for arrays in shown),
         bcg_digest=named("bcg_digest"),
-        positions=np.array([record.get("position", -1) for record in records]),
+        places=tuple(record.get("place") for record in records),
         cohort=_one(set(named("cohort"))),
         bcg_source=_one(set(named("bcg_source"))),
     )

@@ -24,8 +24,18 @@ THREADS = 4
 class _NightsInOrder:
     """Pass after pass of (pass, row, BCG [N, S]), by position: what Grain calls a source."""
 
-    def __init__(self, records, nights: Nights, crops: Crops, first_step: int):
-        self._records, self._nights, self._crops = records, nights, crops
+    def __init__(self, nights: Nights, crops: Crops, first_step: int):
+        self._nights, self._crops = nights, crops
+        absent = [
+            n for n, place in zip(nights.recording_ids, nights.places, strict=True) if not place
+        ]
+        if absent:
+            raise DatasetError(
+                f"{absent[0]}: this night has no samples and was read from no dataset.",
+                "Give Nights.from_arrays bcg_samples=True, or take the front end beats.",
+            )
+        splits = {place[:2] for place in nights.places if place}
+        self._records = {key: open_split(*key, ("bcg",))[0] for key in splits}
         number, pool = crops.pool_of(first_step)  # nights of earlier pools are not needed again
         self._first = number * len(nights) + pool * crops.POOL_NIGHTS
 
@@ -35,7 +45,9 @@ class _NightsInOrder:
     def __getitem__(self, place: int) -> tuple[int, int, NDArray[np.int16]]:
         number, rank = divmod(self._first + place, len(self._nights))
         row = int(self._crops.night_order(number)[rank])
-        bcg = self._records[int(self._nights.positions[row])]["bcg"]
+        source = self._nights.places[row]
+        assert source is not None
+        bcg = self._records[source[:2]][source.position]["bcg"]
         if len(bcg) != self._nights.windows[row]:
             raise DatasetError(
                 f"{self._nights.recording_ids[row]}: {len(bcg)} windows of BCG, expected"
@@ -50,13 +62,11 @@ def stream_bcg(nights: Nights, crops: Crops, first_step: int = 0) -> Iterator[ND
     Windows beyond a night's ends repeat its first or last one, as `gather` does.
 
     Args:
-      nights: a split without its BCG, or some of its nights in any order.
+      nights: read without their BCG's samples; their places say where these lie.
       crops: which windows of these nights each batch holds.
       first_step: number of the first batch.
     """
-    assert nights.source is not None
-    records, _ = open_split(nights.source.data_dir, nights.source.split, ("bcg",))
-    source = _NightsInOrder(records, nights, crops, first_step)
+    source = _NightsInOrder(nights, crops, first_step)
     coming = iter(
         grain.MapDataset.source(source).to_iter_dataset(
             grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=READ_AHEAD)

@@ -23,7 +23,6 @@ from kd_sleep.schema import (
     HRV_FEATURES,
     MOVEMENT_SAMPLES,
     SERIES_SAMPLES,
-    WINDOW_S,
 )
 
 SCOPES = ("night", "past", "window")
@@ -33,7 +32,7 @@ LARGEST_Z = 5.0
 JJ_LEVEL, MOVEMENT_LEVEL = 0, 1  # s, and log units: references that the network subtracts
 FEATURES = slice(2, None)
 SUMMARISED = ("jj", "jj_hrv", "breath_depth", "movement")  # series that `summary` reads
-SUMMARY = ("jj_level", "movement_level", *HRV_FEATURES, "level", "breath_depth", "missing", "hours")
+SUMMARY = ("jj_level", "movement_level", *HRV_FEATURES, "level", "breath_depth", "missing")
 
 # Shape of a window of everything that a student may be shown.
 INPUT_SHAPES: dict[str, tuple[int, ...]] = {
@@ -123,7 +122,6 @@ def summary(series: Mapping[str, NDArray], missing_N: NDArray, scope: str) -> ND
         z = np.zeros_like(table)
     jj_level = np.where(np.isfinite(levels[0]), levels[0], TYPICAL_S)
     movement_level = np.where(np.isfinite(levels[1]), levels[1], 0.0)
-    hours = np.zeros(windows) if scope == "window" else np.arange(windows) * WINDOW_S / 3600.0
     columns = [
         jj_level,
         movement_level,
@@ -131,7 +129,6 @@ def summary(series: Mapping[str, NDArray], missing_N: NDArray, scope: str) -> ND
         (jj_level - TYPICAL_S) * 5.0,
         z[:, -1],
         missing_N,
-        hours / 4.0 - 1.0,
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,21 +11,17 @@ from numpy.typing import NDArray
 from kd_sleep import schema
 from kd_sleep.config import DatasetConfig
 from kd_sleep.errors import RecordingError
-from kd_sleep.features import rr
-from kd_sleep.features.bcg import NoHeartbeatBand, on_windows, prepared
-from kd_sleep.features.series import bcg_series
+from kd_sleep.features import fields
+from kd_sleep.features.bcg import NoHeartbeatBand
+from kd_sleep.features.fields import MIN_ECG_HZ
 from kd_sleep.recordings.night_files import NightFiles
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.recordings.recording import Recording
 from kd_sleep.signals import alignment, quality
-from kd_sleep.signals.r_peaks import r_peaks, typed_beats
 from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation.physiology import SIMULATOR_VERSION
 from kd_sleep.simulation.recorded_drive import inferred, simulated_bcg
 
-MIN_BEATS_PER_MIN = 20.0  # fewer over the whole night, and there is no heart to be seen
-MIN_ECG_HZ = 50.0  # slower, and a QRS complex is two samples
-MAX_RPOINT_GAP = 0.2  # share of the night that R points may leave uncovered at its ends
 SEARCH_S = 600.0  # on either side of where the headers have the BCG's clock
 WIDE_SEARCH_S = 2400.0  # of the ECG's start, where that fails: two zones may be 30 minutes apart
 LEAVE_OUT = "Look at the BCG; the night is left out."
@@ -71,8 +65,6 @@ def _record(files: NightFiles, config: DatasetConfig) -> schema.NightRecord:
     windows = len(recording.labels)
     beats, normal, ecg_quality = heartbeats(files, recording)
     source = _bcg_source(files, config, beats)
-    intervals = rr.nn_intervals(beats, normal)
-    tachogram = rr.tachogram(intervals, windows)
     record = {
         "recording_id": recording.recording_id,
         "subject_id": recording.subject_id,
@@ -81,9 +73,7 @@ def _record(files: NightFiles, config: DatasetConfig) -> schema.NightRecord:
         "bcg_source": source,
         "simulator": _simulator(recording, source),
         "label": recording.labels.astype(np.int8),
-        "tachogram": tachogram.astype(np.float32),
-        "hrv": rr.hrv(intervals, tachogram).astype(np.float32),
-        "rr_missing": np.isnan(tachogram).mean(1).astype(np.float32),
+        **fields.heart_fields(beats, normal, windows),
         "ecg_quality": ecg_quality,
         **_bcg_fields(files, recording, config, source, beats, normal),
     }
@@ -130,18 +120,15 @@ def heartbeats(
     quality_N = np.full(windows, np.nan, np.float32)
     if recording.rpoints is not None:
         times, normal = recording.rpoints.times_s, recording.rpoints.normal
-        uncovered = times[0] + max(recording.duration_s - times[-1], 0.0)
-        if (
-            uncovered > MAX_RPOINT_GAP * recording.duration_s
-            or times[-1] > recording.duration_s + 60
-        ):
-            raise RecordingError(
-                files.part("beats", "ecg"),
-                f"its beats run from {times[0]:.0f} to {times[-1]:.0f} s of a recording of"
-                f" {recording.duration_s:.0f} s.",
-                "Remove the file to have beats detected in the ECG, or fetch it again.",
-            )
         source = files.part("beats", "ecg")
+        try:
+            fields.check_given_beats(times, recording.duration_s)
+        except fields.NoHeartbeat as error:
+            raise RecordingError(
+                source,
+                f"{error}.",
+                "Remove the file to have beats detected in the ECG, or fetch it again.",
+            ) from error
         if ecg is not None and ecg.rate_hz >= MIN_ECG_HZ:
             quality_N = quality.ecg_quality(ecg.values, ecg.rate_hz, times, windows)
     elif ecg is None:
@@ -153,18 +140,14 @@ def heartbeats(
                 f"its ECG has {ecg.rate_hz:g} Hz, too few to see a heartbeat.",
                 "Give an R-point CSV, or leave the night out.",
             )
-        times, source = r_peaks(ecg.values, ecg.rate_hz), files.part("ecg")
-        usable = quality.ecg_usable(ecg.values, ecg.rate_hz, times)
+        source = files.part("ecg")
+        times, normal, usable = fields.detected_beats(ecg.values, ecg.rate_hz)
         quality_N = quality.usable_share(usable, windows)
-        at_beats = quality.in_usable(usable, times)
-        times, normal = typed_beats(ecg.values, ecg.rate_hz, times, at_beats)
-    if normal.sum() < MIN_BEATS_PER_MIN * recording.duration_s / 60.0:
-        raise RecordingError(
-            source,
-            f"it shows no heartbeat ({normal.sum()} normal beats in"
-            f" {recording.duration_s / 3600:.1f} h).",
-            "Look at the ECG; the night is left out.",
-        )
+    try:
+        fields.check_heart(normal, recording.duration_s)
+    except fields.NoHeartbeat as error:
+        remedy = "Look at the ECG; the night is left out."
+        raise RecordingError(source, f"{error}.", remedy) from error
     return times, normal, quality_N
 
 
@@ -232,17 +215,7 @@ def _bcg_fields(
         **dict.fromkeys(("clock_residual", "clock_confidence"), np.float32(np.nan)),
     }
     if source == "none":
-        empty = Series.of(np.full(windows * schema.BCG_SAMPLES, np.nan), schema.BCG_HZ)
-        series = bcg_series(empty, windows).fields()
-        nothing = np.zeros((0, schema.BCG_SAMPLES), np.int16)
-        return clock | {
-            **series,
-            "bcg": nothing,
-            "bcg_scale": np.float32(1.0),
-            "bcg_digest": _digest(nothing, 1.0, series),
-            "bcg_missing": np.ones(windows, np.float32),
-            "bcg_snr_db": np.full(windows, np.nan, np.float32),
-        }
+        return clock | fields.no_bcg_fields(windows)
     if source == "simulated":
         made = simulated_bcg(recording, beats, normal, config.simulated_sensor)
         return clock | _sampled(files, made, windows, config)
@@ -269,29 +242,7 @@ def _by_window(times_s: NDArray, values: NDArray, windows: int) -> NDArray[np.fl
 
 def _sampled(files: NightFiles, bcg: Series, windows: int, config: DatasetConfig) -> dict[str, Any]:
     """The BCG's series, samples, scale and quality, from a BCG on the ECG's clock."""
-    uniform = on_windows(bcg, windows)
     try:
-        ready = prepared(uniform)
+        return fields.bcg_fields(bcg, windows, config.bcg_samples)
     except NoHeartbeatBand as error:
         raise RecordingError(files.bcg or files.part("ecg"), str(error), LEAVE_OUT) from error
-    values_NS = ready.values_NS
-    scale = max(float(np.abs(values_NS).max()), 1.0) / 32767.0
-    counts = np.rint(values_NS / scale).astype(np.int16)
-    series = bcg_series(uniform, windows).fields()
-    return {
-        **series,
-        "bcg": counts if config.bcg_samples else counts[:0],
-        "bcg_scale": np.float32(scale),
-        "bcg_digest": _digest(counts, scale, series),
-        "bcg_missing": ready.missing_N.astype(np.float32),
-        "bcg_snr_db": np.where(
-            ready.usable_N, quality.snr_db(values_NS, schema.BCG_HZ), np.nan
-        ).astype(np.float32),
-    }
-
-
-def _digest(counts: NDArray[np.int16], scale: float, series: Mapping[str, NDArray]) -> str:
-    digest = hashlib.sha256(counts.tobytes() + np.float32(scale).tobytes())
-    for array in series.values():
-        digest.update(array.tobytes())
-    return digest.hexdigest()

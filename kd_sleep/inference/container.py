@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from kd_sleep.errors import ExportError
 
 MAGIC = b"kdsleep\0"
-FORMAT = 2
+FORMAT = 3
 LARGEST = 64 * 2**20  # bytes of a file, and of its program; the presets' students stay below 3 MB
 _HEAD = struct.Struct("<8sIIQ")
 _DIGEST = hashlib.sha256().digest_size

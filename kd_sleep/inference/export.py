@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,18 @@ from numpy.typing import NDArray
 from kd_sleep.errors import ConfigError, ExportError
 from kd_sleep.features.inputs import JJ_LEVEL
 from kd_sleep.inference import container
-from kd_sleep.inference.program import Program, Shapes, Trained, of_content, trained
+from kd_sleep.inference.program import (
+    Program,
+    PureStudent,
+    Shapes,
+    of_content,
+    pure_student,
+    trained,
+)
 from kd_sleep.provenance import versions
+
+if TYPE_CHECKING:
+    from kd_sleep.training.trained import Trained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # between the logits of a student and of its file
@@ -44,11 +54,11 @@ class Exported:
     card: Mapping[str, Any]
 
 
-def export_student(workdir: Path, out: Path) -> Exported:
-    """Writes the student of `workdir` to the file `out`, and runs the file before it is in place.
+def export_student(source: Path | Trained, out: Path) -> Exported:
+    """Writes a student to the file `out`, and runs the file before it is in place.
 
     Args:
-      workdir: of `kd-sleep distill_student`.
+      source: a student, or the work folder of `kd-sleep distill_student`.
       out: the file; one that is there is replaced.
 
     Raises:
@@ -57,7 +67,7 @@ def export_student(workdir: Path, out: Path) -> Exported:
     """
     if out.is_dir():
         raise ConfigError(f"--out={out} is a folder.", "Name a file, such as student.kdsleep.")
-    student = trained(workdir)
+    student = pure_student(trained(source) if isinstance(source, Path) else source)
     card = {
         **student.card,
         "exported": {"platforms": list(PLATFORMS), "versions": versions()},
@@ -75,7 +85,7 @@ def export_student(workdir: Path, out: Path) -> Exported:
     return Exported(out, len(data), difference, card)
 
 
-def serialized(student: Trained) -> bytes:
+def serialized(student: PureStudent) -> bytes:
     """The student's program for `PLATFORMS`, any B and L from 1 on."""
     arguments = open_arguments(student)
     with jax.enable_x64(False):
@@ -83,7 +93,7 @@ def serialized(student: Trained) -> bytes:
     return bytes(exported.serialize())
 
 
-def open_arguments(student: Trained) -> tuple[tuple, tuple, jax.ShapeDtypeStruct]:
+def open_arguments(student: PureStudent) -> tuple[tuple, tuple, jax.ShapeDtypeStruct]:
     """What a student's function takes, by shape and dtype, with B and L left open."""
     batch, length = export.symbolic_shape("b, l")
 
@@ -98,14 +108,12 @@ def open_arguments(student: Trained) -> tuple[tuple, tuple, jax.ShapeDtypeStruct
 
 
 def largest_difference(one: Program, other: Program) -> float:
-    """Of logits and log scales on noise of every size, some of it missing and some padding."""
+    """Of logits on noise of every size, some of it missing and some padding."""
     largest = 0.0
     for seed, (batch, length) in enumerate(((1, 1), (2, 40))):
         inputs, valid_BL = noise(other.card["inputs"], batch, length, seed)
-        for mine, theirs in zip(
-            one.call(inputs, valid_BL), other.call(inputs, valid_BL), strict=True
-        ):
-            largest = np.maximum(largest, np.abs(mine - theirs)[valid_BL > 0].max())  # NaN stays
+        apart = np.abs(one.call(inputs, valid_BL) - other.call(inputs, valid_BL))
+        largest = np.maximum(largest, apart[valid_BL > 0].max())  # NaN stays
     return float(largest)
 
 

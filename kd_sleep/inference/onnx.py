@@ -5,9 +5,9 @@ the methods of `_Graph`), so that a front end that is added needs no line here. 
 not among them is refused by name. Before a model is in place onnxruntime runs it, and its logits
 are held to the student's.
 
-Inputs are those of the card's "inputs", [B, L, ...] each by name, and `valid` [B, L]; outputs
-`logits` [B, L, K] and `log_scale` [B, L]; float32, any B and L. The card, as of
-`inference.program.Program`, is the model's metadata under "card", in JSON.
+Inputs are those of the card's "inputs", [B, L, ...] each by name, and `valid` [B, L]; the output is
+`logits` [B, L, K]; float32, any B and L. The card, as of `inference.program.Program`, is the
+model's metadata under "card", in JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kd_sleep.errors import ExportError
 from kd_sleep.extras import optional_packages
 from kd_sleep.inference import container
 from kd_sleep.inference.export import TOLERANCE, largest_difference, open_arguments
-from kd_sleep.inference.program import Program, Shapes, Trained, checked, trained
+from kd_sleep.inference.program import Program, PureStudent, Shapes, checked, pure_student, trained
 
 OPSET, IR_VERSION = 18, 9  # of 2022 and 2023: onnxruntime 1.15 and later read them
 # Primitives that are one operator, or a few, of the same inputs.
@@ -79,7 +79,7 @@ def export_onnx(workdir: Path, out: Path) -> float:
     """Writes the student of `workdir` to `out`, and runs the model before it is in place.
 
     Returns:
-      The largest difference of its logits, and log scales, from the student's.
+      The largest difference of its logits from the student's.
 
     Raises:
       TrainingError: no trained student in the folder.
@@ -87,7 +87,7 @@ def export_onnx(workdir: Path, out: Path) -> float:
         float32 is not equal to; or the model's logits are not the student's.
     """
     assert_installed()
-    student = trained(workdir)
+    student = pure_student(trained(workdir))
     if (dtype := student.card["train"]["compute_dtype"]) != "float32":
         raise ExportError(
             out, f"not written: this student computes in {dtype}.", "Use the .kdsleep file."
@@ -119,16 +119,16 @@ def onnx_call(data: bytes, shapes: Shapes) -> Callable:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
-    def call(inputs: Mapping[str, ArrayLike], valid_BL: ArrayLike) -> tuple[NDArray, NDArray]:
+    def call(inputs: Mapping[str, ArrayLike], valid_BL: ArrayLike) -> NDArray[np.float32]:
         arrays, valid_BL = checked(inputs, valid_BL, shapes)
         fed = dict(zip(shapes, arrays, strict=True)) | {"valid": valid_BL}
-        logits_BLK, log_scale_BL = session.run(None, fed)
-        return logits_BLK, log_scale_BL
+        (logits_BLK,) = session.run(None, fed)
+        return logits_BLK
 
     return call
 
 
-def model_of(student: Trained) -> bytes:
+def model_of(student: PureStudent) -> bytes:
     """The model's bytes.
 
     Raises:
@@ -143,9 +143,8 @@ def model_of(student: Trained) -> bytes:
     for place, dim in enumerate(("b", "l")):
         graph.dims[dim] = graph.op("Slice", size, [place], [place + 1], [0])
     weights = [np.asarray(weight, np.float32) for weight in student.weights.values()]
-    outputs = graph.jaxpr(traced.jaxpr, traced.consts, [*weights, *names])
-    for value, name in zip(outputs, ("logits", "log_scale"), strict=True):
-        graph.op("Identity", value, out=name)
+    (logits,) = graph.jaxpr(traced.jaxpr, traced.consts, [*weights, *names])
+    graph.op("Identity", logits, out="logits")
 
     def described(name: str, aval: Any) -> Any:
         shape = [dim if isinstance(dim, int) else str(dim) for dim in aval.shape]
@@ -156,7 +155,7 @@ def model_of(student: Trained) -> bytes:
             graph.nodes,
             "kd_sleep_student",
             list(map(described, names, traced.in_avals[len(weights) :])),
-            list(map(described, ("logits", "log_scale"), traced.out_avals)),
+            [described("logits", *traced.out_avals)],
             graph.constants,
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],

@@ -27,13 +27,14 @@ from kd_sleep.signals import j_peaks
 from kd_sleep.stages import NUM_STAGES, STAGE_NAMES
 from kd_sleep.training.mesh import default_platform
 
-if TYPE_CHECKING:  # flax is for work folders alone
+if TYPE_CHECKING:  # flax is for students in training alone
     from kd_sleep.config import StudentConfig
     from kd_sleep.models.student import Student
+    from kd_sleep.training.trained import Trained
 
 Weights = Mapping[str, Any]  # float32 arrays by name
 Shapes = Mapping[str, Sequence[int]]  # of a window, of a student's inputs by name
-Function = Callable[[tuple, tuple, jax.Array], tuple[jax.Array, jax.Array]]
+Function = Callable[[tuple, tuple, jax.Array], jax.Array]
 # The only call out of XLA's own arithmetic that an exported student makes: of B and L, that they
 # are what the program takes them for. A program that makes another is no student.
 _ALLOWED_CALL = "custom_call @shape_assertion("
@@ -51,27 +52,23 @@ class Program:
         trained on (cohort, bcg_source, simulated, nights, labelled_nights, …; None where the folder
         does not have it); "distill", "train", "augment", their configs; "teacher" and "student",
         fingerprints; "versions" and "git_revision" of the training.
-      call: (inputs, valid_BL) -> (logits_BLK, log_scale_BL), float32 on the host. `inputs` are
-        [B, L, …] by name, as `features.inputs.student_inputs` makes them; `valid_BL` is 0 for
-        padding, whose inputs are not looked at. `log_scale_BL` is the window's mean log scale of
-        the regressed tachogram, 0 where the student has no signal stage. Any B and L from 1 on;
-        each new shape is compiled, for seconds.
+      call: (inputs, valid_BL) -> logits_BLK, float32 on the host. `inputs` are [B, L, …] by name,
+        as `features.inputs.student_inputs` makes them; `valid_BL` is 0 for padding, whose inputs
+        are not looked at. Any B and L from 1 on; each new shape is compiled, for seconds.
     """
 
     card: Mapping[str, Any]
-    call: Callable[
-        [Mapping[str, ArrayLike], ArrayLike], tuple[NDArray[np.float32], NDArray[np.float32]]
-    ]
+    call: Callable[[Mapping[str, ArrayLike], ArrayLike], NDArray[np.float32]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-    """A student in its work folder, as a pure function and what it reads.
+class PureStudent:
+    """A trained student as a pure function and what it reads.
 
     Attributes:
-      function: (weights, inputs, valid_BL) -> (logits_BLK, log_scale_BL), to be jitted; weights
-        and inputs are tuples in the order of `weights` and of the card's "inputs".
-      weights: of the network; nothing that only training needs.
+      function: (weights, inputs, valid_BL) -> logits_BLK, to be jitted; weights and inputs are
+        tuples in the order of `weights` and of the card's "inputs".
+      weights: of the network.
       card: as of `Program`.
     """
 
@@ -94,7 +91,7 @@ def load_program(path: str | os.PathLike) -> Program:
     """
     default_platform()
     if Path(path).is_dir():
-        return trained(path).program()
+        return pure_student(trained(path)).program()
     if not Path(path).exists():
         raise ExportError(
             path,
@@ -122,11 +119,10 @@ def bound(function: Function, weights: Weights, shapes: Shapes) -> Callable:
     """`Program.call` of a function, its weights and the shapes of its inputs."""
     run, values = jax.jit(function), jax.device_put(tuple(weights.values()))
 
-    def call(inputs: Mapping[str, ArrayLike], valid_BL: ArrayLike) -> tuple[NDArray, NDArray]:
+    def call(inputs: Mapping[str, ArrayLike], valid_BL: ArrayLike) -> NDArray[np.float32]:
         arrays, valid_BL = checked(inputs, valid_BL, shapes)
         with jax.enable_x64(False):
-            logits_BLK, log_scale_BL = run(values, arrays, valid_BL)
-        return np.asarray(logits_BLK), np.asarray(log_scale_BL)
+            return np.asarray(run(values, arrays, valid_BL))
 
     return call
 
@@ -232,7 +228,7 @@ def _deserialized(program: bytes, weights: Weights, inputs: Shapes) -> Function:
     if taken[: len(weights)] != [f"float32{list(array.shape)}" for array in weights.values()]:
         raise ValueError("it takes other weights than these")
     batch, length = exported.in_avals[-1].shape
-    shapes = [[batch, length, *shape] for shape in (*inputs.values(), (), (NUM_STAGES,), ())]
+    shapes = [[batch, length, *shape] for shape in (*inputs.values(), (), (NUM_STAGES,))]
     if [*taken[len(weights) :], *map(_described, exported.out_avals)] != [
         f"float32{shape}" for shape in shapes
     ]:
@@ -250,18 +246,23 @@ def trained(workdir: str | os.PathLike) -> Trained:
     Raises:
       TrainingError: no trained student in the folder, or an SQI that is not its own.
     """
-    from kd_sleep.datasets.nights import blank
-    from kd_sleep.training.distill import load_student
-    from kd_sleep.training.fit_kept_share import load_kept_share
-    from kd_sleep.training.soft_labels import fingerprint
+    from kd_sleep.training.trained import load_trained
 
-    workdir = Path(workdir)
-    module, params, settings = load_student(workdir, blank())
-    function, weights = pure(module, params)
-    about = json.loads((workdir / "settings.json").read_text())
-    name = fingerprint(params)
-    card = card_of(about, settings, name, module.config, load_kept_share(workdir, name))
-    return Trained(function, weights, card)
+    default_platform()
+    return load_trained(Path(workdir), "student")
+
+
+def pure_student(student: Trained) -> PureStudent:
+    """A trained student, in memory or from its folder, at use."""
+    from kd_sleep.models.student import Student
+
+    module = student.run.module
+    assert isinstance(module, Student)
+    function, weights = pure(module, student.params)
+    card = card_of(student.record, student.settings, student.name, module.config, student.sqi)
+    if started := student.started():
+        card["start"] = {"from": student.settings["start"], "outcome": started}
+    return PureStudent(function, weights, card)
 
 
 def input_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
@@ -273,36 +274,22 @@ def input_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
 
 
 def pure(module: Student, params: Any) -> tuple[Function, Weights]:
-    """A student at use as `Trained.function` and `Trained.weights`."""
-    from kd_sleep.models.student import Student
-
-    student = Student(module.config, module.dtype)  # without what training adds
+    """A student at use as `PureStudent.function` and `PureStudent.weights`."""
     shapes = input_shapes(module.config)
 
-    def batch_of(arrays: tuple, valid_BL: jax.Array) -> dict[str, jax.Array]:
+    def inputs_of(arrays: tuple, valid_BL: jax.Array) -> tuple[tuple, jax.Array]:
         there = valid_BL[..., None] > 0
-        batch = {
-            name: jnp.where(there, array, 1.0)  # any finite number: padding is masked
-            for name, array in zip(shapes, arrays, strict=True)
-        }
-        return batch | {"bcg_scale": jnp.ones_like(valid_BL), "valid_BL": valid_BL}
+        # Any finite number: padding is masked. A student of samples reads their scale, too.
+        shown = tuple(jnp.where(there, array, 1.0) for array in arrays)
+        return (*shown, jnp.ones_like(valid_BL)) if "bcg" in shapes else shown, valid_BL
 
-    example = batch_of(tuple(jnp.ones((1, 1, *s)) for s in shapes.values()), jnp.ones((1, 1)))
-    needed = jax.eval_shape(student.init, jax.random.PRNGKey(0), example)["params"]
-    leaves, structure = jax.tree_util.tree_flatten_with_path(
-        {part: params[part] for part in needed}
-    )
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
 
-    def function(weights: tuple, arrays: tuple, valid_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits_BLK, sown = student.apply(
-            {"params": jax.tree.unflatten(structure, weights)},
-            batch_of(arrays, valid_BL),
-            mutable=["sown"],
-        )
-        log_scale = sown.get("sown", {}).get("tachogram_log_scale")
-        if log_scale is None:
-            return logits_BLK, jnp.zeros_like(valid_BL)
-        return logits_BLK, log_scale[0].mean(-1)
+    def function(weights: tuple, arrays: tuple, valid_BL: jax.Array) -> jax.Array:
+        params = jax.tree.unflatten(structure, weights)
+        logits_BLK = module.apply({"params": params}, *inputs_of(arrays, valid_BL))
+        assert isinstance(logits_BLK, jax.Array)  # and no mutable collections
+        return logits_BLK
 
     return function, {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, np.float32)

@@ -19,22 +19,23 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
-from kd_sleep.errors import KdSleepError, SamplesError
+from kd_sleep.errors import ExportError, KdSleepError, SamplesError
 from kd_sleep.evaluation.sleep_measures import sleep_measures
 from kd_sleep.extras import optional_packages
 from kd_sleep.features.bcg import MOST_MISSING, NoHeartbeatBand, PreparedBcg, on_windows, prepared
 from kd_sleep.features.inputs import student_inputs
 from kd_sleep.features.running_series import RunningSeries, RunningWindow, as_record
 from kd_sleep.features.series import bcg_series
-from kd_sleep.inference.program import Program, load_program
+from kd_sleep.inference.program import Program, load_program, pure_student, trained
 from kd_sleep.models.kept_share import KeptShare, window_features
-from kd_sleep.recordings.paired_bcg import LONGEST_S, SHORTEST_S
+from kd_sleep.recordings.recording import LONGEST_S, SHORTEST_S
 from kd_sleep.schema import BCG_HZ, BCG_SAMPLES, LOWEST_BCG_HZ, SERIES_HZ, WINDOW_S
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.rates import breathing_rate, heart_rate
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
 
     from kd_sleep.inference.streaming import Stream
+    from kd_sleep.training.trained import Trained
 
 # Nights are filled up to one of these numbers of windows: each is compiled once.
 LENGTHS = (32, 128, 512, 1024, 1536, 2048, 2880)
@@ -88,7 +90,7 @@ class Warned(NamedTuple):
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Staging:
     """A staged night of N windows of 30 s, K = 4 stages.
 
@@ -124,6 +126,13 @@ class Staging:
 
     def __len__(self) -> int:
         return len(self.stages)
+
+    def __repr__(self) -> str:
+        shares = [f"{name} {(self.stages == k).mean():.0%}" for k, name in enumerate(STAGE_NAMES)]
+        return (
+            f"<Staging: {len(self)} windows, {', '.join(shares)}; {self.flagged_share:.0%} flagged,"
+            f" {len(self.warnings)} warnings>"
+        )
 
     @property
     def staged(self) -> NDArray[np.bool_]:
@@ -238,10 +247,11 @@ class Shown:
 
 
 class StagingStudent:
-    """A student at use. `load_student` makes one.
+    """A student at use. `kd_sleep.fit_student` and `load_student` make one.
 
     Attributes:
       program: the network with its card.
+      trained: the network with its training; None of an exported file's.
       kept_share: its SQI; None where it has none.
       temperature: its logits over this are calibrated.
       inputs: names of what it is shown.
@@ -249,9 +259,9 @@ class StagingStudent:
       before, after: how many windows before and after one its stage depends on.
     """
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, trained: Trained | None = None):
         card = program.card
-        self.program = program
+        self.program, self.trained = program, trained
         self.kept_share = KeptShare.from_json(card["sqi"]) if card["sqi"] else None
         self.temperature = self.kept_share.temperature if self.kept_share else 1.0
         self.inputs = tuple(card["inputs"])
@@ -283,7 +293,7 @@ class StagingStudent:
         if self.causal if causal is None else causal:
             shown = _shown_running(samples, windows, "bcg" in self.inputs)
         usable = shown.usable_N
-        probs, sqi = self.judged(*self.network(shown.inputs(self.inputs)), shown)
+        probs, sqi = self.judged(self.network(shown.inputs(self.inputs)), shown)
         signal = signal_sqi(uniform, night.beats).by_window(windows)
         doubtful, why = self.doubtful(sqi, signal.reliable())
         heart_bpm = heart_rate(night.beats.times_s, windows)
@@ -303,6 +313,27 @@ class StagingStudent:
             card=self.program.card,
         )
 
+    @classmethod
+    def of(cls, trained: Trained) -> StagingStudent:
+        """A student that was trained, or read from its work folder."""
+        return cls(pure_student(trained).program(), trained)
+
+    def started(self) -> str:
+        """Whether fine-tuning improved validation, in a sentence; "" of a student trained anew."""
+        return self.program.card.get("start", {}).get("outcome", "")
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the student as one .kdsleep file: see `export.export_student`.
+
+        Raises:
+          ExportError: a student that was read from such a file.
+        """
+        from kd_sleep.inference.export import export_student
+
+        if self.trained is None:
+            raise ExportError(path, "this student was read from a file.", "Copy that file.")
+        export_student(self.trained, Path(path))
+
     def stream(self, rate_hz: float) -> Stream:
         """Stages a night while it is recorded: see `streaming.Stream`.
 
@@ -318,10 +349,8 @@ class StagingStudent:
         _check_rate(rate_hz)
         return Stream(self, rate_hz)
 
-    def network(
-        self, inputs: Mapping[str, NDArray]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Logits [N, K] and log scale [N] of one night's windows, filled up to one of `LENGTHS`.
+    def network(self, inputs: Mapping[str, NDArray]) -> NDArray[np.float64]:
+        """Logits [N, K] of one night's windows, filled up to one of `LENGTHS`.
 
         Args:
           inputs: [N, …] by the names of `inputs`.
@@ -333,11 +362,10 @@ class StagingStudent:
             filled[name] = np.zeros((1, length, *values.shape[1:]), np.float32)
             filled[name][0, :windows] = values
         valid_BL = (np.arange(length) < windows)[None]
-        logits_BLK, log_scale_BL = self.program.call(filled, valid_BL)
-        return logits_BLK[0, :windows].astype(np.float64), log_scale_BL[0, :windows]
+        return self.program.call(filled, valid_BL)[0, :windows].astype(np.float64)
 
     def judged(
-        self, logits_NK: NDArray, log_scale_N: NDArray, shown: Shown
+        self, logits_NK: NDArray, shown: Shown
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Calibrated probabilities [N, K] and SQI [N] of what the network gave.
 
@@ -349,7 +377,6 @@ class StagingStudent:
         if self.kept_share is not None:
             features = window_features(
                 log_probs,
-                log_scale_N,
                 shown.series["jj"],
                 shown.series["beat_confidence"],
                 shown.missing_N,
@@ -379,6 +406,8 @@ def load_student(path: str | os.PathLike) -> StagingStudent:
       ExportError: nothing there, or a file that cannot be used.
       TrainingError: a folder without a trained student.
     """
+    if Path(path).is_dir():
+        return StagingStudent.of(trained(path))
     return StagingStudent(load_program(path))
 
 

@@ -113,10 +113,10 @@ class Stream:
         student, shown = self._student, Shown.of([window])
         self._inputs.append(self._shown(window, shown))
         self._inputs = self._inputs[-student.before - 1 :]
-        logits_NK, log_scale_N = student.network(
+        logits_NK = student.network(
             {name: np.concatenate([row[name] for row in self._inputs]) for name in student.inputs}
         )
-        probs_NK, sqi_N = student.judged(logits_NK[-1:], log_scale_N[-1:], shown)
+        probs_NK, sqi_N = student.judged(logits_NK[-1:], shown)
         usable = window.missing < MOST_MISSING
         doubtful, _ = student.doubtful(sqi_N, np.array([usable and self._reliable(window)]))
         return StagedWindow(

@@ -29,7 +29,6 @@ FEATURES = (
     *(f"p({stage})" for stage in STAGE_NAMES[:-1]),  # the last is the rest to 1
     "beat confidence",  # mean over the window
     "share with an interval",  # of the window, JJ
-    "signal log scale",  # mean over the window; 0 without a signal stage
     "SNR, dB",
     "missing share",
 )
@@ -41,7 +40,6 @@ LARGEST_Z = 4.0  # a feature's distance from its mean, in standard deviations, i
 
 def window_features(
     log_probs_NK: ArrayLike,
-    log_scale_N: ArrayLike,
     jj_NT: ArrayLike,
     beat_confidence_NT: ArrayLike,
     missing_N: ArrayLike,
@@ -52,8 +50,6 @@ def window_features(
     Args:
       log_probs_NK: [N, K] natural logarithms of the student's calibrated probabilities:
         log_softmax(logits / `KeptShare.temperature`).
-      log_scale_N: [N] mean of the signal stage's `tachogram_log_scale` over each window, in log
-        tenths of the reference interval; zeros where the student has no signal stage.
       jj_NT: [N, T] s, JJ intervals; NaN where missing.
       beat_confidence_NT: [N, T] correlation of the beat at hand with its template.
       missing_N: [N] share of each window's samples that is missing.
@@ -68,7 +64,6 @@ def window_features(
         *probs[:, :-1].T,
         np.asarray(beat_confidence_NT, np.float64).mean(-1),
         np.isfinite(np.asarray(jj_NT)).mean(-1),
-        np.asarray(log_scale_N, np.float64),
         np.clip(np.where(np.isfinite(snr_db), snr_db, UNKNOWN_SNR_DB), *SNR_DB),
         np.asarray(missing_N, np.float64),
     ]

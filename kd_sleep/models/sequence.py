@@ -17,9 +17,9 @@ class Norm(nn.RMSNorm):
 
     use_scale: bool = False
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
         with jax.numpy_dtype_promotion("standard"):  # Flax takes the mean of bfloat16 in float32
-            return super().__call__(x)
+            return super().__call__(x, mask=mask)
 
 
 class Context(nn.Module):

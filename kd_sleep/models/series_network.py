@@ -12,12 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_sleep.models.sequence import Context, Norm, Shift, pool
-from kd_sleep.schema import SERIES_HZ, SERIES_SAMPLES
+from kd_sleep.models.sequence import Context, Norm, pool
 from kd_sleep.stages import NUM_STAGES
-
-REACHES = (1, 2, 4, 8, 16, 32)  # s, of the signal stage: it sees 63 s before and after
-SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE = -5.0, 3.0  # of 0.1 NN: 0.7 ms, and more than any interval
 
 
 class StridedConv(nn.Module):
@@ -67,39 +63,3 @@ class SeriesNetwork(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = Context(self.width, self.context_windows, self.dtype, self.causal)(x, valid_BL)
         return nn.Dense(NUM_STAGES)(x.astype(jnp.float32))
-
-
-class SignalStage(nn.Module):
-    """The ECG's tachogram as the BCG's series tell it: mean and log scale of a Laplace density.
-
-    series [B, L, T, C] -> mean_BLT and log_scale_BLT, both in tenths of the reference interval.
-    Dilated shifts over seconds; with `alone` every window is told from its own 30 s, and with
-    `causal` from the past.
-    """
-
-    width: int
-    alone: bool = False
-    causal: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, series_BLTC: jax.Array, valid_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-        batch, length, samples, channels = series_BLTC.shape
-        per_s = round(SERIES_HZ)
-        x = series_BLTC * valid_BL[..., None, None]
-        # A second's samples are channels: a quarter of the places.
-        x = x.reshape(batch * length if self.alone else batch, -1, per_s * channels)
-        there = jnp.repeat(valid_BL, samples // per_s, axis=-1).reshape(*x.shape[:2], 1)
-        there = there.astype(self.dtype)
-        x = nn.Dense(self.width, dtype=self.dtype)(x)
-        for reach in REACHES if not self.alone else REACHES[:4]:
-            y = Norm(dtype=self.dtype)(x) * there
-            y = nn.relu(Shift(self.width, reach, self.dtype, self.causal)(y))
-            x = x + nn.Dense(self.width, dtype=self.dtype)(y)
-        out = nn.Dense(2 * per_s, kernel_init=nn.initializers.zeros_init())(
-            Norm(dtype=self.dtype)(x).astype(jnp.float32)
-        )
-        mean, log_scale = jnp.split(out.reshape(batch, length, -1, 2 * per_s), 2, axis=-1)
-        shape = (batch, length, SERIES_SAMPLES)
-        log_scale = jnp.clip(log_scale, SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE)
-        return mean.reshape(shape), log_scale.reshape(shape)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,16 +13,41 @@ from kd_sleep.config import StudentConfig
 from kd_sleep.features.inputs import FEATURES, JJ_LEVEL, MOVEMENT_LEVEL
 from kd_sleep.models.frontends import FRONT_ENDS
 from kd_sleep.models.sequence import Context
-from kd_sleep.models.series_network import REACHES, SeriesNetwork, SignalStage
-from kd_sleep.schema import SERIES_SAMPLES, WINDOW_S
+from kd_sleep.models.series_network import SeriesNetwork
+from kd_sleep.schema import SERIES_SAMPLES
 from kd_sleep.stages import NUM_STAGES
 
 SERIES = ("jj", "beat_confidence", "breath", "movement")
 BEATS = "beats"  # the front end that reads series
 
 
+class Series(NamedTuple):
+    """What the front end `beats` reads of B sequences of L windows; NaN where missing.
+
+    Attributes:
+      jj: [B, L, 120] s, intervals between J peaks at 4 Hz.
+      beat_confidence: [B, L, 120] correlation of the beat at hand with its template.
+      breath: [B, L, 120] chest movement in its local RMS.
+      movement: [B, L, 30] log level of each second.
+      summary: [B, L, F] `features.inputs.summary`, of the student's `scope`.
+    """
+
+    jj: jax.Array
+    beat_confidence: jax.Array
+    breath: jax.Array
+    movement: jax.Array
+    summary: jax.Array
+
+
+class Samples(NamedTuple):
+    """What other front ends read: bcg [B, L, S], times scale [B, L] in heartbeat amplitudes."""
+
+    bcg: jax.Array
+    scale: jax.Array
+
+
 def columns(config: StudentConfig) -> tuple[str, ...]:
-    """Of a batch, that a student is shown: see `datasets.nights.Nights`."""
+    """Of a batch, what `Series` or `Samples` hold, in order: see `datasets.nights.Nights`."""
     if config.front_end == BEATS:
         return (*SERIES, f"summary_{scope(config)}")
     return ("bcg", "bcg_scale")
@@ -39,13 +63,8 @@ def scope(config: StudentConfig) -> str:
 def reach(config: StudentConfig) -> tuple[int, int]:
     """How many windows before and after a window its logits depend on."""
     side = config.context_windows
-    if not side:
-        return 0, 0
-    signal = 0
-    if config.front_end == BEATS and config.signal_width:
-        signal = math.ceil(sum(REACHES) / WINDOW_S)
     # A causal dilated convolution has both of its outer taps in the past.
-    return (2 * side + signal, 0) if config.causal else (side + signal, side + signal)
+    return (2 * side, 0) if config.causal else (side, side)
 
 
 class Student(nn.Module):
@@ -53,40 +72,26 @@ class Student(nn.Module):
 
     With `context_windows` = 0 a window's logits depend on its own 30 s alone, and with `causal` on
     nothing that comes after it. Computes in `dtype`; parameters and logits are float32.
-
-    With a signal stage, `sown` holds `tachogram_mean` and `tachogram_log_scale` [B, L, T]: the
-    ECG's tachogram as the stage regresses it, in tenths of the window's reference interval.
     """
 
     config: StudentConfig
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, batch: Mapping[str, jax.Array], *, train: bool = False) -> jax.Array:
-        read = self._series if self.config.front_end == BEATS else self._samples
-        return read(batch, train)
+    def __call__(
+        self, inputs: Series | Samples, valid_BL: jax.Array, *, train: bool = False
+    ) -> jax.Array:
+        if self.config.front_end == BEATS:
+            return self._series(Series(*inputs), valid_BL, train)
+        return self._samples(Samples(*inputs), valid_BL, train)
 
-    def _series(self, batch: Mapping[str, jax.Array], train: bool) -> jax.Array:
-        config, valid_BL = self.config, batch["valid_BL"]
-        summary = batch[f"summary_{scope(config)}"]
-        series_BLTC = series_channels(batch, summary)
-        features_BLF = summary[..., FEATURES]
-        if not config.time_of_night:
-            features_BLF = features_BLF[..., :-1]
-        if config.signal_width:
-            mean, log_scale = SignalStage(
-                config.signal_width,
-                alone=config.context_windows == 0,
-                causal=config.causal,
-                dtype=self.dtype,
-                name="signal",
-            )(series_BLTC, valid_BL.astype(jnp.float32))
-            mean = series_BLTC[..., 0] + mean
-            self.sow("sown", "tachogram_mean", mean)
-            self.sow("sown", "tachogram_log_scale", log_scale)
-            regressed = jnp.stack([mean, log_scale], axis=-1)
-            series_BLTC = jnp.concatenate([series_BLTC, regressed], axis=-1)
-            features_BLF = jnp.concatenate([features_BLF, variability(mean, log_scale)], axis=-1)
+    def inputs(self, batch: Mapping[str, Any]) -> tuple[Series | Samples, Any]:
+        """What the student is called with, out of a batch's columns."""
+        kind = Series if self.config.front_end == BEATS else Samples
+        return kind(*(batch[name] for name in columns(self.config))), batch["valid_BL"]
+
+    def _series(self, series: Series, valid_BL: jax.Array, train: bool) -> jax.Array:
+        config = self.config
         network = SeriesNetwork(
             config.width,
             config.context_windows,
@@ -95,11 +100,12 @@ class Student(nn.Module):
             self.dtype,
             name="network",
         )
-        return network(series_BLTC, features_BLF, valid_BL, train=train)
+        features_BLF = series.summary[..., FEATURES]
+        return network(series_channels(series), features_BLF, valid_BL, train=train)
 
-    def _samples(self, batch: Mapping[str, jax.Array], train: bool) -> jax.Array:
-        width, valid_BL = self.config.width, batch["valid_BL"]
-        bcg = batch["bcg"].astype(jnp.float32) * batch["bcg_scale"][..., None]
+    def _samples(self, samples: Samples, valid_BL: jax.Array, train: bool) -> jax.Array:
+        width = self.config.width
+        bcg = samples.bcg.astype(jnp.float32) * samples.scale[..., None]
         x = FRONT_ENDS[self.config.front_end](width, self.dtype)(bcg.reshape(-1, bcg.shape[-1]))
         x = x.reshape(*valid_BL.shape, -1)
         x = nn.Dropout(self.config.dropout, deterministic=not train)(x)
@@ -108,30 +114,17 @@ class Student(nn.Module):
         return nn.Dense(NUM_STAGES)(x)
 
 
-def variability(mean_BLT: jax.Array, log_scale_BLT: jax.Array) -> jax.Array:
-    """[B, L, 4] of each window's regressed tachogram: mean, log SD, log SD of its change within a
-    second, and mean log scale. A CNN that adds and clips is slow to learn a logarithm.
-    """
-
-    def log_sd(x: jax.Array) -> jax.Array:
-        return 0.5 * jnp.log(jnp.var(x, axis=-1) + 1e-3)
-
-    change = mean_BLT[..., 4:] - mean_BLT[..., :-4]
-    columns = [mean_BLT.mean(-1), log_sd(mean_BLT), log_sd(change), log_scale_BLT.mean(-1)]
-    return jnp.stack(columns, axis=-1)
-
-
-def series_channels(batch: Mapping[str, jax.Array], summary: jax.Array) -> jax.Array:
+def series_channels(series: Series) -> jax.Array:
     """[B, L, T, 5]: JJ relative to its reference in tenths, whether it is there, the beats'
     confidence, breath, movement relative to its reference. The first two are the teacher's.
     """
-    jj = batch["jj"].astype(jnp.float32)
+    jj = series.jj.astype(jnp.float32)
     there = jnp.isfinite(jj)
-    level = summary[..., JJ_LEVEL, None]
+    level = series.summary[..., JJ_LEVEL, None]
     relative = jnp.clip(jnp.where(there, (jj / level - 1.0) * 10.0, 0.0), -10.0, 10.0)
-    movement = batch["movement"].astype(jnp.float32) - summary[..., MOVEMENT_LEVEL, None]
+    movement = series.movement.astype(jnp.float32) - series.summary[..., MOVEMENT_LEVEL, None]
     movement = jnp.repeat(movement, SERIES_SAMPLES // movement.shape[-1], axis=-1)
-    breath = batch["breath"].astype(jnp.float32)
+    breath = series.breath.astype(jnp.float32)
     known = [jnp.where(jnp.isfinite(x), x, 0.0) for x in (breath, movement)]
-    confidence = batch["beat_confidence"].astype(jnp.float32)
+    confidence = series.beat_confidence.astype(jnp.float32)
     return jnp.stack([relative, there.astype(jnp.float32), confidence, *known], axis=-1)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from kd_sleep.errors import RecordingError
+from kd_sleep.recordings.recording import LONGEST_S
 
 HIGHEST_HZ = 1000.0
-LONGEST_S = 24 * 3600.0
 PER_S = {
     "d": 1 / 86400, "day": 1 / 86400, "days": 1 / 86400,
     "s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0,
@@ -276,6 +276,9 @@ def uniform_clock(
     Raises:
       RecordingError: stamps that run backwards, never change, are too coarse or keep to no rate.
     """
+    span_s = float(np.max(seconds))
+    if not span_s <= 10 * LONGEST_S:  # nor is what damage makes of it a number
+        raise _too_long(path, span_s)
     steps = np.diff(seconds)
     if not steps.any():
         raise RecordingError(path, "its time stamps never change.", "Remove them; give the rate.")
@@ -322,11 +325,7 @@ def uniform_clock(
             raise _no_rate(path, f"{gaps} gaps would not explain them")
     length, rate_hz = int(last[-1] + lost.sum()) + 1, 1.0 / straight
     if length * straight > LONGEST_S or length > LONGEST_S * HIGHEST_HZ:
-        raise RecordingError(
-            path,
-            f"its time stamps span {length * straight / 3600:.4g} h.",
-            "At most 24 h are read; correct the stamps or cut the file.",
-        )
+        raise _too_long(path, length * straight)
     if stray_s > _STRAY_S:
         raise _no_rate(path, f"at {rate_hz:.6g} Hz they are up to {stray_s:.3g} s off")
     if round(rate_hz) and abs(rate_hz - round(rate_hz)) * length * straight < 1.0:
@@ -367,6 +366,14 @@ def _with_gaps(
         else:
             period, stray_s = _envelope(index[whole], stamps[whole], period)
     return lost, period, stray_s
+
+
+def _too_long(path: str | os.PathLike, span_s: float) -> RecordingError:
+    return RecordingError(
+        path,
+        f"its time stamps span {span_s / 3600:.4g} h.",
+        "At most 24 h are read; correct the stamps or cut the file.",
+    )
 
 
 def _no_rate(path: str | os.PathLike, why: str) -> RecordingError:
@@ -435,7 +442,7 @@ def _lost(lag: NDArray, period: float, threshold: float, rows: int) -> NDArray[n
         gap_s = after[at] - lag[max(previous, at - width) : at].min() - slope_s
         if waiting_s and at - previous <= width:
             gap_s, lost[previous] = gap_s + waiting_s, 0
-        lost[at] = max(0, round(gap_s / period))
+        lost[at] = max(0, round(min(gap_s / period, 1e12)))
         waiting_s = gap_s if lost[at] < rows else 0.0
         previous = at
     return lost

@@ -36,14 +36,12 @@ from kd_sleep.errors import RecordingError
 from kd_sleep.recordings import bcg_clock, bcg_csv, bcg_formats
 from kd_sleep.recordings.bcg_clock import TIME_NAMES, Clock, Stamps, ramp, time_name
 from kd_sleep.recordings.bcg_formats import Column, Contents, Samples, fold
-from kd_sleep.recordings.recording import Signal
+from kd_sleep.recordings.recording import LONGEST_S, SHORTEST_S, Signal
 from kd_sleep.schema import LOWEST_BCG_HZ
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.resampling import on_grid
 
 HIGHEST_HZ = bcg_clock.HIGHEST_HZ
-SHORTEST_S = 300.0  # one segment of the clock's alignment
-LONGEST_S = bcg_clock.LONGEST_S
 _RATE_TOLERANCE = 0.01
 _RISES = "only rises or falls, or counts"
 _JUDGED_S = 7200.0  # of the night's middle, when channels are compared
@@ -181,6 +179,7 @@ def _candidates(
     return [other for other in possible if _is_bed_sensor(other.label)] or possible
 
 
+@np.errstate(all="ignore")  # damaged numbers may be as large as floats go
 def _samples(
     path: str | os.PathLike,
     contents: Contents,
@@ -361,7 +360,8 @@ def _single(values: NDArray) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     if damaged.any():
         exact = np.where(damaged, np.nan, exact)
         notes = (f"{np.count_nonzero(damaged)} samples were infinite or beyond any sensor.",)
-    single = exact.astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        single = exact.astype(np.float32)
     if not np.array_equal(single, exact, equal_nan=True):
         low, middle, high = np.nanpercentile(exact, (25, 50, 75))
         if np.spacing(np.float32(max(abs(low), abs(high)))) > _COARSE * (high - low):

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from kd_sleep.signals.timeseries import Series
 
+SHORTEST_S, LONGEST_S = 300.0, 24 * 3600.0  # of a BCG: one segment of its clock's alignment; a day
+
 
 @dataclasses.dataclass(frozen=True)
 class Signal:

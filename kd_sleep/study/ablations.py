@@ -65,7 +65,7 @@ def ablations(loss: DistillConfig) -> list[Ablation]:
 def _mistaken(loss: DistillConfig, on_probabilities: bool) -> Objective:
     """alpha CE + (1 - alpha) KL with one mistake: no T^2, or T on softmax's outputs (with T^2)."""
 
-    def value(logits_BLK, sown, batch, settings):
+    def value(logits_BLK, batch, settings):
         alpha, temperature = settings["alpha"], settings["temperature"]
         student, teacher = logits_BLK, jnp.mean(batch["teacher_logits"], axis=-2)
         if on_probabilities:

@@ -8,7 +8,7 @@ Each rung is what one change makes of the same nights:
                             night's drive
   JJ found, BCG noise-free  `bcg_series` of a BCG without noise, rendered from the same drive
   JJ found in the BCG       the dataset's own
-  + breath and movement     the dataset's own series, read by the student without a signal stage
+  + breath and movement     the dataset's own series, read by the plain student
   Student                   as the preset has it; left out where that is the rung above
 
 One network family stands on all rungs but the first: `models.series_network` with the student's
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from kd_sleep.config import AugmentConfig, DistillConfig, Preset, TeacherConfig, to_dict
+from kd_sleep.config import AugmentConfig, DistillConfig, Preset, TeacherConfig
 from kd_sleep.datasets.nights import Nights, open_split, read_split
 from kd_sleep.datasets.splits import SPLITS
 from kd_sleep.errors import DatasetError
 from kd_sleep.evaluation import scores
+from kd_sleep.evaluation.evaluate import readable
 from kd_sleep.evaluation.information import Ladder
 from kd_sleep.features import rr
 from kd_sleep.features.bcg import on_windows
@@ -59,14 +60,9 @@ from kd_sleep.simulation import beds, sensors
 from kd_sleep.simulation.cohort import true_drive
 from kd_sleep.simulation.recorded_drive import BCG_SAMPLING_HZ, body_of, rng_of
 from kd_sleep.stages import NUM_STAGES
-from kd_sleep.training.distill import (
-    reads_samples,
-    signal_columns,
-    student_run,
-    student_settings,
-    teacher_run,
-)
 from kd_sleep.training.loop import fit, predict
+from kd_sleep.training.run import Run, reads_samples
+from kd_sleep.training.training_set import TrainingSet
 
 TIME, ECG = "Time of night", "RR from the ECG"
 DELAYED, NOISE_FREE, FOUND = "JJ, every beat", "JJ found, BCG noise-free", "JJ found in the BCG"
@@ -78,7 +74,7 @@ LOSSES = {
     NOISE_FREE: ("detector", "beats that it misses or misplaces although there is no noise"),
     FOUND: ("noise", "of sensor, bed and room"),
     SERIES: ("breath and movement", "given back, with how sure each beat is"),
-    STUDENT: ("network", "what the student has beside: its signal stage"),
+    STUDENT: ("network", "of the past alone, or of samples in place of series"),
 }
 INFERRED = (
     "sensor, bed and inferred body",
@@ -86,12 +82,14 @@ INFERRED = (
 )
 
 
-def climb(data_dir: Path, shhs_dir: Path, workdir: Path, preset: Preset) -> dict[str, Any]:
+def climb(
+    data_dirs: Sequence[Path], shhs_dir: Path, workdir: Path, preset: Preset
+) -> dict[str, Any]:
     """Makes every rung's nights, trains on them, and measures what each step costs.
 
     Args:
-      data_dir: folder of the dataset.
-      shhs_dir: the recordings that it was built from.
+      data_dirs: folders of datasets.
+      shhs_dir: the recordings that they were built from.
       workdir: of the ladder; the same call goes on with it.
       preset: sizes and training of the students, and how many seeds.
 
@@ -106,7 +104,10 @@ def climb(data_dir: Path, shhs_dir: Path, workdir: Path, preset: Preset) -> dict
         cohort of another simulator.
     """
     samples = reads_samples(preset.student)
-    splits = {split: read_split(data_dir, split, samples=samples) for split in SPLITS}
+    splits = {
+        split: readable(read_split(data_dirs, split, samples=samples), True, True, split)
+        for split in SPLITS
+    }
     test, train = splits["test"], splits["train"]
     simulated, paired = SIMULATOR in train.cohort, train.bcg_source == "paired"
     folder = workdir / "jj"
@@ -117,13 +118,10 @@ def climb(data_dir: Path, shhs_dir: Path, workdir: Path, preset: Preset) -> dict
     rungs, seeds = {TIME: time[None]}, range(preset.study.ladder_seeds)
     for name in (ECG, DELAYED, NOISE_FREE, FOUND):
         shown = {
-            split: _shown(nights, _series(name, split, nights, data_dir, folder))
-            for split, nights in splits.items()
+            split: _shown(nights, _series(name, nights, folder)) for split, nights in splits.items()
         }
         rungs[name] = _by_seed(name, shown, workdir, preset)
-    plain = dataclasses.replace(
-        preset.student, front_end=BEATS, signal_width=0, causal=False, time_of_night=False
-    )
+    plain = dataclasses.replace(preset.student, front_end=BEATS, causal=False)
     for name, model in ((SERIES, plain), (STUDENT, preset.student)):
         if name == SERIES or model != plain:
             student = dataclasses.replace(preset, student=model)
@@ -139,7 +137,7 @@ def climb(data_dir: Path, shhs_dir: Path, workdir: Path, preset: Preset) -> dict
         np.log(prior / prior.sum()),
         rungs,
         top=ECG,
-        gains={SERIES, STUDENT} & set(rungs),
+        gains={SERIES},
     )
     found = ladder.measure(preset.evaluation)
     sensor = dataclasses.replace(
@@ -226,15 +224,15 @@ def _write_series(folder: Path, cohort_dir: Path | None, files: NightFiles) -> N
     partial.replace(folder / f"{files.recording_id}.npz")
 
 
-def _series(
-    name: str, split: str, nights: Nights, data_dir: Path, folder: Path
-) -> Iterator[tuple[NDArray, NDArray]]:
+def _series(name: str, nights: Nights, folder: Path) -> Iterator[tuple[NDArray, NDArray]]:
     """Tachogram [N, 120] in s and HRV [N, F] of each night on an interval rung, in order."""
     if name in (ECG, FOUND):
         fields = ("tachogram", "hrv") if name == ECG else ("jj", "jj_hrv")
-        records, _ = open_split(data_dir, split, fields)
-        for position in nights.positions:
-            record = records[int(position)]
+        splits = {place[:2] for place in nights.places if place}
+        records = {key: open_split(*key, fields)[0] for key in splits}
+        for place in nights.places:
+            assert place is not None  # they were read from datasets
+            record = records[place[:2]][place.position]
             yield record[fields[0]], record[fields[1]]
         return
     for recording_id, windows in zip(nights.recording_ids, nights.windows, strict=True):
@@ -277,24 +275,18 @@ def _log_probs(
     """[W, K] of one seed."""
     train, model = dataclasses.replace(preset.student_train, seed=seed), preset.student
     about = {"rung": name, "data": [splits[split].digest() for split in ("train", "validation")]}
-    nights, more = splits["train"], {}
+    nights = splits["train"]
     if name in (SERIES, STUDENT):
-        loss = DistillConfig(alpha=1.0, signal_weight=preset.distill.signal_weight)
-        run = student_run(student_settings(about, model, loss, train, preset.augment))
+        run = Run(model, train, DistillConfig(alpha=1.0), preset.augment)
         nights = dataclasses.replace(nights, bcg_missing=np.zeros_like(nights.bcg_missing))
-        more = nights.columns(signal_columns(run))
-        more["teacher_logits"] = np.zeros((len(nights.label), 1, NUM_STAGES), np.float32)
     else:
-        network = TeacherConfig(model.width, model.context_windows, model.dropout)
-        run = teacher_run({"model": to_dict(network), "train": to_dict(train), **about})
+        run = Run(TeacherConfig(model.width, model.context_windows, model.dropout), train)
     folder = "".join(letter if letter.isalnum() else "_" for letter in name)
-    progress = fit(
+    progress, _ = fit(
         run,
-        nights,
-        splits["validation"],
+        TrainingSet(nights, splits["validation"], settings=about),
         workdir / "runs" / f"{folder}_{seed}",
         preset.execution,
-        more_columns=more,
     )
     logits = {
         split: np.concatenate(predict(run.module, progress.best, splits[split], run.columns))

@@ -19,27 +19,24 @@ from kd_sleep.config import Preset, student_of, to_dict
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import TrainingError
 from kd_sleep.evaluation import scores
-from kd_sleep.evaluation.evaluate import evaluate, teacher_log_probs
+from kd_sleep.evaluation.evaluate import evaluate_folders, readable
 from kd_sleep.study import plan
 from kd_sleep.study.ablations import Ablation, ablations
 from kd_sleep.study.conclusions import article_table, conclusions
 from kd_sleep.study.ladder import climb
 from kd_sleep.study.training import Bench, drawn_over_seeds
-from kd_sleep.training.distill import (
-    labelled_rows,
-    load_student,
-    read_material,
-    reads_samples,
-    student_columns,
-    train_teacher,
-)
-from kd_sleep.training.fit_kept_share import teacher_on, write_kept_share
-from kd_sleep.training.loop import KAPPA, claim, settings_of
+from kd_sleep.training.fit_student import sqi_target, with_sqi
+from kd_sleep.training.fit_teacher import fit_teacher
+from kd_sleep.training.loop import KAPPA
+from kd_sleep.training.run import claim, reads_samples
 from kd_sleep.training.seen_subjects import assert_unseen
+from kd_sleep.training.soft_labels import mixed_log_probs, opinions
+from kd_sleep.training.trained import Trained, load_trained
+from kd_sleep.training.training_set import TrainingSet, labelled_rows, read_training
 
 
 def run_study(
-    data_dir: Path,
+    data_dirs: Sequence[Path],
     workdir: Path,
     preset: Preset,
     grid: plan.Grid,
@@ -49,7 +46,7 @@ def run_study(
     """Trains and scores everything, and writes `workdir/results.json` and `workdir/report.html`.
 
     Args:
-      data_dir: folder of the dataset.
+      data_dirs: folders of datasets.
       workdir: of the study.
       preset: sizes and settings of all parts.
       grid: what validation chooses from.
@@ -66,38 +63,40 @@ def run_study(
         or fewer scored nights than `handful`.
       DatasetError: no dataset there, or none of its test nights scored.
     """
+    nights, validation = read_training(data_dirs, preset.student, preset.execution)
+    test = read_split(data_dirs, "test", samples=reads_samples(preset.student))
+    test = readable(test, ecg=True, bcg=True, name="test")
     if not teachers:
         teachers = [workdir / "teacher"]
-        train_teacher(
-            data_dir,
-            teachers[0],
+        fit_teacher(
+            nights,
+            validation,
             preset.teacher,
             preset.teacher_train,
-            preset.execution,
-            preset.study_soft_labels,
+            folds=preset.study_soft_labels.folds,
+            workdir=teachers[0],
+            execution=preset.execution,
         )
-    samples = reads_samples(preset.student)
+    taught = [load_trained(teacher, "teacher") for teacher in teachers]
+    data = TrainingSet.of_student(nights, validation, taught)
+    models = {f"{scores.TEACHER} in {teacher}": teacher.settings for teacher in taught}
+    assert_unseen(models, {"test": test}, data.about["data"])
     bench = Bench(
         workdir / "students",
-        read_material(data_dir, teachers, preset.execution, samples),
-        read_split(data_dir, "test", samples=samples),
+        data,
+        test,
         range(preset.study.study_seeds),
         preset.augment,
         preset.execution,
     )
-    assert_unseen(
-        {f"{scores.TEACHER} in {path}": settings_of(path, "teacher") for path in teachers},
-        {"test": bench.test, "validation": bench.material.validation},
-        bench.material.data,
-    )
     settings: dict[str, Any] = {name: to_dict(getattr(preset, name)) for name in _PARTS}
     settings["grid"] = {name: list(values) for name, values in vars(grid).items()}
-    settings["data"] = [*bench.material.data, bench.test.digest()]
-    settings["taught_by"] = bench.material.teacher
-    settings["folds"] = bench.material.folds
+    settings["data"] = [*data.about["data"], test.digest()]
+    settings["taught_by"] = data.about["teacher"]
+    settings["folds"] = data.about["folds"]
     claim(workdir, "study", settings)
     every = dataclasses.replace(preset.distill, labelled_nights=0)
-    scored = len(labelled_rows(bench.material.nights, every))
+    scored = len(labelled_rows(data.nights, every))
     if preset.study.handful > scored:
         raise TrainingError(
             f"--handful={preset.study.handful}: only {scored} training nights are scored.",
@@ -114,19 +113,15 @@ def run_study(
         for cell in cells
         if plan.is_main(cell, preset.study)
     }
-    validation, taught_by = bench.material.validation, bench.material.teacher
-    module, params, _ = load_student(main[scores.DISTILLED], validation)
-    labels = teacher_on(validation, teachers, taught_by)
-    columns = student_columns(module.config)
-    write_kept_share(main[scores.DISTILLED], module, params, columns, validation, labels, taught_by)
-    test = scores.ScoredNights.of(bench.test)
-    study = _scored(test, bench, teachers, found, ablated, preset)
+    if target := sqi_target(taught, data.validation):
+        with_sqi(load_trained(main[scores.DISTILLED], "student"), *target)
+    study = _scored(scores.ScoredNights.of(test), bench, taught, found, ablated, preset)
     extra: dict[str, Any] = {"study": study}
     if preset.study.ladder_seeds and shhs_dir is not None:
-        extra["ladder"] = climb(data_dir, shhs_dir, workdir / "ladder", preset)
+        extra["ladder"] = climb(data_dirs, shhs_dir, workdir / "ladder", preset)
     study["conclusions"] = conclusions(study)
     study["article"] = article_table(study, extra.get("ladder"))
-    return evaluate(data_dir, teachers, main, workdir, preset.evaluation, extra=extra)
+    return evaluate_folders(data_dirs, teachers, main, workdir, preset.evaluation, extra=extra)
 
 
 _PARTS = (
@@ -151,7 +146,7 @@ def _ablated(bench: Bench, preset: Preset) -> list[tuple[Ablation, dict[str, Any
 def _scored(
     test: scores.ScoredNights,
     bench: Bench,
-    teachers: Sequence[Path],
+    teachers: Sequence[Trained],
     found: dict[plan.Cell, dict[str, Any]],
     ablated: list[tuple[Ablation, dict[str, Any]]],
     preset: Preset,
@@ -159,15 +154,14 @@ def _scored(
     """The study's numbers, all on the same draws of subjects: see `write_report`."""
     config = preset.evaluation
     bootstrap = scores.Bootstrap.of(test, config)
-    train = bench.material.nights.labels()
+    train = bench.data.nights.labels()
 
     def of_probs(name: str, probs: Sequence[np.ndarray]) -> scores.Drawn:
         counts = scores.confusions(name, probs, test)
         return drawn_over_seeds(bootstrap, counts[None], name)
 
-    teacher = of_probs(
-        scores.TEACHER, [np.exp(night) for night in teacher_log_probs(teachers, bench.test)]
-    )
+    said = bench.test.split(np.exp(mixed_log_probs(opinions(teachers, bench.test))))
+    teacher = of_probs(scores.TEACHER, said)
     floors = {
         scores.TIME_OF_NIGHT: of_probs("time", scores.time_of_night_probs(train, test)),
         scores.MAJORITY: of_probs("majority", scores.majority_probs(train, test)),

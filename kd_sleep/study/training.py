@@ -24,18 +24,11 @@ from kd_sleep.datasets.nights import Nights
 from kd_sleep.evaluation import scores
 from kd_sleep.provenance import write_json
 from kd_sleep.study.plan import Cell, Grid
-from kd_sleep.training.checkpoints import Progress
-from kd_sleep.training.distill import (
-    Lesson,
-    Material,
-    student_columns,
-    student_run,
-    student_settings,
-)
 from kd_sleep.training.loop import KAPPA, predict
-from kd_sleep.training.metrics_log import read_metrics
+from kd_sleep.training.run import Run
 from kd_sleep.training.steps import Objective
-from kd_sleep.training.sweep import train_members, write_student
+from kd_sleep.training.sweep import Members, fit_members
+from kd_sleep.training.training_set import TrainingSet
 
 TUNING_SEED = 0  # of the tries; the seeds of the results are trained anew, this one among them
 
@@ -46,14 +39,14 @@ class Bench:
 
     Attributes:
       folder: of the students.
-      material: training and validation nights, and the teacher's soft labels.
+      data: training and validation nights, and the teacher's soft labels.
       test: nights that nothing is chosen by.
       seeds: of the results.
       augmentation, execution: as for any student.
     """
 
     folder: Path
-    material: Material
+    data: TrainingSet
     test: Nights
     seeds: Sequence[int]
     augmentation: AugmentConfig
@@ -83,10 +76,8 @@ class Bench:
             return self.seeds_of(folder, model, train, loss) | {"tried": 1, "tries": []}
         tried: list[tuple[float, TrainConfig, DistillConfig]] = []
         for number, (train, losses) in enumerate(tries):
-            lesson = self.material.lesson(losses[0])
-            seed = [TUNING_SEED]
-            members, _ = self._train(folder / f"try_{number}", lesson, model, train, losses, seed)
-            kappas = [member[KAPPA] for member in members]
+            members = self._train(folder / f"try_{number}", model, train, losses, [TUNING_SEED])
+            kappas = [member[KAPPA] for member in members.described]
             tried += [(kappa, train, loss) for kappa, loss in zip(kappas, losses, strict=True)]
         _, train, loss = max(tried, key=lambda each: each[0])
         return self.seeds_of(folder, model, train, loss) | {
@@ -122,52 +113,36 @@ class Bench:
         loss: DistillConfig,
         objective: tuple[str, Objective] | None,
     ) -> dict[str, Any]:
-        lesson = self.material.lesson(loss)
-        members, progress = self._train(
-            folder / "seeds", lesson, model, train, [loss], self.seeds, objective
-        )
+        members = self._train(folder / "seeds", model, train, [loss], self.seeds, objective)
         if objective is None:
-            first = dataclasses.replace(train, seed=self.seeds[0])
-            write_student(
-                folder / "student",
-                student_settings(lesson.settings, model, loss, first, self.augmentation),
-                progress,
-                0,
-                read_metrics(folder / "seeds"),
-            )
+            members.write(0, folder / "student")
         return {
             "chosen": _told(train, loss),
-            KAPPA: float(np.mean([member[KAPPA] for member in members])),
+            KAPPA: float(np.mean([member[KAPPA] for member in members.described])),
             "by_seed": [
-                {key: member[key] for key in ("seed", KAPPA, "step")} for member in members
+                {key: member[key] for key in ("seed", KAPPA, "step")}
+                for member in members.described
             ],
-            "counts": self._counts(model, loss, train, progress).tolist(),
+            "counts": self._counts(members).tolist(),
         }
 
     def _train(
         self,
         folder: Path,
-        lesson: Lesson,
         model: StudentConfig,
         train: TrainConfig,
         losses: Sequence[DistillConfig],
         seeds: Sequence[int],
         objective: tuple[str, Objective] | None = None,
-    ) -> tuple[list[dict[str, Any]], Progress]:
-        settings = student_settings(lesson.settings, model, losses[0], train, self.augmentation)
-        if objective is None:
-            return train_members(lesson, folder, settings, losses, seeds, self.execution)
-        name, loss = objective
-        settings |= {"objective": name}
-        return train_members(lesson, folder, settings, losses, seeds, self.execution, loss)
+    ) -> Members:
+        run = Run(model, train, losses[0], self.augmentation, other_loss=objective)
+        shown = self.data.hiding(losses[0])
+        return fit_members(run, shown, losses, seeds, folder, self.execution)
 
-    def _counts(
-        self, model: StudentConfig, loss: DistillConfig, train: TrainConfig, progress: Progress
-    ) -> NDArray[np.int64]:
+    def _counts(self, members: Members) -> NDArray[np.int64]:
         """[M, R, K, K] confusion counts of every seed on every test night."""
-        settings = student_settings({}, model, loss, train, self.augmentation)
-        module = student_run(settings).module
-        said = predict(module, progress.best, self.test, student_columns(model), len(self.seeds))
+        run, params = members.run, members.progress.best
+        said = predict(run.module, params, self.test, run.columns, len(self.seeds))
         nights = scores.ScoredNights.of(self.test)
         return np.stack(
             [

@@ -9,68 +9,24 @@ that were fitted on the others. The weights that stay are fitted on all of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, log_softmax, logsumexp, xlogy
+from scipy.special import expit, log_softmax, xlogy
 
-from kd_sleep.datasets.batches import whole_nights
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.datasets.splits import folds_of
 from kd_sleep.errors import TrainingError
 from kd_sleep.features.bcg import MOST_MISSING
 from kd_sleep.metrics import best_temperature
 from kd_sleep.models.kept_share import FEATURES, KeptShare, standardised, window_features
-from kd_sleep.provenance import write_json
-from kd_sleep.training import soft_labels
-from kd_sleep.training.steps import compiler_options
 
 FOLDS = 5
 FLAGGED = 0.2  # share of the validation windows that lie below the flag
 RIDGE = 1e-3  # weight of half the squared norm of the weights beside the mean cross-entropy
 FILE = "sqi.json"
-
-
-def write_kept_share(
-    workdir: Path,
-    module: nn.Module,
-    params: Any,
-    columns: tuple[str, ...],
-    validation: Nights,
-    teacher_log_probs_WK: NDArray,
-    teacher: str,
-) -> KeptShare:
-    """Fits a trained student's SQI and writes `sqi.json` in its folder.
-
-    Args:
-      workdir: the student's.
-      module, params, columns: the student, its parameters, and the columns of `Nights` it reads.
-      validation: nights.
-      teacher_log_probs_WK: as `teacher_on`.
-      teacher: fingerprints of the student's teachers, joined by "+".
-
-    Raises:
-      TrainingError: as `fit_kept_share`.
-    """
-    logits_WK, log_scale_W = outputs(module, params, columns, validation)
-    fitted = fit_kept_share(
-        validation,
-        logits_WK,
-        teacher_log_probs_WK,
-        log_scale_W,
-        student=soft_labels.fingerprint(params),
-        teacher=teacher,
-    )
-    if jax.process_index() == 0:
-        write_json(workdir / FILE, fitted.to_json())
-    return fitted
 
 
 def load_kept_share(workdir: Path, student: str) -> KeptShare | None:
@@ -100,7 +56,6 @@ def fit_kept_share(
     nights: Nights,
     logits_WK: NDArray,
     teacher_logits_WK: NDArray,
-    log_scale_W: NDArray,
     student: str,
     teacher: str,
 ) -> KeptShare:
@@ -112,7 +67,6 @@ def fit_kept_share(
       nights: R nights with W windows.
       logits_WK: of the student.
       teacher_logits_WK: of the teacher.
-      log_scale_W: as `outputs`.
       student, teacher: fingerprints.
 
     Raises:
@@ -133,7 +87,7 @@ def fit_kept_share(
     log_probs_WK = log_softmax(logits_WK.astype(np.float64) / temperature, -1)
     gap_W = gap_bits(teacher_logits_WK / teacher_temperature, log_probs_WK)
     share_W = np.exp2(-gap_W)
-    features_WF = features_of(nights, log_probs_WK, log_scale_W)
+    features_WF = features_of(nights, log_probs_WK)
     seen = weight_W > 0
     mean_F = np.average(features_WF, axis=0, weights=weight_W)
     spread_F = np.sqrt(np.average((features_WF - mean_F) ** 2, axis=0, weights=weight_W))
@@ -206,11 +160,10 @@ def logistic_regression(
     return found.x[:-1], float(found.x[-1])
 
 
-def features_of(nights: Nights, log_probs_WK: NDArray, log_scale_W: NDArray) -> NDArray[np.float64]:
+def features_of(nights: Nights, log_probs_WK: NDArray) -> NDArray[np.float64]:
     """[W, F] `window_features` of all windows of a split."""
     return window_features(
         log_probs_WK,
-        log_scale_W,
         nights.jj,
         nights.beat_confidence,
         nights.bcg_missing,
@@ -218,49 +171,10 @@ def features_of(nights: Nights, log_probs_WK: NDArray, log_scale_W: NDArray) -> 
     )
 
 
-def outputs(
-    module: nn.Module, params: Any, columns: tuple[str, ...], nights: Nights
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """A student's logits [W, K], and the mean log scale [W] of its signal stage over each window.
-
-    The latter is 0 where the student has no signal stage.
-    """
-
-    def apply(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        logits_BLK, collections = module.apply({"params": params}, batch, mutable=["sown"])
-        found = collections.get("sown", {}).get("tachogram_log_scale")
-        return logits_BLK, jnp.zeros(logits_BLK.shape[:2]) if found is None else found[0].mean(-1)
-
-    run, logits, log_scales = jax.jit(apply, compiler_options=compiler_options()), [], []
-    for batch in whole_nights(nights, columns):
-        logits_BLK, log_scale_BL = run(params, batch)
-        logits.append(np.asarray(logits_BLK)[batch["valid_BL"]])
-        log_scales.append(np.asarray(log_scale_BL, np.float64)[batch["valid_BL"]])
-    return np.concatenate(logits), np.concatenate(log_scales)
-
-
 def seen_weights(nights: Nights) -> NDArray[np.float64]:
     """[W] how much of each window both networks saw; 0 where the student gives no stage."""
     weight_W = (1.0 - nights.bcg_missing) * (1.0 - nights.rr_missing)
     return np.where(nights.bcg_missing < MOST_MISSING, weight_W, 0.0).astype(np.float64)
-
-
-def teacher_on(validation: Nights, teachers: Sequence[Path], teacher: str) -> NDArray[np.float64]:
-    """[W, K] log of the mean of the teachers' probabilities, from their soft labels.
-
-    Args:
-      validation: nights.
-      teachers: work folders.
-      teacher: their fingerprints, joined by "+".
-
-    Raises:
-      TrainingError: no soft labels of these teachers for these nights.
-    """
-    log_probs = [
-        log_softmax(soft_labels.load(folder / "soft_labels", "validation", name, validation), -1)
-        for folder, name in zip(teachers, teacher.split("+"), strict=True)
-    ]
-    return logsumexp(np.asarray(log_probs, np.float64), axis=0) - np.log(len(log_probs))
 
 
 def gap_bits(teacher_logits_NK: NDArray, student_logits_NK: NDArray) -> NDArray[np.float64]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,80 +19,28 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from kd_sleep import metrics as scores
-from kd_sleep.config import AugmentConfig, ExecutionConfig, TrainConfig
+from kd_sleep.config import ExecutionConfig
 from kd_sleep.datasets.batches import Crops, whole_nights
-from kd_sleep.datasets.nights import Nights
+from kd_sleep.datasets.nights import Nights, blank
 from kd_sleep.errors import Stopped, TrainingError
-from kd_sleep.provenance import provenance, read_json, write_json
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.training import feeds
-from kd_sleep.training.checkpoints import (
-    COPY_AGAIN,
-    Checkpoints,
-    Progress,
-    keep_best,
-    start_of,
-)
+from kd_sleep.training.checkpoints import Checkpoints, Progress, keep_best
 from kd_sleep.training.mesh import by_members, data_mesh, local_rows, put, whole
 from kd_sleep.training.meter import Meter
 from kd_sleep.training.metrics_log import MetricsLog
-from kd_sleep.training.seen_subjects import TRAINED_ON
+from kd_sleep.training.run import Run, claim
 from kd_sleep.training.steps import (
-    Batch,
-    Objective,
     Scalars,
-    create_state,
     make_predict,
     make_resident_step,
     make_train_step,
     shardings,
 )
+from kd_sleep.training.training_set import TrainingSet
 
 KAPPA = "validation_kappa"
 PROFILED_STEPS = 10
-_LAUNCHERS = {"teacher": "train_teacher", "student": "distill_student", "sweep": "sweep"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What one training run is: everything that `fit` needs beside the data.
-
-    Attributes:
-      kind: "teacher", "student" or "sweep".
-      module: the network.
-      columns: fields of `Nights` that the network reads at use, and what its scores need.
-      objective: the loss on a batch.
-      train: steps, batch, optimiser.
-      settings: all configs of the run as plain JSON; a work folder serves one set of settings.
-      loss_settings: scalars that the objective reads; in a sweep [M] each.
-      seeds: [M] of a sweep's members; None for a run of one.
-      augmentation: what is done to the BCG of training batches.
-    """
-
-    kind: str
-    module: nn.Module
-    columns: tuple[str, ...]
-    objective: Objective
-    train: TrainConfig
-    settings: dict[str, Any]
-    loss_settings: Scalars = dataclasses.field(default_factory=dict)
-    seeds: NDArray[np.int64] | None = None
-    augmentation: AugmentConfig = AugmentConfig()  # noqa: RUF009 - frozen
-
-    @property
-    def members(self) -> int:
-        """How many in a sweep; 0 for a run of one."""
-        return 0 if self.seeds is None else len(self.seeds)
-
-    def begin(self, batch: Batch) -> Progress:
-        """The progress before the first step, to be jitted or looked at by shape."""
-        if self.seeds is None:
-            return start_of(create_state(self.module, self.train, batch, self.loss_settings))
-
-        def member(settings: Scalars, seed: jax.Array) -> Progress:
-            return start_of(create_state(self.module, self.train, batch, settings, seed))
-
-        return jax.vmap(member)(self.loss_settings, jax.numpy.asarray(self.seeds))
 
 
 def predict(
@@ -116,34 +63,36 @@ def predict(
 
 def fit(
     run: Run,
-    nights: Nights,
-    validation: Nights,
-    workdir: Path,
-    execution: ExecutionConfig,
-    more_columns: Mapping[str, NDArray] | None = None,
-) -> Progress:
-    """Trains, or goes on training, in `workdir`.
+    data: TrainingSet,
+    workdir: Path | None = None,
+    execution: ExecutionConfig | None = None,
+    start: Any = None,
+) -> tuple[Progress, list[dict[str, Any]]]:
+    """Trains, or goes on training where a work folder was left.
 
-    The same command on the same folder goes on after the last checkpoint and ends with the same
+    The same call on the same folder goes on after the last checkpoint and ends with the same
     parameters as a run that was never stopped, wherever the dataset lies.
 
     Args:
       run: what to train.
-      nights: training nights; BCG samples that they lack are streamed from their dataset.
-      validation: nights whose kappa tells the best parameters.
+      data: to learn from, and to choose the best parameters by. BCG samples that the nights lack
+        are streamed from the dataset that they were read from.
       workdir: settings.json, metrics.jsonl, performance.jsonl, tensorboard/ and checkpoints/ go
-        here.
+        here; None keeps nothing on disk.
       execution: where the dataset lies, whether to profile.
-      more_columns: [W, ...] that the objective reads beside the network's, such as teacher logits.
+      start: parameters to begin from, that are kept unless better ones come; None draws them.
 
     Returns:
-      The progress at the last step, on the host; its `best` are the parameters to use.
+      The progress at the last step, on the host, whose `best` are the parameters to use; and the
+      metrics, a row for each evaluation.
 
     Raises:
       TrainingError: other settings or other data in `workdir`, no scored validation night, or a
         loss that is not finite.
       Stopped: SIGTERM came; everything is saved.
     """
+    nights, validation = data.nights, data.validation
+    execution = execution or ExecutionConfig()
     config, mesh = run.train, data_mesh()
     if (validation.label < 0).all():
         raise TrainingError(
@@ -156,25 +105,34 @@ def fit(
             f" --accumulate={config.accumulate} parts.",
             "Take a multiple.",
         )
-    local_rows(mesh, config.batch_size, run.members)  # does it divide by the devices?
-    claim(workdir, run.kind, run.settings)
+    members = len(run.members)
+    local_rows(mesh, config.batch_size, members)  # does it divide by the devices?
+    name = str(workdir or f"this {run.kind}")
+    if workdir is not None:
+        claim(workdir, run.kind, run.to_json() | data.about)
     crops = Crops(nights.windows, config.batch_size, config.sequence_windows, config.batch_seed)
-    feed, advance = _feed_and_step(run, nights, dict(more_columns or {}), crops, mesh, execution)
+    feed, advance = _feed_and_step(run, data, crops, mesh, execution)
     example = next(whole_nights(validation, run.columns, batch_size=1))
-    state_sharding, _ = shardings(mesh, run.members)
-    begin = jax.jit(lambda: run.begin(example), out_shardings=state_sharding)
-    keep = jax.jit(jax.vmap(keep_best) if run.members else keep_best, donate_argnums=0)
+    state_sharding, _ = shardings(mesh, members)
+    begin = jax.jit(lambda: run.begin(example, start), out_shardings=state_sharding)
+    keep = jax.jit(jax.vmap(keep_best) if members else keep_best, donate_argnums=0)
     validate = _validator(run, validation, mesh)
 
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    step, progress = checkpoints.latest(jax.eval_shape(begin), state_sharding) or (0, begin())
+    checkpoints = None if workdir is None else Checkpoints(workdir / "checkpoints")
+    found = checkpoints and checkpoints.latest(jax.eval_shape(begin), state_sharding)
+    step, progress = found or (0, begin())
     first_step = step
     log, meter = MetricsLog(workdir, first_step), Meter(config.batch_size * config.sequence_windows)
-    profile = _Profile(workdir / "profile" if execution.profile else None, first_step + 1)
+    if start is not None and not first_step:
+        row = validate(progress.state.kept)
+        progress = keep(progress, _on_devices(row[KAPPA], state_sharding))
+        log.write(0, row, {})
+    traced = workdir / "profile" if workdir and execution.profile else None
+    profile = _Profile(traced, first_step + 1)
     bar = tqdm(
         total=config.steps,
         initial=first_step,
-        desc=f"Training {workdir.name}",
+        desc=f"Training {workdir.name if workdir else run.kind}",
         unit="step",
         disable=jax.process_index() > 0,
     )
@@ -190,7 +148,7 @@ def fit(
                 with meter.dispatch():
                     state, pending = advance(state, *item.arguments)
                 # Read the steps before while these run on the device.
-                _assert_finite(previous, step, workdir)
+                _assert_finite(previous, step, name)
                 step += item.steps
                 meter.steps += item.steps
                 bar.update(item.steps)
@@ -198,7 +156,7 @@ def fit(
                 stopping = _anyone(told(), due)
                 if not (due or stopping):
                     continue
-                _assert_finite(pending, step, workdir)
+                _assert_finite(pending, step, name)
                 progress = progress.replace(state=state)
                 if due:
                     performance = meter.read()
@@ -209,11 +167,13 @@ def fit(
                     bar.set_postfix(
                         loss=f"{np.mean(row['loss']):.3f}", kappa=f"{np.mean(row[KAPPA]):.3f}"
                     )
-                checkpoints.save(step, progress)
+                if checkpoints:
+                    checkpoints.save(step, progress)
                 if stopping and step < config.steps:
+                    kept = "all of it is saved" if checkpoints else "without a workdir it is lost"
                     raise Stopped(
-                        f"{workdir}: stopped at step {step} of {config.steps}; all of it is saved.",
-                        "The same command goes on from there.",
+                        f"{name}: stopped at step {step} of {config.steps}; {kept}.",
+                        "The same command goes on from there." if checkpoints else "",
                     )
                 meter.restart()
     finally:
@@ -221,54 +181,47 @@ def fit(
         profile.stop()
         bar.close()
         log.close()
-        checkpoints.close()
+        if checkpoints:
+            checkpoints.close()
     # Members that lie on other hosts come here, too.
-    return jax.device_get(jax.jit(lambda tree: tree, out_shardings=whole(mesh))(progress))
+    together = jax.jit(lambda tree: tree, out_shardings=whole(mesh))(progress)
+    return jax.device_get(together), log.rows
 
 
 def _feed_and_step(
-    run: Run,
-    nights: Nights,
-    more_columns: dict[str, NDArray],
-    crops: Crops,
-    mesh: Mesh,
-    execution: ExecutionConfig,
+    run: Run, data: TrainingSet, crops: Crops, mesh: Mesh, execution: ExecutionConfig
 ) -> tuple[feeds.Feed, Callable]:
     """Batches, and the step that takes them, for where the dataset lies."""
-    bcg_from = None
-    names = [*run.columns, "label"]
-    if "bcg" in names and nights.bcg is None:
+    columns, members, bcg_from = data.columns(run), len(run.members), None
+    if "bcg" in run.columns and "bcg" not in columns:
         from kd_sleep.datasets.stream import stream_bcg  # Grain, which only this needs
 
-        bcg_from = functools.partial(stream_bcg, nights, crops)
-        names.remove("bcg")
-    columns = nights.columns(tuple(names)) | more_columns
-    arguments = (run.objective, run.train, mesh, run.augmentation)
+        bcg_from = functools.partial(stream_bcg, data.nights, crops)
+    balance = run.distill.balance if run.distill else 0.0
+    arguments = (run.objective(data.stage_weights(balance)), run.train, mesh, run.augment)
     size = sum(column.nbytes for column in columns.values())
     if bcg_from is None and feeds.choose(execution.dataset_in, size, mesh) == "device":
-        step = make_resident_step(*arguments, members=run.members)
-        on_device = feeds.upload(columns, mesh)
-        return feeds.resident_feed(on_device, crops, mesh, members=run.members), step
-    return (
-        feeds.host_feed(columns, crops, mesh, bcg_from, run.members),
-        make_train_step(*arguments, members=run.members),
-    )
+        step = make_resident_step(*arguments, members=members)
+        return feeds.resident_feed(feeds.upload(columns, mesh), crops, mesh, members=members), step
+    feed = feeds.host_feed(columns, crops, mesh, bcg_from, members)
+    return feed, make_train_step(*arguments, members=members)
 
 
 def _validator(
     run: Run, validation: Nights, mesh: Mesh
 ) -> Callable[[Any], dict[str, NDArray[np.float64]]]:
     """parameters -> kappa and accuracy on validation; in a sweep [M] each."""
-    predictor = make_predict(run.module, mesh, members=run.members)
-    size = 4 if by_members(mesh, run.members) else mesh.size * max(1, 4 // mesh.size)
-    rows = local_rows(mesh, size, run.members)
+    several = len(run.members)
+    predictor = make_predict(run.module, mesh, members=several)
+    size = 4 if by_members(mesh, several) else mesh.size * max(1, 4 // mesh.size)
+    rows = local_rows(mesh, size, several)
 
     def validate(params: Any) -> dict[str, NDArray[np.float64]]:
-        members = run.members or 1
+        members = several or 1
         counts = np.zeros((members, NUM_STAGES, NUM_STAGES), np.int64)
         for batch in whole_nights(validation, run.columns, size):
             local = {name: array[rows] for name, array in batch.items()}
-            logits = jax.device_get(predictor(params, put(local, mesh, run.members)))
+            logits = jax.device_get(predictor(params, put(local, mesh, several)))
             for member, said in enumerate(logits.argmax(-1).reshape(members, -1)):
                 counts[member] += scores.confusion_counts(batch["label"], said, NUM_STAGES)
         kappa = scores.kappa(counts)
@@ -277,7 +230,7 @@ def _validator(
             KAPPA: np.where(np.isfinite(kappa), kappa, 0.0),
             "validation_accuracy": scores.accuracy(counts),
         }
-        return found if run.members else {name: value[0] for name, value in found.items()}
+        return found if several else {name: value[0] for name, value in found.items()}
 
     return validate
 
@@ -333,7 +286,7 @@ def _on_devices(value: NDArray[np.float64], sharding: jax.sharding.Sharding) -> 
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
-def _assert_finite(metrics: Scalars, step: int, workdir: Path) -> None:
+def _assert_finite(metrics: Scalars, step: int, name: str) -> None:
     found = jax.device_get({name: metrics[name] for name in ("loss", "gradient_norm") if metrics})
     broken = [
         f"{name} is {value[~np.isfinite(value)][0]}"
@@ -342,98 +295,65 @@ def _assert_finite(metrics: Scalars, step: int, workdir: Path) -> None:
     ]
     if broken:
         raise TrainingError(
-            f"{workdir}: {' and '.join(broken)} at step {step}.",
+            f"{name}: {' and '.join(broken)} at step {step}.",
             "Lower --learning_rate, or look for windows that are not finite in the dataset.",
         )
 
 
-def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
-    """Writes a run's settings, or makes sure that those in the folder are the same.
+def started_from(run: Run, start: Run, params: Any) -> Any:
+    """Parameters for a run to begin from, out of another's.
 
-    What only describes the data is brought up to date: older runs say less of it.
-    """
-    path = workdir / "settings.json"
-    if path.exists():
-        found = _read(path)
-        if found["kind"] != kind:
-            raise TrainingError(f"{workdir} holds a {found['kind']}.", "Name another --workdir.")
-        there, here = _flat(found["settings"]), _flat(settings)
-        differing = [
-            f"{name} ({_shown(there.get(name))} there, {_shown(here.get(name))} here)"
-            for name in sorted({*there, *here})
-            if there.get(name) != here.get(name)
-        ]
-        if differing:
-            raise TrainingError(
-                f"{workdir} holds a {found['kind']} with other settings: {', '.join(differing)}.",
-                "Go on with the same flags, or name another --workdir.",
-            )
-        if found["settings"] != settings and jax.process_index() == 0:  # words on the same data
-            write_json(path, found | {"settings": settings})
-    elif jax.process_index() == 0:
-        write_json(path, {"kind": kind, "settings": settings, **provenance()})
+    Those of a student or teacher of the same architecture are all taken. Between a teacher and a
+    student those that both have are: the layers behind the first, which reads other inputs.
 
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings by the names of their flags, but for what only describes the data."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name != TRAINED_ON:
-            flat |= value if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _shown(value: Any) -> str:
-    """A setting as a person can compare it: digests cut short, members of a sweep in brief."""
-    if isinstance(value, list):
-        return " ".join(map(_shown, value))
-    if isinstance(value, dict):
-        return "/".join(map(str, value.values()))
-    return value[:8] if isinstance(value, str) else str(value)
-
-
-def settings_of(workdir: Path, kind: str) -> dict[str, Any]:
-    """The settings of a trained run.
+    Args:
+      run: to be trained.
+      start: of the parameters.
+      params: trained.
 
     Raises:
-      TrainingError: no run of that kind in the folder, or damaged settings.
+      TrainingError: an architecture that differs, or has nothing in common.
     """
-    path = workdir / "settings.json"
-    found: dict[str, Any] = {"kind": "nothing trained"}
-    if path.exists():
-        found = _read(path)
-    if found["kind"] != kind:
+
+    def named(tree: Any) -> dict[str, Any]:
+        found = jax.tree_util.tree_leaves_with_path(tree)
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found
+        }
+
+    example = next(whole_nights(blank(), run.columns, batch_size=1))
+    fresh = run.begin(example).best
+    there, here = named(params), named(fresh)
+    fits = {name for name in here if name in there and there[name].shape == here[name].shape}
+    if not fits or (run.kind == start.kind and fits != {*here}):
+        name = min({*here} - fits)
         raise TrainingError(
-            f"{workdir}: expected a trained {kind}, found {found['kind']}.",
-            f"Train one with `kd-sleep {_LAUNCHERS[kind]}`.",
+            f"start_from: the architectures differ ({len({*here} - fits)} of {len(here)} arrays,"
+            f" {name} the first).",
+            "Start from a network of the same settings, such as width and context.",
         )
-    for part in ("model", "train"):
-        if not isinstance(found["settings"].get(part), dict):
-            raise TrainingError(f"{path}: is damaged, it has no {part}.", COPY_AGAIN)
-    return found["settings"]
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            there[name]
+            if (name := jax.tree_util.keystr(path, simple=True, separator="/")) in fits
+            else leaf
+        ),
+        fresh,
+    )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A settings.json."""
-    found = read_json(path, COPY_AGAIN)
-    if not isinstance(found.get("kind"), str) or not isinstance(found.get("settings"), dict):
-        raise TrainingError(f"{path}: is damaged, it has no kind or no settings.", COPY_AGAIN)
-    return found
-
-
-def load_best(run: Run, nights: Nights, workdir: Path) -> Any:
+def load_best(run: Run, workdir: Path) -> Any:
     """The best parameters in a run's folder.
 
     Args:
       run: the same as when it was trained.
-      nights: any, for the shapes of their columns.
       workdir: the folder.
 
     Raises:
       TrainingError: no sound checkpoint, one of another architecture, or a run that has not ended.
     """
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    example = next(whole_nights(nights, run.columns, batch_size=1))
+    example = next(whole_nights(blank(), run.columns, batch_size=1))
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
         found = checkpoints.latest(jax.eval_shape(lambda: run.begin(example)), here)

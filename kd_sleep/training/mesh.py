@@ -7,6 +7,7 @@ is no other path.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def default_platform() -> str:
         return jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # the latter of a plugin without its library
         raise ConfigError(
-            f"JAX_PLATFORMS={jax.config.jax_platforms}: JAX finds no such device on this machine;"
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: JAX finds no such device on this machine;"
             " cpu is there.",
             "Unset JAX_PLATFORMS, which takes the best there is, or set it to cpu.",
         ) from error

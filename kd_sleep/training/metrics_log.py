@@ -25,10 +25,14 @@ class MetricsLog:
     stands apart from what does not. In a sweep values are lists, one entry to a member.
     """
 
-    def __init__(self, workdir: Path, resume_step: int):
-        """Rows after `resume_step` are dropped: the run is about to make them again."""
-        self._on = jax.process_index() == 0  # one host writes
-        if not self._on:
+    def __init__(self, workdir: Path | None, resume_step: int):
+        """Rows after `resume_step` are dropped: the run is about to make them again.
+
+        Without a folder, `rows` are all there is.
+        """
+        self.rows = [] if workdir is None else _kept(workdir, METRICS, resume_step)
+        self._on = workdir is not None and jax.process_index() == 0  # one host writes
+        if workdir is None or not self._on:
             return
         self._files = {name: _reopen(workdir / name, resume_step) for name in (METRICS, SPEED)}
         self._events = EventFileWriter(str(workdir / "tensorboard"))
@@ -36,9 +40,10 @@ class MetricsLog:
     def write(
         self, step: int, metrics: Mapping[str, ArrayLike], performance: Mapping[str, float]
     ) -> None:
+        row: dict[str, Any] = {name: np.asarray(value).tolist() for name, value in metrics.items()}
+        self.rows.append({"step": step, **row})
         if not self._on:
             return
-        row: dict[str, Any] = {name: np.asarray(value).tolist() for name, value in metrics.items()}
         for name, figures in ((METRICS, row), (SPEED, performance)):
             self._files[name].write(json.dumps({"step": step, **figures}) + "\n")
             self._files[name].flush()
@@ -62,8 +67,12 @@ class MetricsLog:
             self._events.close()
 
 
+def _kept(workdir: Path, name: str, resume_step: int) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(workdir, name) if row["step"] <= resume_step]
+
+
 def _reopen(path: Path, resume_step: int) -> TextIO:
-    kept = [row for row in read_metrics(path.parent, path.name) if row["step"] <= resume_step]
+    kept = _kept(path.parent, path.name, resume_step)
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
     partial.replace(path)

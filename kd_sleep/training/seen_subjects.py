@@ -21,8 +21,8 @@ def seen(train: Nights, validation: Nights) -> dict[str, str]:
     """An entry of the list for a run on these nights."""
     return {
         "cohort": train.cohort,
-        "train": " ".join(sorted(map(_hash, set(train.subject_ids)))),
-        "validation": " ".join(sorted(map(_hash, set(validation.subject_ids)))),
+        "train": " ".join(sorted(map(hashed, set(train.subject_ids)))),
+        "validation": " ".join(sorted(map(hashed, set(validation.subject_ids)))),
     }
 
 
@@ -60,12 +60,12 @@ def assert_unseen(
             known = {
                 name
                 for entry in entries
-                if _may_be_one(entry["cohort"], nights.cohort)
+                if may_be_one(entry["cohort"], nights.cohort)
                 for kind in kinds
                 for name in entry[kind].split()
             }
             subjects = sorted(set(nights.subject_ids))
-            if found := [subject for subject in subjects if _hash(subject) in known]:
+            if found := [subject for subject in subjects if hashed(subject) in known]:
                 raise TrainingError(
                     f"{model} was trained, or its best step chosen, on {len(found)} of the"
                     f" {len(subjects)} subjects of the {split} split: {_few(found)}.",
@@ -74,11 +74,12 @@ def assert_unseen(
                 )
 
 
-def _hash(subject: str) -> str:
+def hashed(subject: str) -> str:
+    """A subject's id as the list has it."""
     return hashlib.sha256(subject.encode()).hexdigest()[:12]
 
 
-def _may_be_one(one: str, other: str) -> bool:
+def may_be_one(one: str, other: str) -> bool:
     """Whether two names of cohorts may be of one: the same, or the same but for a seed."""
     return any(
         a == b or a.startswith(f"{b},") or b.startswith(f"{a},")

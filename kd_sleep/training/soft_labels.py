@@ -1,28 +1,38 @@
-"""Teacher logits: computed once per night, good only for the teacher and features they are of.
+"""What teachers say of nights, whichever these are: looked up where it is known, else predicted.
 
-A file of soft labels names the teacher by the fingerprint of its parameters, and each night by the
-digests of its RR features and of its logits. Where the nights were labelled by teachers of folds it
-says how many folds there are, and names each night's own teacher. Logits of another teacher, of
-other folds, for features that have changed since, or not as they were saved, are refused by name.
+A teacher's work folder keeps its logits in `soft_labels/`, each night's by three keys: recording,
+digest of the tachogram and HRV that the teacher is shown, and fingerprint of the teacher. A night
+whose content has changed since, or another teacher's, is therefore never found, and is predicted
+anew. A teacher in memory predicts every time.
+
+A teacher is too sure of the nights that it was trained on. One with folds has each of them labelled
+by the teacher of the fold that its subject was left out of.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from numpy.typing import NDArray
 
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import TrainingError
-from kd_sleep.provenance import read_json, write_json
+from kd_sleep.losses import mix_teachers
+from kd_sleep.provenance import write_json
 from kd_sleep.stages import NUM_STAGES
 
-_ANEW = "Give the command that trained the teacher again: it writes its soft labels anew."
+if TYPE_CHECKING:
+    from kd_sleep.training.trained import Trained
+
+FOLDER = "soft_labels"
+Key = tuple[str, str, str]  # recording, content, teacher
 
 
 def fingerprint(params: Any) -> str:
@@ -35,134 +45,87 @@ def fingerprint(params: Any) -> str:
     return digest.hexdigest()
 
 
-def save(
-    folder: Path,
-    split: str,
-    teacher: str,
-    nights: Nights,
-    logits: Sequence[NDArray],
-    fold_teachers: Sequence[str] = (),
-) -> None:
-    """Writes `<split>.npy`, all nights' logits in a row, and `<split>.json` that names them.
-
-    Args:
-      folder: of soft labels.
-      split: of the nights.
-      teacher: fingerprint.
-      nights: R nights.
-      logits: [N, K] of each night.
-      fold_teachers: [R] fingerprints of the teachers of folds that the logits are of; none where
-        they are the teacher's own.
+def opinions(teachers: Sequence[Trained], nights: Nights) -> NDArray[np.float32]:
+    """Logits [W, M, K] of M teachers on all windows of some nights.
 
     Raises:
-      TrainingError: logits of a night that are not finite.
+      TrainingError: as `Trained.logits`, or a damaged file of soft labels.
     """
-    logits = [np.asarray(night, np.float32) for night in logits]
-    for recording, night in zip(nights.recording_ids, logits, strict=True):
-        if not np.isfinite(night).all():
-            raise TrainingError(
-                f"{folder}: the teacher's logits for {recording} are not finite.",
-                "Train it again in another --workdir, with a smaller --learning_rate.",
-            )
+    return np.stack([_of_one(teacher, nights) for teacher in teachers], axis=1)
+
+
+def mixed_log_probs(logits_WMK: NDArray) -> NDArray[np.float64]:
+    """[W, K] log of the teachers' mean probabilities."""
+    ones = np.ones(logits_WMK.shape[1], np.float32)
+    return np.asarray(mix_teachers(np.moveaxis(logits_WMK, 1, 0), ones, 1.0), np.float64)
+
+
+def _of_one(teacher: Trained, nights: Nights) -> NDArray[np.float32]:
+    by = [teacher.for_subject(subject, nights.cohort) for subject in nights.subject_ids]
+    keys: list[Key] = [
+        (recording, digest, one.name)
+        for recording, digest, one in zip(
+            nights.recording_ids, nights.teacher_digest, by, strict=True
+        )
+    ]
+    folder = None if teacher.workdir is None else teacher.workdir / FOLDER
+    known = _read(folder) if folder else {}
+    if folder is None or jax.process_index() == 0:  # one host predicts and writes
+        lacking = [row for row, key in enumerate(keys) if key not in known]
+        found: dict[Key, NDArray] = {}
+        for one in {by[row].name: by[row] for row in lacking}.values():
+            rows = [row for row in lacking if by[row].name == one.name]
+            said = one.logits(nights if len(rows) == len(nights) else nights.select(rows))
+            found |= {keys[row]: logits for row, logits in zip(rows, said, strict=True)}
+        if folder and found:
+            _write(folder, {keys[row]: found[keys[row]] for row in lacking})
+        known |= found
+    if folder and jax.process_count() > 1:
+        multihost_utils.sync_global_devices("soft labels are written")
+        known = _read(folder)
+    return np.concatenate([known[key] for key in keys])
+
+
+def _write(folder: Path, logits: dict[Key, NDArray]) -> None:
+    """Writes one more file: all these nights' logits in a row, and an index that names them."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{split}.json").unlink(missing_ok=True)  # names nothing while the logits change
-    np.save(folder / f"{split}.npy", np.concatenate(logits))
-    index = {
-        name: {"windows": len(values), "digest": digest, "teacher": by, "logits": _digest(values)}
-        for name, values, digest, by in zip(
-            nights.recording_ids,
-            logits,
-            nights.teacher_digest,
-            fold_teachers or [teacher] * len(nights),
-            strict=True,
-        )
-    }
-    folds = len(set(fold_teachers))
-    write_json(folder / f"{split}.json", {"teacher": teacher, "folds": folds, "nights": index})
+    name = hashlib.sha256(repr(sorted(logits)).encode()).hexdigest()[:16]
+    flat = np.concatenate(list(logits.values())).astype(np.float32)
+    np.save(folder / f"{name}.npy", flat)
+    nights = [
+        {"recording": recording, "windows": len(rows), "digest": digest, "teacher": teacher}
+        for (recording, digest, teacher), rows in logits.items()
+    ]
+    # The index last: without it, logits that are half written are nobody's.
+    write_json(folder / f"{name}.json", {"sha256": _sha256(flat), "nights": nights})
 
 
-def load(
-    folder: Path, split: str, teacher: str, nights: Nights, fold_teachers: Sequence[str] = ()
-) -> NDArray[np.float32]:
-    """The logits [W, K] of the windows of `nights`.
-
-    Args:
-      folder, split, teacher, fold_teachers: as they were saved.
-      nights: as they were saved, in any order; without `fold_teachers` some of them will do.
+def _read(folder: Path) -> dict[Key, NDArray[np.float32]]:
+    """The logits [N, K] of every night that a folder knows.
 
     Raises:
-      TrainingError: none there, of another teacher, of other folds, for other RR features, or not
-        as they were saved.
+      TrainingError: a file that is not what was written.
     """
-    path, array = folder / f"{split}.json", folder / f"{split}.npy"
-    if not path.exists():
-        raise TrainingError(f"{path}: no soft labels.", "Run `kd-sleep train_teacher` first.")
-    index = read_json(path, _ANEW)
-    if not _is_index(index):
-        raise TrainingError(f"{path}: is damaged, no index of soft labels.", _ANEW)
-    if index["teacher"] != teacher:
-        raise TrainingError(
-            f"{path}: soft labels of another teacher.",
-            "Run `kd-sleep train_teacher` again.",
-        )
-    folds = len(set(fold_teachers))
-    if index.get("folds", 0) != folds:  # files of before had none
-        raise TrainingError(
-            f"{path}: soft labels of {index.get('folds', 0)} folds, expected {folds}.",
-            "Run `kd-sleep train_teacher` again.",
-        )
-    try:
-        flat = np.load(array, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise TrainingError(f"{array}: is damaged or absent ({error}).", _ANEW) from error
-    if flat.shape[1:] != (NUM_STAGES,):
-        raise TrainingError(
-            f"{path}: soft labels of {flat.shape[-1]} classes, expected {NUM_STAGES}.",
-            "Train the teacher with this version of kd_sleep.",
-        )
-    ends = np.cumsum([entry["windows"] for entry in index["nights"].values()])
-    if len(flat) != ends[-1] or flat.dtype != np.float32:
-        raise TrainingError(
-            f"{array}: {len(flat)} rows of {flat.dtype}, expected {ends[-1]} of float32.", _ANEW
-        )
-    entries = {
-        name: (entry, flat[end - entry["windows"] : end])
-        for (name, entry), end in zip(index["nights"].items(), ends, strict=True)
-    }
-    found = []
-    expected = fold_teachers or [teacher] * len(nights)
-    for name, digest, by in zip(nights.recording_ids, nights.teacher_digest, expected, strict=True):
-        entry, logits = entries.get(name, (None, None))
-        if entry is None:
-            what = "no soft labels for"
-        elif entry["digest"] != digest:
-            what = "soft labels for other RR features of"
-        elif entry.get("teacher", teacher) != by:
-            what = "soft labels of another fold's teacher for"
-        elif entry.get("logits") != _digest(logits):  # files of before had no digest
-            raise TrainingError(f"{array}: not the soft labels that were saved for {name}.", _ANEW)
-        else:
-            found.append(logits)
-            continue
-        raise TrainingError(f"{path}: {what} {name}.", "Train the teacher on this very dataset.")
-    return np.concatenate(found)
+    found: dict[Key, NDArray] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            index = json.loads(path.read_text())
+            flat = np.load(path.with_suffix(".npy"), allow_pickle=False)
+            if flat.shape[1:] != (NUM_STAGES,):
+                raise ValueError(f"{flat.shape[-1]} classes, expected {NUM_STAGES}")
+            if _sha256(flat) != index["sha256"]:
+                raise ValueError("its checksum is wrong")
+            ends = np.cumsum([night["windows"] for night in index["nights"]])
+            for night, end in zip(index["nights"], ends, strict=True):
+                key = (night["recording"], night["digest"], night["teacher"])
+                found[key] = flat[end - night["windows"] : end]
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise TrainingError(
+                f"{path}: damaged soft labels ({error}).",
+                "Remove it and the .npy beside it: the teacher labels these nights again.",
+            ) from error
+    return found
 
 
-def _digest(logits: NDArray[np.float32]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(logits).tobytes()).hexdigest()
-
-
-def _is_index(found: dict[str, Any]) -> bool:
-    nights = found.get("nights")
-    return (
-        isinstance(found.get("teacher"), str)
-        and isinstance(nights, dict)
-        and len(nights) > 0
-        and all(
-            isinstance(night, dict)
-            and {"windows", "digest"} <= night.keys()
-            and type(night["windows"]) is int
-            and night["windows"] >= 0
-            for night in nights.values()
-        )
-    )
+def _sha256(array: NDArray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

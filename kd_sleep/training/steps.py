@@ -20,7 +20,6 @@ from jax.sharding import Mesh, NamedSharding
 
 from kd_sleep.config import AugmentConfig, DistillConfig, TrainConfig
 from kd_sleep.datasets.batches import Sequences, gather, masked, windows_of
-from kd_sleep.features.inputs import JJ_LEVEL, TYPICAL_S
 from kd_sleep.losses import Direction, cross_entropy, distillation_loss, weighted_mean
 from kd_sleep.training.augment import augment
 from kd_sleep.training.mesh import AXIS, by_members, cut, whole
@@ -36,12 +35,12 @@ class Objective:
 
     Attributes:
       weigh: batch -> `label_weights` and `kl_weights`, [B, L] each.
-      loss: (logits_BLK, what the network sowed, batch with these weights and their totals,
-        settings) -> the loss and scalars to log, each of them a sum over the batch's parts.
+      loss: (logits_BLK, batch with these weights and their totals, settings) -> the loss and
+        scalars to log, each of them a sum over the batch's parts.
     """
 
     weigh: Callable[[Batch], Scalars]
-    loss: Callable[[jax.Array, Batch, Batch, Scalars], tuple[jax.Array, Scalars]]
+    loss: Callable[[jax.Array, Batch, Scalars], tuple[jax.Array, Scalars]]
 
 
 class TrainState(train_state.TrainState):
@@ -63,6 +62,11 @@ class TrainState(train_state.TrainState):
         return self.params if self.average is None else self.average
 
 
+def on_batch(module: Any, batch: Batch, **how: Any) -> Any:
+    """A network on what it reads of a batch: `module.apply(variables, batch, method=on_batch)`."""
+    return module(*module.inputs(batch), **how)
+
+
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """AdamW under a clipped global norm; linear warm-up, then cosine decay to 0 at the end."""
     warmup = max(1, round(config.steps * config.warmup_share))
@@ -81,13 +85,18 @@ def create_state(
     batch: Batch,
     settings: Mapping[str, jax.typing.ArrayLike] | None = None,
     seed: jax.typing.ArrayLike | None = None,
+    params: Any = None,
 ) -> TrainState:
-    """Parameters and optimiser state; `settings` and `seed` (else the config's) may be traced."""
+    """Parameters, drawn where none are given, and optimiser state.
+
+    `settings` and `seed` (else the config's) may be traced.
+    """
     key, init_key = jax.random.split(jax.random.PRNGKey(config.seed if seed is None else seed))
-    params = module.init(init_key, batch)["params"]
+    if params is None:
+        params = module.init(init_key, batch, method=on_batch)["params"]
     state = TrainState.create(
         apply_fn=module.apply,
-        params=params,
+        params=jax.tree.map(jnp.asarray, params),
         tx=make_optimizer(config),
         key=key,
         settings={name: jnp.float32(value) for name, value in (settings or {}).items()},
@@ -115,10 +124,10 @@ def make_update(
         totals = {f"{name}_total": jnp.sum(weight) for name, weight in weights.items()}
 
         def objective_of(params: Any, part: Batch, dropout: jax.Array):
-            logits, sown = state.apply_fn(
-                {"params": params}, part, train=True, rngs={"dropout": dropout}, mutable=["sown"]
+            logits = state.apply_fn(
+                {"params": params}, part, train=True, rngs={"dropout": dropout}, method=on_batch
             )
-            return objective.loss(logits, sown.get("sown", {}), {**part, **totals}, state.settings)
+            return objective.loss(logits, {**part, **totals}, state.settings)
 
         def value_and_gradient(part: Batch, number: jax.typing.ArrayLike):
             dropout = jax.random.fold_in(dropout_key, number)
@@ -281,7 +290,7 @@ def make_predict(
     """A jitted (params, batch cut over the mesh) -> logits_BLK on every device, without dropout."""
 
     def logits(params: Any, batch: Batch) -> jax.Array:
-        logits_BLK = module.apply({"params": params}, batch)
+        logits_BLK = module.apply({"params": params}, batch, method=on_batch)
         assert isinstance(logits_BLK, jax.Array)  # and no mutable collections
         return logits_BLK
 
@@ -319,7 +328,7 @@ def hard_label_objective() -> Objective:
     def weigh(batch: Batch) -> Scalars:
         return {"label_weights": jnp.where(batch["label"] >= 0, 1.0 - batch["rr_missing"], 0.0)}
 
-    def loss(logits_BLK, sown, batch, settings):
+    def loss(logits_BLK, batch, settings):
         ce = weighted_mean(
             cross_entropy(logits_BLK, batch["label"]),
             batch["label_weights"],
@@ -354,7 +363,7 @@ def distillation_objective(
             "kl_weights": seen * (1.0 - batch["rr_missing"]),
         }
 
-    def loss(logits_BLK, sown, batch, settings):
+    def loss(logits_BLK, batch, settings):
         teachers = jnp.moveaxis(batch["teacher_logits"], -2, 0)  # [M, B, L, K]
         value, aux = distillation_loss(
             logits_BLK,
@@ -378,46 +387,9 @@ def distillation_objective(
             "labelled_share": jnp.sum(jnp.where(batch["label"] >= 0, batch["seen"], 0.0))
             / jnp.maximum(batch["seen_total"], 1.0),
         }
-        if config.signal_weight and "tachogram_mean" in sown:
-            signal = signal_loss(
-                sown["tachogram_mean"][0], sown["tachogram_log_scale"][0], batch, jj_level(batch)
-            )
-            value += config.signal_weight * signal
-            scalars["signal"] = signal
         return value, scalars
 
     return Objective(weigh, loss)
-
-
-def signal_loss(
-    mean_BLT: jax.Array, log_scale_BLT: jax.Array, batch: Batch, level_BL: jax.Array
-) -> jax.Array:
-    """How well the ECG's tachogram is regressed from the BCG, where the ECG has one.
-
-        |tachogram - mean| / scale + log(scale)        tenths of the level; a Laplace density
-
-    An error in the middle costs less than under a Gaussian: a missed beat is an outlier.
-
-    Args:
-      mean_BLT, log_scale_BLT: of the density.
-      batch: with the teacher's columns.
-      level_BL: s, the reference interval that the student reads by.
-    """
-    valid = batch["tachogram_valid"]
-    # The teacher's tachogram is relative to the night's median NN, which its last feature tells.
-    night_s = batch["hrv"][..., -1:] / 5.0 + TYPICAL_S
-    target_s = (1.0 + batch["tachogram"] / 10.0) * night_s
-    target = jnp.clip((target_s / level_BL[..., None] - 1.0) * 10.0, -10.0, 10.0)
-    nll = jnp.abs(target - mean_BLT) * jnp.exp(-log_scale_BLT) + log_scale_BLT
-    count = jnp.maximum(jnp.sum(valid, -1, dtype=jnp.float32), 1.0)
-    per_window = jnp.sum(jnp.where(valid, nll, 0.0), -1) / count
-    return weighted_mean(per_window, batch["kl_weights"], batch["kl_weights_total"])
-
-
-def jj_level(batch: Batch) -> jax.Array:
-    """[B, L] s, the reference interval of a student's batch, whatever its scope."""
-    (summary,) = (batch[name] for name in batch if name.startswith("summary_"))
-    return summary[..., JJ_LEVEL]
 
 
 def loss_settings(config: DistillConfig) -> Scalars:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kd_sleep.config import (
@@ -26,24 +25,18 @@ from kd_sleep.config import (
     ExecutionConfig,
     StudentConfig,
     TrainConfig,
-    to_dict,
 )
+from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import ConfigError
 from kd_sleep.provenance import write_json
 from kd_sleep.training.checkpoints import Checkpoints, Progress
-from kd_sleep.training.distill import (
-    Lesson,
-    read_material,
-    reads_samples,
-    student_run,
-    student_settings,
-)
-from kd_sleep.training.loop import KAPPA, claim
-from kd_sleep.training.metrics_log import MetricsLog, read_metrics
-from kd_sleep.training.steps import Objective
+from kd_sleep.training.loop import KAPPA, fit
+from kd_sleep.training.metrics_log import MetricsLog
+from kd_sleep.training.run import Run, claim
+from kd_sleep.training.trained import Trained
+from kd_sleep.training.training_set import TrainingSet
 
 CHOSEN = "chosen"  # folder of the member to use, an ordinary student's
-LOSS_SETTINGS = ("alpha", "temperature", "label_smoothing")  # that members may differ in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +70,80 @@ class Grid:
         ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """Students that were trained in one program.
+
+    Attributes:
+      run: of all of them.
+      data: that they learned from.
+      described: each one's loss, seed, highest `validation_kappa` and the `step` it came at.
+      progress: each leaf with a first axis of members.
+      rows: metrics, each a list of members.
+    """
+
+    run: Run
+    data: TrainingSet
+    described: list[dict[str, Any]]
+    progress: Progress
+    rows: list[dict[str, Any]]
+
+    def write(self, number: int, workdir: Path) -> None:
+        """Leaves one member in `workdir`, a student's folder like any other."""
+        loss, seed = self.run.members[number]
+        train = dataclasses.replace(self.run.train, seed=seed)
+        alone = dataclasses.replace(self.run, train=train, distill=loss, members=())
+        claim(workdir, "student", alone.to_json() | self.data.about)
+        mine = jax.tree.map(lambda leaf: np.asarray(leaf[number]), self.progress)
+        checkpoints = Checkpoints(workdir / "checkpoints")
+        step = int(mine.state.step)
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        found = checkpoints.latest(mine, here)
+        if found is None or found[0] != step:
+            checkpoints.save(step, mine)
+        checkpoints.close()
+        log = MetricsLog(workdir, 0)
+        for row in self.rows:
+            values = {name: value[number] for name, value in row.items() if name != "step"}
+            log.write(int(row["step"]), values, {})
+        log.close()
+
+
+def fit_members(
+    run: Run,
+    data: TrainingSet,
+    losses: Sequence[DistillConfig],
+    seeds: Sequence[int],
+    workdir: Path,
+    execution: ExecutionConfig | None = None,
+) -> Members:
+    """Trains losses x seeds on the same nights, in one program, or goes on with it.
+
+    Args:
+      run: of one of them; its loss is that of the members but for what they differ in.
+      data: the same for all members.
+      losses: they may differ in alpha, temperature and label smoothing.
+      seeds: of initial parameters and dropout.
+      workdir: a run's folder of its own.
+      execution: how to run.
+    """
+    run = dataclasses.replace(run, members=tuple(itertools.product(losses, seeds)))
+    progress, rows = fit(run, data, workdir, execution)
+    found = zip(run.described_members(), progress.best_kappa, progress.best_step, strict=True)
+    described = [m | {KAPPA: float(kappa), "step": int(step)} for m, kappa, step in found]
+    return Members(run, data, described, progress, rows)
+
+
 def train_sweep(
-    data_dir: Path,
-    teachers: Sequence[Path],
+    nights: Nights,
+    teachers: Sequence[Trained],
+    validation: Nights,
     workdir: Path,
     grid: Grid,
     model: StudentConfig,
     distill: DistillConfig,
     train: TrainConfig,
-    augmentation: AugmentConfig | None = None,
+    augment: AugmentConfig = AugmentConfig(),  # noqa: B008 - frozen
     execution: ExecutionConfig | None = None,
 ) -> dict[str, Any]:
     """Trains the grid, or goes on with it, and chooses (alpha, T) by mean validation kappa.
@@ -97,93 +155,32 @@ def train_sweep(
       What sweep.json holds: `members`, a list of alpha, temperature, seed, `validation_kappa` (the
       highest) and the `step` it came at; `chosen`, one of them; `labelled_nights`.
     """
-    augmentation, execution = augmentation or AugmentConfig(), execution or ExecutionConfig()
-    cells = grid.members(distill)
-    alone = {seed: dataclasses.replace(train, seed=seed) for seed in grid.seeds}  # can be?
-    claim(
-        workdir,
-        "sweep",
-        {
-            "model": to_dict(model),
-            "distill": to_dict(distill),
-            "train": to_dict(train),
-            "augment": to_dict(augmentation),
-            "grid": {name: list(values) for name, values in vars(grid).items()},
-        },
-    )
-    members: list[dict[str, Any]] = []
-    places: list[tuple[dict[str, Any], Progress, int, Path]] = []  # of each member
-    for name, lesson, losses in _groups(cells, model, data_dir, teachers, execution):
-        settings = student_settings(lesson.settings, model, losses[0], train, augmentation)
-        described, progress = train_members(
-            lesson, workdir / name, settings, losses, grid.seeds, execution
+    run = Run(model, train, distill, augment)
+    axes = {name: list(values) for name, values in vars(grid).items()}
+    for seed in grid.seeds:
+        dataclasses.replace(train, seed=seed)  # can it be?
+    claim(workdir, "sweep", run.to_json() | {"grid": axes})
+    data = TrainingSet.of_student(nights, validation, teachers)
+    groups = [
+        fit_members(
+            dataclasses.replace(run, distill=losses[0]),
+            shown, losses, grid.seeds, workdir / name, execution,
         )
-        members += described
-        places += [(lesson.settings, progress, n, workdir / name) for n in range(len(described))]
-        origin = lesson.nights.origin()
-
+        for name, shown, losses in _groups(grid.members(distill), data)
+    ]  # fmt: skip
+    members = [member for group in groups for member in group.described]
     chosen = choose(members)
-    about, progress, number, folder = places[members.index(chosen)]
-    loss = dataclasses.replace(distill, alpha=chosen["alpha"], temperature=chosen["temperature"])
-    settings = student_settings(about, model, loss, alone[chosen["seed"]], augmentation)
-    write_student(workdir / CHOSEN, settings, progress, number, read_metrics(folder))
+    group = next(group for group in groups if chosen in group.described)
+    group.write(group.described.index(chosen), workdir / CHOSEN)
     results = {
         "members": members,
         "chosen": chosen,
-        "labelled_nights": about["labelled"],
-        "data": origin,
+        "labelled_nights": group.data.about["labelled"],
+        "data": group.data.nights.origin(),
     }
     if jax.process_index() == 0:
         write_json(workdir / "sweep.json", results)
     return results
-
-
-def train_members(
-    lesson: Lesson,
-    workdir: Path,
-    settings: dict[str, Any],
-    losses: Sequence[DistillConfig],
-    seeds: Sequence[int],
-    execution: ExecutionConfig,
-    objective: Objective | None = None,
-) -> tuple[list[dict[str, Any]], Progress]:
-    """Trains losses x seeds on one lesson, in one program, or goes on with it.
-
-    Args:
-      lesson: the same for all members.
-      workdir: a run's folder of its own.
-      settings: of a student (`student_settings`); its loss is that of the members but for what
-        they differ in.
-      losses: they may differ in alpha, temperature and label smoothing.
-      seeds: of initial parameters and dropout.
-      execution: how to run.
-      objective: another loss than the settings', which then name it.
-
-    Returns:
-      For each member its loss, seed, highest `validation_kappa` and the `step` it came at; and the
-      progress, each leaf with a first axis of members.
-    """
-    pairs = list(itertools.product(losses, seeds))
-    varied = {name: [getattr(loss, name) for loss, _ in pairs] for name in LOSS_SETTINGS}
-    smoothed = any(varied["label_smoothing"])
-    if not smoothed:  # as in a student alone, where it would only cost arithmetic
-        del varied["label_smoothing"]
-    described = [
-        {name: values[number] for name, values in varied.items()} | {"seed": seed}
-        for number, (_, seed) in enumerate(pairs)
-    ]
-    one = student_run(settings, lesson.stage_weights)
-    run = dataclasses.replace(
-        one,
-        kind="sweep",
-        settings=settings | {"members": described},
-        seeds=np.array([seed for _, seed in pairs]),
-        objective=objective or one.objective,
-        loss_settings={name: jnp.array(values, jnp.float32) for name, values in varied.items()},
-    )
-    progress = lesson.teach(run, workdir, execution)
-    found = zip(described, progress.best_kappa, progress.best_step, strict=True)
-    return [m | {KAPPA: float(kappa), "step": int(step)} for m, kappa, step in found], progress
 
 
 def choose(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -196,53 +193,16 @@ def choose(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _groups(
-    cells: list[DistillConfig],
-    model: StudentConfig,
-    data_dir: Path,
-    teachers: Sequence[Path],
-    execution: ExecutionConfig,
-) -> Iterator[tuple[str, Lesson, list[DistillConfig]]]:
-    """Name, lesson and losses of each set of cells that see the same batches."""
+    cells: list[DistillConfig], data: TrainingSet
+) -> Iterator[tuple[str, TrainingSet, list[DistillConfig]]]:
+    """Name, nights and losses of each set of cells that see the same batches."""
     soft = [cell for cell in cells if cell.alpha < 1.0]
     hard = [cell for cell in cells if cell.alpha == 1.0]
-    material = read_material(data_dir, teachers, execution, reads_samples(model))
     if soft:
-        lesson = material.lesson(soft[0])
-        if lesson.settings["labelled"] == len(lesson.nights):
-            yield "members", lesson, soft + hard
+        shown = data.hiding(soft[0])
+        if shown.about["labelled"] == len(shown.nights):
+            yield "members", shown, soft + hard
             return
-        yield "distilled", lesson, soft
+        yield "distilled", shown, soft
     if hard:
-        yield "hard_labels", material.lesson(hard[0]), hard
-
-
-def write_student(
-    workdir: Path,
-    settings: dict[str, Any],
-    progress: Progress,
-    number: int,
-    rows: list[dict[str, Any]],
-) -> None:
-    """Leaves member `number` in `workdir`, a student's folder like any other.
-
-    Args:
-      workdir: the folder.
-      settings: that train this member alone.
-      progress: of all members.
-      number: which it is.
-      rows: the members' metrics.
-    """
-    claim(workdir, "student", settings)
-    mine = jax.tree.map(lambda leaf: np.asarray(leaf[number]), progress)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    step = int(mine.state.step)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    found = checkpoints.latest(mine, here)
-    if found is None or found[0] != step:
-        checkpoints.save(step, mine)
-    checkpoints.close()
-    log = MetricsLog(workdir, 0)
-    for row in rows:
-        values = {name: value[number] for name, value in row.items() if name != "step"}
-        log.write(int(row["step"]), values, {})
-    log.close()
+        yield "hard_labels", data.hiding(hard[0]), hard

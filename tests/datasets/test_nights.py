@@ -14,6 +14,7 @@ from kd_sleep.errors import DatasetError
 from kd_sleep.features import night
 from kd_sleep.features.series import RECORD_FIELDS
 from kd_sleep.recordings import shhs
+from kd_sleep.signals.timeseries import Series
 
 COLUMNS = (
     *("label", "tachogram", "tachogram_valid", "hrv", "rr_missing"),
@@ -42,9 +43,8 @@ def records(data_dir):
     return sorted(found, key=lambda record: len(record["label"]))
 
 
-@pytest.mark.parametrize("bcg", [True, False])
-def test_without_samples_a_split_is_the_same_but_for_them(data_dir, nights, bcg):
-    bare = read_split(data_dir, "train", bcg=bcg)
+def test_without_samples_a_split_is_the_same_but_for_them(data_dir, nights):
+    bare = read_split(data_dir, "train")
     assert bare.bcg is None
     assert bare.digest() == nights.digest()
     for field in dataclasses.fields(nights):
@@ -83,7 +83,7 @@ def test_one_other_second_of_bcg_is_another_digest(tmp_path):
     again, other = bcg.copy(), bcg.copy()
     other[100:150] *= 1.5
     one, same, changed = (
-        night._sampled(files, values, 10, DatasetConfig())["bcg_digest"]
+        night._sampled(files, Series.of(values, schema.BCG_HZ), 10, DatasetConfig())["bcg_digest"]
         for values in (bcg, again, other)
     )
     assert one == same
@@ -108,17 +108,18 @@ def test_columns_are_what_the_records_hold(nights, records):
             np.testing.assert_array_equal(part, by_name[nights.recording_ids[row]][name])
 
 
-def test_positions_find_the_records_again(data_dir, nights):
+def test_places_find_the_records_again(data_dir, nights):
     source, _ = open_split(data_dir, "train", ("recording_id",))
     shuffled = nights.select(np.random.default_rng(0).permutation(len(nights)))
-    found = [source[int(position)]["recording_id"].decode() for position in shuffled.positions]
+    assert {place[:2] for place in shuffled.places} == {(str(data_dir), "train")}
+    found = [source[place.position]["recording_id"].decode() for place in shuffled.places]
     assert found == list(shuffled.recording_ids)
 
 
 def test_selecting_nights_keeps_rows_together(nights):
     chosen = nights.select([2, 0])
     assert chosen.recording_ids == (nights.recording_ids[2], nights.recording_ids[0])
-    assert chosen.positions.tolist() == nights.positions[[2, 0]].tolist()
+    assert chosen.places == (nights.places[2], nights.places[0])
     assert (chosen.cohort, len(chosen)) == (nights.cohort, 2)
     for name in COLUMNS:
         before, after = (n.split(getattr(n, name)) for n in (nights, chosen))

@@ -51,7 +51,7 @@ def test_a_snippet_runs(page, code, tmp_path):
 
 def test_pages_have_snippets_and_commands():
     assert {page for page, _ in SNIPPETS} >= {
-        "loss", "simulator", "information_gap", "sqi", "your_bcg",
+        "loss", "simulator", "information_gap", "sqi", "your_bcg", "library",
     }  # fmt: skip
     assert len([page for page in PAGES if commands(page)]) >= 8
 

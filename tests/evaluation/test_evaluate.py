@@ -4,17 +4,19 @@ import copy
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from kd_sleep.benchmark.subject import synthetic_nights
 from kd_sleep.config import PRESETS, DistillConfig, to_dict
-from kd_sleep.errors import TrainingError
-from kd_sleep.evaluation import evaluate as evaluate_module
+from kd_sleep.datasets.nights import read_split
+from kd_sleep.errors import DatasetError, TrainingError
 from kd_sleep.evaluation import scores
-from kd_sleep.evaluation.evaluate import _assert_comparable, evaluate
+from kd_sleep.evaluation.evaluate import _assert_comparable, evaluate, evaluate_folders
 from kd_sleep.provenance import write_json
 from kd_sleep.training.seen_subjects import seen
+from kd_sleep.training.trained import Trained, load_trained
 
 EVALUATION = PRESETS["tiny"].evaluation
 
@@ -70,65 +72,60 @@ def test_evaluate_refuses_before_it_reads_any_data(tmp_path):
         {"kind": "teacher", "settings": {"model": {}, "train": {}}},
     )
     with pytest.raises(TrainingError, match="not one student with two losses"):
-        evaluate(
-            tmp_path / "no_data", [tmp_path / "teacher"], folders, tmp_path / "out", EVALUATION
+        evaluate_folders(
+            [tmp_path / "no_data"], [tmp_path / "teacher"], folders, tmp_path / "out", EVALUATION
         )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_name_of_ours_is_taken(tmp_path):
     with pytest.raises(TrainingError, match="--student=teacher=…: this name is taken"):
-        evaluate(tmp_path, [tmp_path], {"teacher": tmp_path}, tmp_path, EVALUATION)
+        evaluate_folders([tmp_path], [tmp_path], {"teacher": tmp_path}, tmp_path, EVALUATION)
 
 
 SPLITS = {"train": (4, 1), "validation": (3, 2), "test": (6, 3)}  # nights and seed
 
 
-@pytest.fixture
-def said(monkeypatch, tmp_path):
-    """Two runs without a network: what they say is (noise + 2 x the truth) x sharpness."""
-    splits = {name: synthetic_nights(n, 40, seed) for name, (n, seed) in SPLITS.items()}
-    sharpness = {"teacher": 1.0, "student": 3.0}
-    asked = []
+class Said(Trained):
+    """A network that says (noise + 2 x the truth) x sharpness, and nothing of NaN sharpness."""
 
-    def predict(module, params, nights, columns):
-        asked.append((module, len(nights)))
+    def __init__(self, name, sharpness, settings, asked):
+        super().__init__(None, {}, {"kind": name, "settings": settings}, [])
+        self.__dict__.update(name=name, sharpness=sharpness, asked=asked)
+
+    def logits(self, nights):
+        self.asked.append((self.name, len(nights)))
         rng = np.random.default_rng(9)
         return [
-            sharpness[module]
+            self.sharpness[self.name]
             * (rng.standard_normal((len(labels), 4)) + 2 * np.eye(4)[np.maximum(labels, 0)])
             for labels in nights.labels()
         ]
 
-    run = a_pair()[scores.DISTILLED] | {"teacher": "t", "trained_on": {"seen": []}}
-    monkeypatch.setattr(evaluate_module, "predict", predict)
-    monkeypatch.setattr(evaluate_module, "settings_of", lambda workdir, kind: run)
-    monkeypatch.setattr(evaluate_module, "load_teacher", lambda w, n: ("teacher", None, "t"))
-    monkeypatch.setattr(evaluate_module, "load_student", lambda w, n: ("student", None, run))
-    monkeypatch.setattr(evaluate_module, "read_split", lambda d, name, **_: splits[name])
 
-    def scored(split="test"):
+@pytest.fixture
+def said(tmp_path):
+    """Two runs without a network."""
+    splits = {name: synthetic_nights(n, 40, seed) for name, (n, seed) in SPLITS.items()}
+    sharpness, asked = {"teacher": 1.0, "student": 3.0}, []
+    run = a_pair()[scores.DISTILLED] | {"teacher": "teacher", "trained_on": {"seen": []}}
+    teacher, student = (Said(name, sharpness, run, asked) for name in sharpness)
+
+    def scored(split="test", teachers=(teacher,), students=(student,)):
         asked.clear()
-        where = (tmp_path, [tmp_path], {"student": tmp_path}, tmp_path)
-        return evaluate(*where, EVALUATION, split), asked
+        results = evaluate(
+            splits[split], teachers, {one.name: one for one in students}, EVALUATION,
+            train=splits["train"], validation=splits["validation"], out=tmp_path, split=split,
+        )  # fmt: skip
+        return results, asked
 
     return scored, splits, sharpness
-
-
-def test_a_model_is_not_scored_on_its_own_training_subjects(said, monkeypatch, tmp_path):
-    scored, splits, _ = said
-    run = a_pair()[scores.DISTILLED] | {"teacher": "t"}
-    run["trained_on"] = {"seen": [seen(splits["test"], splits["validation"])]}
-    monkeypatch.setattr(evaluate_module, "settings_of", lambda workdir, kind: run)
-    with pytest.raises(TrainingError, match=r"teacher in .* 6 of the 6 subjects of the test split"):
-        scored()
-    assert not (tmp_path / "results.json").exists()
 
 
 def test_results_hold_sleep_measures_and_calibration_fitted_on_validation(said, tmp_path):
     scored, splits, _ = said
     results, asked = scored()
-    assert asked == [("teacher", 6), ("teacher", 3), ("student", 6), ("student", 3)]
+    assert asked == [("teacher", 6), ("student", 6), ("teacher", 3), ("student", 3)]
     systems = {"teacher", "student", "time_of_night", "majority"}
     calibration = results["calibration"]
     assert set(calibration["systems"]) == set(results["sleep_measures"]["systems"]) == systems
@@ -161,12 +158,48 @@ def test_validation_itself_is_judged_without_a_temperature(said):
     assert results["calibration"]["systems"]["student"]["after"] is None
 
 
-def test_a_network_gone_wrong_is_named_with_its_night(said, tmp_path):
-    scored, _, sharpness = said
-    sharpness["student"] = np.nan
-    with pytest.raises(TrainingError, match="160 of this network's logits for synthetic-0 are not"):
+@pytest.mark.parametrize("which", ["teachers", "students"])
+def test_either_can_be_scored_alone(said, tmp_path, which):
+    scored, _, _ = said
+    results, asked = scored(**{which: ()})
+    left = "student" if which == "teachers" else "teacher"
+    assert {name for name, _ in asked} == {left}
+    assert set(results["systems"]) == {left, "time_of_night", "majority"}
+    assert "Calibration" in (tmp_path / "report.html").read_text()
+    with pytest.raises(TrainingError, match="no teacher and no student"):
+        scored(teachers=(), students=())
+
+
+def test_nights_without_what_is_read_are_left_out_by_name(said):
+    scored, splits, _ = said
+    test = splits["test"]
+    test.rr_missing[:40] = 1.0
+    test.bcg_missing[40:80] = 1.0
+    results, _ = scored()
+    assert results["data"]["left_out"] == list(test.recording_ids[:2])
+    assert scored(students=())[0]["data"]["left_out"] == [test.recording_ids[0]]
+    test.bcg_missing[:] = 1.0
+    with pytest.raises(DatasetError, match="test: none of its nights has an ECG and a BCG"):
         scored()
+
+
+def test_a_model_is_not_scored_on_its_own_training_subjects(said, tmp_path):
+    scored, splits, sharpness = said
+    run = a_pair()[scores.DISTILLED] | {"teacher": "teacher"}
+    run["trained_on"] = {"seen": [seen(splits["test"], splits["validation"])]}
+    for name in ("teacher", "student"):
+        with pytest.raises(TrainingError, match=rf"{name} in .* 6 of the 6 subjects of the test"):
+            scored(**{f"{name}s": (Said(name, sharpness, run, []),)})
     assert not (tmp_path / "results.json").exists()
+
+
+def test_a_network_gone_wrong_is_named_with_its_night(data_dir, teacher_dir):
+    teacher = load_trained(teacher_dir, "teacher")
+    broken = dataclasses.replace(teacher, params=jax.tree.map(lambda x: x * np.nan, teacher.params))
+    nights = read_split(data_dir, "test")
+    name = nights.recording_ids[0]
+    with pytest.raises(TrainingError, match=rf"\d+ of this network's logits for {name} are not"):
+        broken.logits(nights)
 
 
 def test_one_subject_a_dark_night_and_a_network_of_one_class_make_a_page(
@@ -180,9 +213,7 @@ def test_one_subject_a_dark_night_and_a_network_of_one_class_make_a_page(
     splits["validation"].label[:] = -1
     constant = np.float32([0, 0, 5, 0])
     monkeypatch.setattr(
-        evaluate_module,
-        "predict",
-        lambda m, p, n, c: [np.tile(constant, (w, 1)) for w in n.windows],
+        Said, "logits", lambda self, nights: [np.tile(constant, (w, 1)) for w in nights.windows]
     )
     results, _ = scored()
     json.dumps(results, allow_nan=False)

@@ -156,7 +156,7 @@ def test_what_nobody_foresaw_is_an_exclusion_too(files, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("surprise")
 
-    monkeypatch.setattr(night.rr, "hrv", broken)
+    monkeypatch.setattr(night.fields.rr, "hrv", broken)
     result = process_night(files, SIMULATED)
     assert isinstance(result, Exclusion)
     assert "unforeseen ZeroDivisionError: surprise" in result.reason

@@ -12,7 +12,7 @@ import pytest
 from kd_sleep.config import StudentConfig, to_dict
 from kd_sleep.datasets.batches import whole_nights
 from kd_sleep.datasets.nights import blank
-from kd_sleep.inference.program import Trained, card_of, pure
+from kd_sleep.inference.program import PureStudent, card_of, pure
 from kd_sleep.inference.staging import StagingStudent
 from kd_sleep.models.kept_share import FEATURES, KeptShare
 from kd_sleep.models.student import Student, columns
@@ -33,13 +33,13 @@ def bcg(bcg_path: Path) -> Signal:
 
 
 @pytest.fixture(scope="session")
-def make_trained() -> Callable[..., Trained]:
+def make_trained() -> Callable[..., PureStudent]:
     """Students by StudentConfig fields and card entries; with `sqi` they have one of their own."""
 
     def make(
         *, sqi: bool = False, card: dict | None = None, student: Student | None = None, **config
-    ) -> Trained:
-        model = StudentConfig(**({"context_windows": 3, "width": 8, "signal_width": 8} | config))
+    ) -> PureStudent:
+        model = StudentConfig(**({"context_windows": 3, "width": 8} | config))
         student = student or Student(model)
         function, weights = pure(student, made_up_params(student))
         settings = {
@@ -54,7 +54,7 @@ def make_trained() -> Callable[..., Trained]:
         about = {"versions": {"kd_sleep": "0.1.0"}, "git_revision": "unknown"}
         fitted = made_up_sqi() if sqi else None
         found = card_of(about, settings, "a student", model, fitted)
-        return Trained(function, weights, found | (card or {}))
+        return PureStudent(function, weights, found | (card or {}))
 
     return make
 
@@ -68,7 +68,7 @@ def make_student(make_trained) -> Callable[..., StagingStudent]:
 def made_up_params(student: Student) -> dict:
     """Parameters of which none is 0, so that a window hangs on all that it can see."""
     example = next(whole_nights(blank(), columns(student.config), 1))
-    params = jax.jit(student.init)(jax.random.PRNGKey(0), example)["params"]
+    params = jax.jit(student.init)(jax.random.PRNGKey(0), *student.inputs(example))["params"]
     rng = np.random.default_rng(1)
     return jax.tree.map(
         lambda leaf: leaf + 0.2 * rng.standard_normal(leaf.shape, np.float32), params

@@ -168,7 +168,7 @@ def test_one_bad_file_does_not_stop_the_others(student, bcg_path, tmp_path, monk
 def test_the_command_stages_with_a_trained_student(
     data_dir, teacher_dir, bcg_path, tmp_path, monkeypatch
 ):
-    from kd_sleep.training.distill import train_student
+    from folders import train_student
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     preset, workdir = PRESETS["tiny"], tmp_path / "student"

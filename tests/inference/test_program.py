@@ -4,21 +4,21 @@ import dataclasses
 import json
 import shutil
 
+import folders
 import numpy as np
 import pytest
 
 from kd_sleep.config import PRESETS, DistillConfig
 from kd_sleep.datasets.batches import whole_nights
-from kd_sleep.datasets.nights import blank, read_split
+from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import ExportError, TrainingError
 from kd_sleep.inference import program
 from kd_sleep.models.kept_share import KeptShare
 from kd_sleep.models.student import columns
 from kd_sleep.schema import SCHEMA_VERSION
 from kd_sleep.stages import STAGE_NAMES
-from kd_sleep.training import distill
-from kd_sleep.training.fit_kept_share import outputs
-from kd_sleep.training.loop import claim, predict
+from kd_sleep.training.run import claim
+from kd_sleep.training.seen_subjects import seen
 from kd_sleep.training.soft_labels import fingerprint
 
 TINY = PRESETS["tiny"]
@@ -30,7 +30,7 @@ def workdir(data_dir, teacher_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("student") / "trained"
     train = dataclasses.replace(TINY.student_train, steps=2, evaluate_every=2)
     loss = DistillConfig(labelled_nights=2)
-    distill.train_student(data_dir, [teacher_dir], out, TINY.student, loss, train)
+    folders.train_student(data_dir, [teacher_dir], out, TINY.student, loss, train)
     return out
 
 
@@ -59,14 +59,11 @@ def test_a_folder_is_read_without_a_warning(workdir, caplog):
 
 
 def test_it_says_what_the_student_said_in_training(loaded, workdir, validation, batch):
-    module, params, _ = distill.load_student(workdir, validation)
-    logits_BLK, log_scale_BL = loaded.call(*batch)
-    assert logits_BLK.dtype == log_scale_BL.dtype == np.float32
-    assert log_scale_BL.shape == batch[1].shape
-    for row, night in enumerate(predict(module, params, validation, columns(TINY.student))):
+    student = program.trained(workdir)
+    logits_BLK = loaded.call(*batch)
+    assert logits_BLK.dtype == np.float32
+    for row, night in enumerate(student.logits(validation)):
         np.testing.assert_allclose(logits_BLK[row, : len(night)], night, atol=2e-5)
-    _, found = outputs(module, params, columns(TINY.student), validation)
-    np.testing.assert_allclose(log_scale_BL[batch[1]], found, atol=2e-5)
 
 
 def test_what_lies_in_padding_is_not_looked_at(loaded, batch):
@@ -75,15 +72,14 @@ def test_what_lies_in_padding_is_not_looked_at(loaded, batch):
         other = {
             name: np.where(valid_BL[..., None], values, padding) for name, values in inputs.items()
         }
-        for mine, theirs in zip(
-            loaded.call(inputs, valid_BL), loaded.call(other, valid_BL), strict=True
-        ):
-            np.testing.assert_array_equal(mine[valid_BL], theirs[valid_BL])
+        mine, theirs = loaded.call(inputs, valid_BL), loaded.call(other, valid_BL)
+        np.testing.assert_array_equal(mine[valid_BL], theirs[valid_BL])
 
 
 def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
     card = loaded.card
-    _, params, settings = distill.load_student(workdir, validation)
+    student = program.trained(workdir)
+    params, settings = student.params, student.settings
     assert json.loads(json.dumps(card, allow_nan=False)) == card
     assert card["stages"] == list(STAGE_NAMES)
     fitted = KeptShare.from_json(card["sqi"])
@@ -91,7 +87,7 @@ def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
     assert fitted.to_json() == json.loads((workdir / "sqi.json").read_text())
     assert list(card["inputs"]) == list(columns(TINY.student))
     assert card["inputs"]["movement"] == [30]
-    assert card["reach"] == {"before": 6, "after": 6}  # 3 windows of context, 63 s of signal
+    assert card["reach"] == {"before": 3, "after": 3}
     assert card["student"] == fingerprint(params)
     for name in ("model", "distill", "train", "augment", "teacher"):
         assert card[name] == settings[name]
@@ -99,13 +95,16 @@ def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
     assert card["preprocessing"]["series.BREATH_HZ"] == [0.1, 0.7]
     assert card["preprocessing"]["inputs.TYPICAL_S"] == 0.95
     assert card["preprocessing"]["j_peaks.BLOCK_S"] == 60.0
-    train = read_split(data_dir, "train", bcg=False)
+    train = read_split(data_dir, "train")
     assert card["data"] == {
         "cohort": train.cohort,
         "bcg_source": "paired",
         "simulated": True,
         "nights": len(train),
         "subjects": len(set(train.subject_ids)),
+        "seen": [seen(train, validation)],
+        "schema": SCHEMA_VERSION,
+        "left_out": [],
         "validation_nights": len(validation),
         "labelled_nights": 2,
         "snr_db": {
@@ -140,13 +139,6 @@ def test_a_folder_without_an_sqi_and_with_anothers(workdir, tmp_path):
     assert program.load_program(folder).card["sqi"] is None
 
 
-def test_weights_are_those_that_use_needs(workdir):
-    student = program.trained(workdir)
-    _, params, _ = distill.load_student(workdir, blank())
-    assert {name.split("/")[0] for name in student.weights} == {"signal", "network"}
-    assert {"signal", "network"} <= set(params)
-
-
 def test_other_inputs_than_a_students_are_refused(loaded, batch):
     inputs, valid_BL = batch
     with pytest.raises(ValueError, match=r"expected jj \[B, L, 120\] and valid \[B, L\]"):
@@ -161,7 +153,9 @@ def test_other_inputs_than_a_students_are_refused(loaded, batch):
 
 
 def test_where_there_is_no_student(tmp_path, teacher_dir):
-    with pytest.raises(ExportError, match=r"nowhere: no student here\. Name a work folder"):
+    with pytest.raises(
+        ExportError, match=r"nowhere: no student here\. Name a student's work folder"
+    ):
         program.load_program(tmp_path / "nowhere")
     with pytest.raises(TrainingError, match="expected a trained student, found nothing trained"):
         program.load_program(tmp_path)

@@ -48,18 +48,17 @@ def test_stages_are_the_networks_of_what_training_shows_it(make_student, bcg, fr
     if front_end == "beats":
         inputs = {n: series[n] for n in ("jj", "beat_confidence", "breath", "movement")}
         inputs["summary_night"] = summary(series, ready.missing_N, "night")
-    logits, log_scale = student.program.call(
+    logits = student.program.call(
         {name: values[None].astype(np.float32) for name, values in inputs.items()},
         np.ones((1, windows)),
     )
-    assert (log_scale != 0).any() == (front_end == "beats")
     there = night.staged
     log_probs = log_softmax(logits[0] / 1.5, axis=-1)
     np.testing.assert_allclose(night.probs[there], np.exp(log_probs)[there], atol=1e-5)
     np.testing.assert_array_equal(night.stages[there], log_probs[there].argmax(-1))
     expected = student.kept_share(
         window_features(
-            log_probs, log_scale[0], series["jj"], series["beat_confidence"], ready.missing_N,
+            log_probs, series["jj"], series["beat_confidence"], ready.missing_N,
             snr_db(ready.values_NS, 50.0),
         )
     )  # fmt: skip
@@ -271,4 +270,4 @@ def test_a_students_path_that_is_not_there_is_said(tmp_path):
 
     with pytest.raises(KdSleepError, match="no student here"):
         kd_sleep.load_student(tmp_path / "nowhere.kdsleep")
-    assert staging.load_student is not kd_sleep.load_student
+    assert staging.load_student is kd_sleep.load_student

@@ -12,7 +12,7 @@ import pytest
 from kd_sleep import provenance
 from kd_sleep.config import BuildConfig, DatasetConfig
 from kd_sleep.datasets import shhs_bcg
-from kd_sleep.training.loop import claim
+from kd_sleep.training.run import claim
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "4711-hushHushHush"  # of the shape of NSRR's

@@ -165,7 +165,7 @@ def test_wheel_works_in_an_environment_of_its_own(built, tmp_path):
         ("train_teacher", "--data_dir=data", "--workdir=teacher"),
     ):
         run(bin_ / "kd-sleep", name, "--preset=tiny", *flags, cwd=tmp_path)
-    assert (tmp_path / "teacher" / "soft_labels" / "test.npy").exists()
+    assert (tmp_path / "teacher" / "metrics.jsonl").exists()
 
 
 def setup() -> configparser.ConfigParser:

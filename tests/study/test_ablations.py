@@ -34,7 +34,7 @@ def batch():
 def value_of(row, batch, logits=None):
     objective = row.objective or distillation_objective(row.loss)
     own, made = batch
-    value, _ = objective.loss(own if logits is None else logits, {}, made, loss_settings(row.loss))
+    value, _ = objective.loss(own if logits is None else logits, made, loss_settings(row.loss))
     return value
 
 

@@ -16,14 +16,15 @@ from kd_sleep.stages import NUM_STAGES
 from kd_sleep.study import ladder
 from kd_sleep.training.checkpoints import Checkpoints
 
-TINY = dataclasses.replace(PRESETS["tiny"], study=StudyConfig(ladder_seeds=2))
+PLAIN = dataclasses.replace(PRESETS["tiny"], study=StudyConfig(ladder_seeds=2))
+TINY = dataclasses.replace(PLAIN, student=dataclasses.replace(PLAIN.student, causal=True))
 SPLITS = ("train", "validation", "test")
 
 
 @pytest.fixture(scope="module")
 def climbed(cohort, data_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("ladder")
-    return workdir, ladder.climb(data_dir, cohort, workdir, TINY)
+    return workdir, ladder.climb([data_dir], cohort, workdir, TINY)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,8 @@ def test_the_steps_from_ecg_to_student_add_up(climbed):
     assert found["parts"]["network"] == found["losses"][-1]["change"]
     assert (found["gap"]["from"], found["gap"]["to"]) == (ladder.ECG, ladder.STUDENT)
     expected = {step["to"]: step["expected"] for step in found["steps"]}
-    assert expected[ladder.FOUND] == "loss"
-    assert expected[ladder.SERIES] == expected[ladder.STUDENT] == "gain"
+    assert expected[ladder.FOUND] == expected[ladder.STUDENT] == "loss"
+    assert expected[ladder.SERIES] == "gain"
     assert json.loads(json.dumps(found)) == found
     assert "sensor timing" in ladder_section(found)
 
@@ -66,7 +67,7 @@ def test_the_same_call_makes_and_trains_nothing(climbed, cohort, data_dir, monke
 
     monkeypatch.setattr(Checkpoints, "save", no)
     monkeypatch.setattr(ladder, "_write_series", no)
-    assert ladder.climb(data_dir, cohort, workdir, TINY) == found
+    assert ladder.climb([data_dir], cohort, workdir, TINY) == found
 
 
 def test_recordings_of_other_nights_make_no_ladder(data_dir, cohort, tmp_path):
@@ -75,7 +76,7 @@ def test_recordings_of_other_nights_make_no_ladder(data_dir, cohort, tmp_path):
     source = next((cohort / "polysomnography").rglob("*-nsrr.xml"))
     (folder / "shhs1-200999-nsrr.xml").write_bytes(source.read_bytes())
     with pytest.raises(DatasetError, match=r"lacks \d+ nights of the dataset"):
-        ladder.climb(data_dir, tmp_path, tmp_path / "ladder", TINY)
+        ladder.climb([data_dir], tmp_path, tmp_path / "ladder", TINY)
 
 
 def test_a_night_is_the_same_whoever_makes_it(made, cohort, tmp_path):
@@ -94,8 +95,7 @@ def test_each_change_worsens_the_intervals(made, data_dir, climbed):
     of_night = nights[split].select([nights[split].recording_ids.index(night.recording_id)])
     names = (ladder.ECG, ladder.DELAYED, ladder.NOISE_FREE, ladder.FOUND)
     ecg, delayed, noise_free, found = (
-        next(ladder._series(name, split, of_night, data_dir, climbed[0] / "jj"))[0]
-        for name in names
+        next(ladder._series(name, of_night, climbed[0] / "jj"))[0] for name in names
     )
 
     def error_s(jj):
@@ -137,7 +137,7 @@ def test_only_a_bcg_of_a_known_drive_loses_to_noise(
     monkeypatch.setattr(ladder, "read_split", read)
     monkeypatch.setattr(ladder, "_by_seed", guessed)
     monkeypatch.setattr(ladder, "_make_series", lambda *settings: asked.append(settings[3]))
-    found = ladder.climb(data_dir, cohort, climbed[0], TINY)
+    found = ladder.climb([data_dir], cohort, climbed[0], TINY)
     assert asked == [known]
     assert found["losses"][2]["name"] == name
     assert found["inferred"] == (name != "noise")
@@ -148,8 +148,7 @@ def test_a_student_without_more_than_its_series_is_no_rung_of_its_own(
     climbed, cohort, data_dir, monkeypatch
 ):
     monkeypatch.setattr(ladder, "_by_seed", guessed)
-    student = dataclasses.replace(TINY.student, signal_width=0)
-    found = ladder.climb(data_dir, cohort, climbed[0], dataclasses.replace(TINY, student=student))
+    found = ladder.climb([data_dir], cohort, climbed[0], PLAIN)
     assert found["gap"]["to"] == ladder.SERIES
     assert found["parts"]["network"] is None
     assert len(found["losses"]) == 4
@@ -170,9 +169,10 @@ def test_windows_without_beats_weigh_as_any_other(data_dir, tmp_path, monkeypatc
     assert not blind.tachogram_valid.any()
     weights = {}
 
-    def fit(run, train, *others, **more):
+    def fit(run, data, *others):
+        train = data.nights
         batch = {name: getattr(train, name) for name in (*run.columns, "label")}
-        found = run.objective.weigh(batch | {"valid_BL": np.ones(train.label.shape, bool)})
+        found = run.objective().weigh(batch | {"valid_BL": np.ones(train.label.shape, bool)})
         weights[run.kind] = np.asarray(found["label_weights"])
         raise InterruptedError
 

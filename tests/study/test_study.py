@@ -25,7 +25,7 @@ CONFIG = EvaluationConfig(bootstrap_draws=300)
 @pytest.fixture(scope="module")
 def done(cohort, data_dir, teacher_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study") / "study"
-    return workdir, study.run_study(data_dir, workdir, TINY, ONE, cohort, [teacher_dir])
+    return workdir, study.run_study([data_dir], workdir, TINY, ONE, cohort, [teacher_dir])
 
 
 def test_every_student_is_there_with_its_intervals(done):
@@ -58,7 +58,7 @@ def test_the_same_call_trains_nothing_and_says_the_same(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(Checkpoints, "save", no)
-    again = study.run_study(data_dir, workdir, TINY, ONE, cohort, [teacher_dir])
+    again = study.run_study([data_dir], workdir, TINY, ONE, cohort, [teacher_dir])
     assert again["study"] == results["study"]
     assert again["ladder"] == results["ladder"]
     assert again["sqi"] == results["sqi"]
@@ -68,13 +68,13 @@ def test_other_settings_are_refused(done, data_dir, teacher_dir):
     workdir, _ = done
     other = plan.Grid([0.5], [4.0], [1.0], [0.0])
     with pytest.raises(TrainingError, match="other settings: alphas"):
-        study.run_study(data_dir, workdir, TINY, other, None, [teacher_dir])
+        study.run_study([data_dir], workdir, TINY, other, None, [teacher_dir])
 
 
 def test_more_labels_than_there_are_is_an_error(data_dir, teacher_dir, tmp_path):
     preset = dataclasses.replace(TINY, study=StudyConfig(handful=99))
     with pytest.raises(TrainingError, match="--handful=99"):
-        study.run_study(data_dir, tmp_path, preset, ONE, None, [teacher_dir])
+        study.run_study([data_dir], tmp_path, preset, ONE, None, [teacher_dir])
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +143,13 @@ def test_a_study_trains_its_teacher_with_its_own_folds(data_dir, tmp_path, monke
     class Stop(Exception):
         pass
 
-    def stop(*arguments):
-        seen.append(arguments[-1])
+    def stop(*arguments, folds, **more):
+        seen.append(folds)
         raise Stop
 
-    monkeypatch.setattr(study, "train_teacher", stop)
+    monkeypatch.setattr(study, "fit_teacher", stop)
     with pytest.raises(Stop):
-        study.run_study(data_dir, tmp_path, TINY, ONE)
-    assert seen == [TINY.study_soft_labels]
+        study.run_study([data_dir], tmp_path, TINY, ONE)
+    assert seen == [TINY.study_soft_labels.folds]
     cpu = PRESETS["cpu"]
     assert (cpu.soft_labels.folds, cpu.study_soft_labels.folds) == (0, 5)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import folders
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,10 +13,10 @@ from kd_sleep.config import PRESETS
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import TrainingError
 from kd_sleep.models.kept_share import FEATURES, KeptShare, window_features
-from kd_sleep.training import distill
 from kd_sleep.training import fit_kept_share as fitting
-from kd_sleep.training.loop import predict
+from kd_sleep.training import fit_student
 from kd_sleep.training.soft_labels import fingerprint
+from kd_sleep.training.trained import load_trained
 
 TINY = PRESETS["tiny"]
 
@@ -44,17 +45,15 @@ def test_features_of_a_window_by_hand():
     log_probs = np.log([[0.5, 0.25, 0.25, 1e-9], [0.25] * 4])
     jj = np.full((2, 120), np.nan)
     jj[0, :30] = 0.9
-    found = window_features(
-        log_probs, [-1.0, 0.0], jj, np.full((2, 120), 0.5), [0.0, 0.3], [90, np.nan]
-    )
+    found = window_features(log_probs, jj, np.full((2, 120), 0.5), [0.0, 0.3], [90, np.nan])
     row = dict(zip(FEATURES, found[0], strict=True))
     assert row["entropy"] == pytest.approx(1.5, abs=1e-6)
     assert row["log2 p(Deep)"] == pytest.approx(np.log2(1e-3))
     assert (row["p(Wake)"], row["share with an interval"]) == pytest.approx((0.5, 0.25))
-    assert (row["SNR, dB"], row["signal log scale"]) == (25.0, -1.0)
+    assert row["SNR, dB"] == 25.0
     assert dict(zip(FEATURES, found[1], strict=True))["SNR, dB"] == 0.0
     assert np.isfinite(window_features([[0, -np.inf, -np.inf, -np.inf]], *([x[:1] for x in (
-        [0.0], jj, jj * 0, [0.0], [0.0])])))[0, 0]  # fmt: skip
+        jj, jj * 0, [0.0], [0.0])])))[0, 0]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +71,15 @@ def made(data_dir):
     )
     teacher = 2.5 * np.eye(4)[np.maximum(nights.label, 0)] + rng.normal(size=(count, 4))
     student = sure[:, None] * teacher + (1 - sure[:, None]) * 2 * rng.normal(size=(count, 4))
-    return nights, student, teacher, np.zeros(count)
+    return nights, student, teacher
 
 
 def test_it_is_calibrated_flags_a_fifth_out_of_fold_and_names_the_best_feature(made):
-    nights, student, teacher, log_scale = made
+    nights, student, teacher = made
     sqi = fitting.fit_kept_share(*made, "s", "t")
     log_probs = log_softmax(student / sqi.temperature, -1)
     share = 2 ** -fitting.gap_bits(teacher / sqi.teacher_temperature, log_probs)
-    score = sqi(fitting.features_of(nights, log_probs, log_scale))
+    score = sqi(fitting.features_of(nights, log_probs))
     assert score.mean() == pytest.approx(share.mean(), abs=5e-3)
     low = score < np.median(score)
     assert score[low].mean() == pytest.approx(share[low].mean(), abs=0.05)
@@ -119,8 +118,8 @@ def test_it_comes_back_from_json_as_it_was_and_others_are_refused(made):
     assert KeptShare.from_json(plain) == sqi
     for change, word in (
         ({"features": ["entropy"]}, "other features"),
-        ({"weights": plain["weights"][1:]}, "weights: expected 13 finite"),
-        ({"mean": [float("nan")] * len(FEATURES)}, "mean: expected 13 finite"),
+        ({"weights": plain["weights"][1:]}, "weights: expected 12 finite"),
+        ({"mean": [float("nan")] * len(FEATURES)}, "mean: expected 12 finite"),
         ({"bias": "0"}, "bias is '0'"),
         ({"temperature": 0.0}, "above 0"),
         ({"best_feature": "luck"}, "best_feature is 'luck'"),
@@ -138,21 +137,17 @@ def test_training_writes_it_again_where_it_lacks_and_refuses_anothers(
     arguments = (
         data_dir, [teacher_dir], tmp_path, TINY.student, TINY.distill, TINY.student_train,
     )  # fmt: skip
-    distill.train_student(*arguments)
+    folders.train_student(*arguments)
     nights = read_split(data_dir, "validation")
-    module, params, settings = distill.load_student(tmp_path, nights)
+    student = load_trained(tmp_path, "student")
+    params, settings = student.params, student.settings
     sqi = fitting.load_kept_share(tmp_path, fingerprint(params))
     assert (sqi.teacher, sqi.student) == (settings["teacher"], fingerprint(params))
     assert sqi.windows == (fitting.seen_weights(nights) > 0).sum()
-    columns = distill.student_columns(module.config)
-    logits, scale = fitting.outputs(module, params, columns, nights)
-    predicted = predict(module, params, nights, columns)
-    np.testing.assert_allclose(logits, np.concatenate(predicted), atol=1e-4)
-    assert (scale.shape, scale.std() > 0) == ((len(nights.label),), module.config.signal_width > 0)
 
     (tmp_path / fitting.FILE).unlink()
     assert fitting.load_kept_share(tmp_path, sqi.student) is None
-    distill.train_student(*arguments)
+    folders.train_student(*arguments)
     assert fitting.load_kept_share(tmp_path, sqi.student) == sqi
     with pytest.raises(TrainingError, match="SQI of another student"):
         fitting.load_kept_share(tmp_path, "0" * 64)
@@ -163,12 +158,10 @@ def test_training_writes_it_again_where_it_lacks_and_refuses_anothers(
     def training(*_):
         raise AssertionError("trained before the soft labels were looked at")
 
-    monkeypatch.setattr(distill.Lesson, "teach", training)
-    load = fitting.soft_labels.load
+    def lacking(*_):
+        raise TrainingError("no soft labels")
 
-    def without_validation(folder, split, *rest):
-        return load(folder / "absent" if split == "validation" else folder, split, *rest)
-
-    monkeypatch.setattr(fitting.soft_labels, "load", without_validation)
-    with pytest.raises(TrainingError, match=r"validation\.json: no soft labels"):
-        distill.train_student(*arguments)
+    monkeypatch.setattr(fit_student, "fitted", training)
+    monkeypatch.setattr(fit_student, "opinions", lacking)
+    with pytest.raises(TrainingError, match="no soft labels"):
+        folders.train_student(*arguments)

@@ -6,6 +6,7 @@ is needed.
 
 import dataclasses
 
+import folders
 import numpy as np
 import pytest
 
@@ -13,7 +14,8 @@ from kd_sleep import metrics
 from kd_sleep.config import DistillConfig, StudentConfig, TeacherConfig, TrainConfig
 from kd_sleep.datasets.nights import Nights, read_split
 from kd_sleep.features.inputs import TYPICAL_S
-from kd_sleep.training import distill, loop
+from kd_sleep.training.loop import predict
+from kd_sleep.training.trained import load_trained
 
 TRAIN = TrainConfig(steps=150, batch_size=4, sequence_windows=48, evaluate_every=50)
 TEACHER = TeacherConfig(width=16, context_windows=7)
@@ -41,7 +43,7 @@ def permuted_within_nights(nights: Nights) -> Nights:
 
 def read_as(patch: pytest.MonkeyPatch, change) -> None:
     """Every split that is trained on is changed when it is read."""
-    patch.setattr(distill, "read_split", lambda *args, **how: change(read_split(*args, **how)))
+    patch.setattr(folders, "read_split", lambda *args, **how: change(read_split(*args, **how)))
 
 
 def kappa_on(held_out: list[Nights], predicted) -> float:
@@ -64,7 +66,7 @@ def teacher(data_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("floors") / "teacher"
     with pytest.MonkeyPatch.context() as patch:
         read_as(patch, telling)
-        distill.train_teacher(data_dir, out, TEACHER, TRAIN)
+        folders.train_teacher(data_dir, out, TEACHER, TRAIN)
     return out
 
 
@@ -72,12 +74,10 @@ def test_a_teacher_of_permuted_labels_knows_nothing(
     data_dir, held_out, teacher, tmp_path, monkeypatch
 ):
     def kappa(workdir) -> float:
-        module, params, _ = distill.load_teacher(workdir, held_out[0])
-        columns = distill.TEACHER_COLUMNS
-        return kappa_on(held_out, lambda nights: loop.predict(module, params, nights, columns))
+        return kappa_on(held_out, load_trained(workdir, "teacher").logits)
 
     read_as(monkeypatch, lambda nights: permuted_within_nights(telling(nights)))
-    distill.train_teacher(data_dir, tmp_path, TEACHER, TRAIN)
+    folders.train_teacher(data_dir, tmp_path, TEACHER, TRAIN)
     assert kappa(teacher) > CLEAR
     assert abs(kappa(tmp_path)) < FLOOR
 
@@ -86,10 +86,10 @@ def test_a_student_given_the_bcg_of_other_windows_knows_nothing(
     data_dir, held_out, teacher, tmp_path, monkeypatch
 ):
     read_as(monkeypatch, telling)
-    model = StudentConfig(width=16, signal_width=8, context_windows=7)
-    distill.train_student(data_dir, [teacher], tmp_path, model, DistillConfig(), TRAIN)
-    module, params, _ = distill.load_student(tmp_path, held_out[0])
-    columns = distill.student_columns(model)
+    model = StudentConfig(width=16, context_windows=7)
+    folders.train_student(data_dir, [teacher], tmp_path, model, DistillConfig(), TRAIN)
+    student = load_trained(tmp_path, "student")
+    columns = student.run.columns
 
     def kappa(shuffled: bool) -> float:
         def predicted(nights):
@@ -98,7 +98,7 @@ def test_a_student_given_the_bcg_of_other_windows_knows_nothing(
                 windows = np.random.default_rng(0).permutation(windows)
             bcg = nights.columns(tuple(name for name in columns if name != "rr_missing"))
             swapped = dataclasses.replace(nights, **{k: v[windows] for k, v in bcg.items()})
-            return loop.predict(module, params, swapped, columns)
+            return predict(student.run.module, student.params, swapped, columns)
 
         return kappa_on(held_out, predicted)
 

@@ -1,26 +1,32 @@
 """The loop: told to stop, killed, on several hosts, from any place: the same end."""
 
 import dataclasses
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import folders
 import numpy as np
 import pytest
+from folders import params_of
 
 from kd_sleep.config import PRESETS, AugmentConfig, DistillConfig, ExecutionConfig
-from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import ConfigError, Stopped, TrainingError
-from kd_sleep.evaluation.evaluate import evaluate
-from kd_sleep.training import distill, feeds, loop, soft_labels
+from kd_sleep.evaluation.evaluate import evaluate_folders
+from kd_sleep.training import feeds, loop
 from kd_sleep.training.checkpoints import Checkpoints
 from kd_sleep.training.metrics_log import SPEED, read_metrics
+from kd_sleep.training.run import Run, record_of
 from kd_sleep.training.soft_labels import fingerprint
 
+ENVIRONMENT = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(Path(folders.__file__).parent),
+}
 TINY = PRESETS["tiny"]
 SHORT = dataclasses.replace(TINY.student_train, steps=8, evaluate_every=4)
 
@@ -31,9 +37,8 @@ SAMPLES = dataclasses.replace(TINY.student, front_end="autocorrelation")
 def train(
     data_dir, teacher_dir, workdir, train_config=SHORT, loss=TINY.distill, model=TINY.student, **how
 ):
-    distill.train_student(data_dir, [teacher_dir], workdir, model, loss, train_config, **how)
-    nights = read_split(data_dir, "validation", samples=distill.reads_samples(model))
-    return distill.load_student(workdir, nights)[1]
+    folders.train_student(data_dir, [teacher_dir], workdir, model, loss, train_config, **how)
+    return params_of(workdir)
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +71,10 @@ def test_sigterm_saves_and_the_run_goes_on(whole, data_dir, teacher_dir, tmp_pat
     """Told in the middle between two evaluations."""
     original = loop._assert_finite
 
-    def tell(metrics, step, workdir):
+    def tell(metrics, step, name):
         if step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        original(metrics, step, workdir)
+        original(metrics, step, name)
 
     monkeypatch.setattr(loop, "_assert_finite", tell)
     before = signal.getsignal(signal.SIGTERM)
@@ -78,7 +83,7 @@ def test_sigterm_saves_and_the_run_goes_on(whole, data_dir, teacher_dir, tmp_pat
     assert signal.getsignal(signal.SIGTERM) is before
     assert Checkpoints(tmp_path / "w" / "checkpoints", read_only=True).latest_step() == 6
     with pytest.raises(TrainingError, match="stopped at step 6 of 8"):
-        distill.load_student(tmp_path / "w", read_split(data_dir, "validation"))
+        params_of(tmp_path / "w")
     monkeypatch.undo()
     assert fingerprint(train(data_dir, teacher_dir, tmp_path / "w")) == fingerprint(whole[1])
     assert read_metrics(tmp_path / "w") == read_metrics(whole[0])
@@ -106,37 +111,35 @@ def test_every_option_trains(data_dir, teacher_dir, tmp_path, model):
     """All of them at once: none is dead, none breaks another."""
     loss = DistillConfig(
         labelled_nights=4, direction="js", label_smoothing=0.1, balance=0.5, standardise=True,
-        signal_weight=0.1,
     )  # fmt: skip
     config = dataclasses.replace(
         SHORT, accumulate=2, compute_dtype="bfloat16", ema_decay=0.9, batch_seed=7
     )
-    augmentation = AugmentConfig(0.3, 0.5, 2.0, 0.1, 10.0)
+    augment = AugmentConfig(0.3, 0.5, 2.0, 0.1, 10.0)
     if model is TINY.student:
         with pytest.raises(ConfigError, match="--front_end=beats: augmentation changes"):
-            train(data_dir, teacher_dir, tmp_path, config, loss, augmentation=augmentation)
-        augmentation = None
-    train(data_dir, teacher_dir, tmp_path, config, loss, model, augmentation=augmentation)
+            train(data_dir, teacher_dir, tmp_path, config, loss, augment=augment)
+        augment = AugmentConfig()
+    train(data_dir, teacher_dir, tmp_path, config, loss, model, augment=augment)
     rows = read_metrics(tmp_path)
     assert all(np.isfinite(list(row.values())).all() for row in rows)
-    assert ("signal" in rows[0]) == (model is TINY.student)
 
 
 def test_an_ensemble_of_teachers_teaches(whole, data_dir, teacher_dir, tmp_path):
     other = tmp_path / "teacher"
-    distill.train_teacher(
+    folders.train_teacher(
         data_dir, other, TINY.teacher, dataclasses.replace(TINY.teacher_train, seed=1, steps=4)
     )
     arguments = (TINY.student, TINY.distill, SHORT)
-    distill.train_student(data_dir, [teacher_dir, other], tmp_path / "w", *arguments)
-    settings = loop.settings_of(tmp_path / "w", "student")
+    folders.train_student(data_dir, [teacher_dir, other], tmp_path / "w", *arguments)
+    settings = record_of(tmp_path / "w", "student")["settings"]
     assert settings["teacher"].count("+") == 1
-    scored = evaluate(
-        data_dir, [teacher_dir, other], {"mixed": tmp_path / "w"}, tmp_path, TINY.evaluation
+    scored = evaluate_folders(
+        [data_dir], [teacher_dir, other], {"mixed": tmp_path / "w"}, tmp_path, TINY.evaluation
     )
     assert set(scored["systems"]) >= {"teacher", "mixed"}
     with pytest.raises(TrainingError, match="learned from another teacher"):
-        evaluate(data_dir, [other], {"mixed": tmp_path / "w"}, tmp_path, TINY.evaluation)
+        evaluate_folders([data_dir], [other], {"mixed": tmp_path / "w"}, tmp_path, TINY.evaluation)
     assert read_metrics(tmp_path / "w")[0]["kl"] != read_metrics(whole[0])[0]["kl"]
 
 
@@ -145,15 +148,6 @@ def test_no_transfer_goes_unnoticed(data_dir, teacher_dir, tmp_path, monkeypatch
     monkeypatch.setattr(feeds, "put", lambda batch, mesh, members=0: batch)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         train(data_dir, teacher_dir, tmp_path)
-
-
-def test_a_teacher_with_other_classes_is_refused(data_dir, teacher_dir, tmp_path):
-    nights = read_split(data_dir, "train", bcg=False)
-    name = distill.load_teacher(teacher_dir, nights)[2]
-    logits = [np.zeros((count, 5), np.float32) for count in nights.windows]
-    soft_labels.save(tmp_path, "train", name, nights, logits)
-    with pytest.raises(TrainingError, match="soft labels of 5 classes, expected 4"):
-        soft_labels.load(tmp_path, "train", name, nights)
 
 
 def test_parts_that_do_not_divide_a_batch_are_refused(data_dir, teacher_dir, tmp_path):
@@ -170,11 +164,11 @@ data, teacher, workdir, port, number, count = sys.argv[1:]
 if int(count) > 1:
     jax.distributed.initialize(f"localhost:{port}", int(count), int(number))
 from kd_sleep.config import PRESETS
-from kd_sleep.training import distill
+from folders import train_student
 tiny = PRESETS["tiny"]
 train = dataclasses.replace(tiny.student_train, steps=8, evaluate_every=4)
 paths = pathlib.Path(data), [pathlib.Path(teacher)], pathlib.Path(workdir)
-distill.train_student(*paths, tiny.student, tiny.distill, train)
+train_student(*paths, tiny.student, tiny.distill, train)
 assert jax.device_count() == int(count)
 """
 
@@ -190,7 +184,7 @@ def test_two_processes_are_one(whole, data_dir, teacher_dir, tmp_path):
                 sys.executable, "-c", PROCESS, data_dir, teacher_dir, tmp_path, str(port),
                 str(number), "2",
             ],
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            env=ENVIRONMENT,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -200,14 +194,13 @@ def test_two_processes_are_one(whole, data_dir, teacher_dir, tmp_path):
     assert [process.returncode for process in processes] == [0, 0], errors[0][-2000:]
     for one, other in zip(read_metrics(whole[0]), read_metrics(tmp_path), strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
-    params = distill.load_student(tmp_path, read_split(data_dir, "validation"))[1]
-    assert fingerprint(params)
+    assert fingerprint(params_of(tmp_path))
 
 
 KILLED = """
 import dataclasses, pathlib, sys
 from kd_sleep.config import PRESETS
-from kd_sleep.training.distill import train_student
+from folders import train_student
 data, teacher, workdir = map(pathlib.Path, sys.argv[1:])
 tiny = PRESETS["tiny"]
 train = dataclasses.replace(tiny.student_train, steps=4000, evaluate_every=4)
@@ -222,7 +215,7 @@ def test_thirty_kills_lose_no_checkpoint(data_dir, teacher_dir, tmp_path):
     for _ in range(30):
         process = subprocess.Popen(
             [sys.executable, "-c", KILLED, data_dir, teacher_dir, workdir],
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            env=ENVIRONMENT,
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 120
@@ -244,9 +237,9 @@ def test_thirty_kills_lose_no_checkpoint(data_dir, teacher_dir, tmp_path):
         # The last save may be under way still, and an evaluation is logged before its save begins.
         assert step >= logged[-1] - 8
         assert logged == list(range(4, logged[-1] + 1, 4))
-        run = distill.student_run(json.loads((workdir / "settings.json").read_text())["settings"])
+        run = Run.from_json("student", record_of(workdir, "student")["settings"])
         with pytest.raises(TrainingError, match=f"stopped at step {step} of 4000"):
-            loop.load_best(run, read_split(data_dir, "validation"), workdir)
+            loop.load_best(run, workdir)
         checkpoints.close()
         reached = step
     assert reached >= 30 * 4  # it got somewhere each time

@@ -15,7 +15,7 @@ from kd_sleep.config import PRESETS, AugmentConfig, DistillConfig, StudentConfig
 from kd_sleep.datasets.batches import Sequences, gather
 from kd_sleep.features.inputs import JJ_LEVEL, SUMMARY, TYPICAL_S
 from kd_sleep.models.student import Student
-from kd_sleep.schema import BCG_SAMPLES, HRV_FEATURES, MOVEMENT_SAMPLES, SERIES_SAMPLES
+from kd_sleep.schema import BCG_SAMPLES, MOVEMENT_SAMPLES, SERIES_SAMPLES
 from kd_sleep.training import steps
 from kd_sleep.training.mesh import data_mesh, put, whole
 from kd_sleep.training.steps import (
@@ -28,8 +28,7 @@ from kd_sleep.training.steps import (
 
 
 def a_batch(sequences=4, windows=8):
-    """What a single-window student learns from, and the samples besides. A slow heart tells Deep:
-    the ECG's intervals are those of the BCG."""
+    """What a single-window student learns from, and the samples. A slow heart tells Deep."""
     rng = np.random.default_rng(0)
     shape = (sequences, windows)
     label = rng.integers(0, 4, shape).astype(np.int8)
@@ -42,9 +41,6 @@ def a_batch(sequences=4, windows=8):
         "breath": rng.normal(size=jj.shape).astype(np.float16),
         "movement": np.full((*shape, MOVEMENT_SAMPLES), np.nan, np.float16),
         "summary_window": summary,
-        "tachogram": (10.0 * (jj / TYPICAL_S - 1.0)).astype(np.float32),
-        "tachogram_valid": rng.random(jj.shape) > 0.1,
-        "hrv": np.zeros((*shape, len(HRV_FEATURES) + 1), np.float32),
         "bcg": (1000 * rng.normal(size=(*shape, BCG_SAMPLES)) * (1 + label[..., None])).astype(
             np.int16
         ),
@@ -76,13 +72,16 @@ def with_masks(batch):
 
 
 TRAIN = TrainConfig(steps=60, learning_rate=1e-2)
-MODEL = StudentConfig(width=8, signal_width=8, context_windows=0, dropout=0.0)
+MODEL = StudentConfig(width=8, context_windows=0, dropout=0.0)
 MODULE = Student(MODEL)
 MESH = data_mesh()
 
 
 class Toy(nn.Module):
     """A network that compiles in no time, for what a step does with any network."""
+
+    def inputs(self, batch):
+        return (batch,)
 
     @nn.compact
     def __call__(self, batch, *, train=False):
@@ -115,7 +114,9 @@ def assert_near(one, two, rtol=1e-4, atol=1e-6):
 def test_it_learns_from_either_teacher(batch, alpha):
     _, first = run(batch, 1, loss=DistillConfig(alpha=alpha), module=MODULE)
     state, last = run(batch, 60, loss=DistillConfig(alpha=alpha), module=MODULE)
-    prediction = np.asarray(MODULE.apply({"params": state.params}, batch)).argmax(-1)
+    prediction = np.asarray(MODULE.apply({"params": state.params}, *MODULE.inputs(batch))).argmax(
+        -1
+    )
     assert last["loss"] < 0.3 * first["loss"]
     assert (prediction == batch["label"]).mean() > 0.9
 
@@ -145,7 +146,7 @@ def loss_of(batch, logits, loss=None):
     objective = distillation_objective(loss)
     weights = objective.weigh(batch)
     totals = {f"{name}_total": weight.sum() for name, weight in weights.items()}
-    value, _ = objective.loss(logits, {}, {**batch, **weights, **totals}, loss_settings(loss))
+    value, _ = objective.loss(logits, {**batch, **weights, **totals}, loss_settings(loss))
     return float(value)
 
 
@@ -184,7 +185,7 @@ def test_a_rare_stage_can_be_given_more_weight(batch):
     objective = distillation_objective(hard, weights)
     weighed = objective.weigh(batch)
     totals = {f"{name}_total": weight.sum() for name, weight in weighed.items()}
-    loss, _ = objective.loss(logits, {}, {**batch, **weighed, **totals}, loss_settings(hard))
+    loss, _ = objective.loss(logits, {**batch, **weighed, **totals}, loss_settings(hard))
     log_probs = jax.nn.log_softmax(logits)
     ce = -np.take_along_axis(log_probs, batch["label"][..., None].astype(int), -1)[..., 0]
     w = weights[batch["label"]]
@@ -210,11 +211,14 @@ def test_bfloat16_keeps_float32_where_it_counts(batch):
     state, metrics = run(batch, 60, module=narrow)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("float32")}
     assert metrics["loss"].dtype == np.float32
-    logits = narrow.apply({"params": state.params}, batch)
+    logits = narrow.apply({"params": state.params}, *narrow.inputs(batch))
     assert logits.dtype == jnp.float32
     assert (np.asarray(logits).argmax(-1) == batch["label"]).mean() > 0.9
     # And it does compute in bfloat16.
-    assert "bf16" in jax.jit(narrow.apply).lower({"params": state.params}, batch).as_text()
+    assert (
+        "bf16"
+        in jax.jit(narrow.apply).lower({"params": state.params}, *narrow.inputs(batch)).as_text()
+    )
 
 
 def test_the_moving_average_follows_the_parameters(batch):
@@ -230,70 +234,6 @@ def test_the_moving_average_follows_the_parameters(batch):
     assert_near(state.average, average, rtol=1e-5)
     assert state.kept is state.average
     assert create_state(Toy(), TRAIN, batch).average is None
-
-
-def signal_case(batch):
-    """A density by window and sample, the batch with weights, and levels by window."""
-    rng = np.random.default_rng(2)
-    mean, log_scale = rng.normal(size=(2, *batch["jj"].shape)).astype(np.float32)
-    hrv = rng.normal(size=batch["hrv"].shape).astype(np.float32)
-    weights = rng.random(batch["label"].shape).astype(np.float32)
-    weights[0] = 0.0
-    batch = batch | {"hrv": hrv, "kl_weights": weights, "kl_weights_total": weights.sum()}
-    batch["tachogram_valid"][1, 0] = False  # a window without a beat
-    return mean, log_scale, batch, rng.uniform(0.8, 1.1, weights.shape).astype(np.float32)
-
-
-def test_the_signal_loss_is_a_laplace_densitys(batch):
-    """Against float64 by hand: seconds relative to the student's level, weighed by window."""
-    mean, log_scale, batch, level = signal_case(batch)
-    by_window = []
-    for window in np.ndindex(level.shape):
-        night_s = batch["hrv"][window][-1] / 5.0 + 0.95
-        target = (1 + batch["tachogram"][window] / 10.0) * night_s / level[window]
-        target = np.clip(10.0 * (target - 1.0), -10.0, 10.0).astype(np.float64)
-        scale = np.exp(log_scale[window].astype(np.float64))
-        nll = np.abs(target - mean[window]) / scale + np.log(scale)
-        valid = batch["tachogram_valid"][window]
-        by_window.append(nll[valid].mean() if valid.any() else 0.0)
-    expected = np.average(by_window, weights=batch["kl_weights"].ravel())
-    found = steps.signal_loss(mean, log_scale, batch, level)
-    assert float(found) == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_signal_loss_is_least_at_the_true_scale(batch):
-    """Of Laplace errors of scale b: the mean of |error| / s + log s has its minimum at s = b."""
-    _, _, batch, level = signal_case(batch)
-    target = batch["tachogram"] = np.zeros_like(batch["tachogram"])
-    batch["hrv"], level = np.zeros_like(batch["hrv"]), np.full_like(level, TYPICAL_S)
-    mean = target + np.random.default_rng(0).laplace(scale=0.3, size=target.shape)
-    scales = 0.3 * np.exp(np.linspace(-1, 1, 21))
-    losses = [
-        float(steps.signal_loss(mean, jnp.full(mean.shape, np.log(scale)), batch, level))
-        for scale in scales
-    ]
-    assert scales[np.argmin(losses)] == pytest.approx(0.3, rel=0.11)
-
-
-def test_the_signal_stage_learns_the_tachogram(batch):
-    """Its loss falls although no label and no teacher says what a stage is."""
-    batch["label"][:] = -1
-    loss = DistillConfig(alpha=1.0, signal_weight=0.5)
-    _, first = run(batch, 1, module=MODULE, loss=loss)
-    _, last = run(batch, 40, module=MODULE, loss=loss)
-    assert last["signal"] < first["signal"] - 1.0
-    assert last["loss"] == pytest.approx(0.5 * last["signal"], rel=1e-5)
-
-
-@pytest.mark.parametrize("model", [{"front_end": "autocorrelation"}, {"signal_width": 0}])
-def test_without_a_signal_stage_its_weight_changes_nothing(batch, model):
-    module = Student(dataclasses.replace(MODEL, **model))
-    with_weight, without = (
-        run(batch, 2, module=module, loss=DistillConfig(signal_weight=weight))
-        for weight in (0.5, 0.0)
-    )
-    assert "signal" not in with_weight[1]
-    assert_near(with_weight[0].params, without[0].params, rtol=0, atol=0)
 
 
 def test_augmentation_is_drawn_anew_in_every_step(batch):
@@ -338,7 +278,6 @@ def test_every_presets_student_takes_a_step(batch, name):
     )
     update = steps.make_update(distillation_objective(loss), preset.student_train)
     _, metrics = jax.eval_shape(update, state, batch)
-    assert ("signal" in metrics) == (preset.student.signal_width > 0)
     assert metrics["loss"].shape == ()
 
 

@@ -3,18 +3,19 @@
 import dataclasses
 import json
 
+import folders
 import jax
 import numpy as np
 import pytest
+from folders import train_sweep
 
 from kd_sleep.config import PRESETS, DistillConfig
-from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import ConfigError, TrainingError
 from kd_sleep.evaluation.sweep_page import sweep_table, write_sweep_page
-from kd_sleep.training import distill
 from kd_sleep.training.checkpoints import Checkpoints
 from kd_sleep.training.metrics_log import read_metrics
-from kd_sleep.training.sweep import CHOSEN, Grid, choose, train_sweep
+from kd_sleep.training.sweep import CHOSEN, Grid, choose
+from kd_sleep.training.trained import load_trained
 
 TINY = PRESETS["tiny"]
 GRID = Grid((0.3, 1.0), (2.0, 4.0), (0, 1))
@@ -43,7 +44,7 @@ def test_a_member_is_the_run_trained_alone(
     workdir, results = swept
     loss = dataclasses.replace(TINY.distill, alpha=alpha, temperature=temperature)
     train = dataclasses.replace(TINY.student_train, seed=seed)
-    distill.train_student(data_dir, [teacher_dir], tmp_path, TINY.student, loss, train)
+    folders.train_student(data_dir, [teacher_dir], tmp_path, TINY.student, loss, train)
     number, member = next(
         (n, m)
         for n, m in enumerate(
@@ -62,8 +63,8 @@ def test_a_member_is_the_run_trained_alone(
 def test_the_chosen_member_is_an_ordinary_student(swept, data_dir, teacher_dir, tmp_path):
     workdir, results = swept
     chosen = results["chosen"]
-    validation = read_split(data_dir, "validation")
-    _, params, settings = distill.load_student(workdir / CHOSEN, validation)
+    student = load_trained(workdir / CHOSEN, "student")
+    params, settings = student.params, student.settings
     assert settings["distill"]["alpha"] == chosen["alpha"]
     assert settings["train"]["seed"] == chosen["seed"]
     loss = dataclasses.replace(
@@ -71,13 +72,13 @@ def test_the_chosen_member_is_an_ordinary_student(swept, data_dir, teacher_dir, 
     )
     train = dataclasses.replace(TINY.student_train, seed=chosen["seed"])
     arguments = (data_dir, [teacher_dir], tmp_path / "alone", TINY.student, loss, train)
-    distill.train_student(*arguments)
-    _, alone, same = distill.load_student(tmp_path / "alone", validation)
-    assert settings == same
-    for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(alone), strict=True):
+    folders.train_student(*arguments)
+    alone = load_trained(tmp_path / "alone", "student")
+    assert settings == alone.settings
+    for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(alone.params), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
     # The command that trains it alone finds it trained.
-    distill.train_student(data_dir, [teacher_dir], workdir / CHOSEN, *arguments[3:])
+    folders.train_student(data_dir, [teacher_dir], workdir / CHOSEN, *arguments[3:])
     rows = read_metrics(workdir / CHOSEN)
     assert [row["step"] for row in rows] == [10, 20]
     assert max(row["validation_kappa"] for row in rows) == pytest.approx(chosen["validation_kappa"])

@@ -9,82 +9,136 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import folders
 import jax
 import numpy as np
 import pytest
+from folders import params_of
+from scipy.special import softmax
 
 from kd_sleep.config import PRESETS, DistillConfig
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import TrainingError
-from kd_sleep.training import distill, loop, soft_labels
+from kd_sleep.training import soft_labels, training_set
 from kd_sleep.training.checkpoints import Checkpoints, Progress
 from kd_sleep.training.metrics_log import read_metrics
+from kd_sleep.training.trained import Trained, load_trained
+from kd_sleep.training.training_set import labelled_rows
 
 TINY = PRESETS["tiny"]
 
 
 def train(data_dir, teacher_dir, workdir, distill_config=TINY.distill, train_config=None):
-    distill.train_student(
-        data_dir,
-        [teacher_dir],
-        workdir,
-        TINY.student,
-        distill_config,
-        train_config or TINY.student_train,
+    train_config = train_config or TINY.student_train
+    return folders.train_student(
+        data_dir, [teacher_dir], workdir, TINY.student, distill_config, train_config
     )
 
 
-def params_of(workdir, data_dir):
-    return distill.load_student(workdir, read_split(data_dir, "validation"))[1]
+@pytest.fixture
+def teacher(teacher_dir, tmp_path):
+    """The tiny teacher in a folder of its own, without soft labels."""
+    shutil.copytree(teacher_dir, tmp_path / "teacher")
+    shutil.rmtree(tmp_path / "teacher" / "soft_labels", ignore_errors=True)
+    return load_trained(tmp_path / "teacher", "teacher")
 
 
-def test_a_teacher_leaves_soft_labels_for_every_night(data_dir, teacher_dir):
+@pytest.fixture
+def asked(monkeypatch):
+    """Recordings of every call of a network on nights."""
+    found = []
+    logits = Trained.logits
+
+    def spied(self, nights):
+        found.append(nights.recording_ids)
+        return logits(self, nights)
+
+    monkeypatch.setattr(Trained, "logits", spied)
+    return found
+
+
+def test_a_teacher_labels_whatever_nights_and_keeps_them(data_dir, teacher, asked):
     for split in ("train", "validation", "test"):
         nights = read_split(data_dir, split)
-        module, params, name = distill.load_teacher(teacher_dir, nights)
-        soft = soft_labels.load(teacher_dir / "soft_labels", split, name, nights)
-        logits = loop.predict(module, params, nights, distill.TEACHER_COLUMNS)
-        np.testing.assert_allclose(soft, np.concatenate(logits), atol=1e-5)
+        soft = soft_labels.opinions([teacher], nights)
+        assert soft.shape == (len(nights.label), 1, 4)
+        asked.clear()
+        assert np.array_equal(soft_labels.opinions([teacher], nights), soft)
+        turned = nights.select(np.arange(len(nights))[::-1])
+        other = soft_labels.opinions([teacher], turned)
+        np.testing.assert_array_equal(other, np.concatenate(nights.split(soft)[::-1]))
+        assert asked == []
+        np.testing.assert_allclose(soft[:, 0], np.concatenate(teacher.logits(nights)), atol=1e-5)
 
 
-def test_soft_labels_follow_their_windows(data_dir, teacher_dir):
+def test_soft_labels_of_other_content_or_another_teacher_are_never_found(data_dir, teacher, asked):
     nights = read_split(data_dir, "train")
-    _, _, name = distill.load_teacher(teacher_dir, nights)
-    soft = soft_labels.load(teacher_dir / "soft_labels", "train", name, nights)
-    turned = nights.select(np.arange(len(nights))[::-1])
-    other = soft_labels.load(teacher_dir / "soft_labels", "train", name, turned)
-    np.testing.assert_array_equal(other, np.concatenate(nights.split(soft)[::-1]))
-
-
-def test_stale_soft_labels_are_refused_by_name(data_dir, teacher_dir):
-    nights = read_split(data_dir, "train")
-    _, params, name = distill.load_teacher(teacher_dir, nights)
-    folder = teacher_dir / "soft_labels"
-    other = jax.tree.map(lambda leaf: leaf + 1e-3, params)
-    with pytest.raises(TrainingError, match="another teacher"):
-        soft_labels.load(folder, "train", soft_labels.fingerprint(other), nights)
+    soft_labels.opinions([teacher], nights)
+    first, *others = nights.recording_ids
+    asked.clear()
     changed = dataclasses.replace(nights, teacher_digest=("0" * 64, *nights.teacher_digest[1:]))
-    with pytest.raises(TrainingError, match=f"other RR features of {nights.recording_ids[0]}"):
-        soft_labels.load(folder, "train", name, changed)
-    stranger = dataclasses.replace(nights, recording_ids=("shhs1-1", *nights.recording_ids[1:]))
-    with pytest.raises(TrainingError, match="no soft labels for shhs1-1"):
-        soft_labels.load(folder, "train", name, stranger)
-    with pytest.raises(TrainingError, match="train_teacher"):
-        soft_labels.load(folder / "nowhere", "train", name, nights)
+    soft_labels.opinions([teacher], changed)
+    stranger = dataclasses.replace(nights, recording_ids=("shhs1-1", *others))
+    soft_labels.opinions([teacher], stranger)
+    assert asked == [(first,), ("shhs1-1",)]
+    asked.clear()
+    params = jax.tree.map(lambda leaf: leaf + np.float32(1e-3), teacher.params)
+    soft_labels.opinions([dataclasses.replace(teacher, params=params)], nights)
+    assert asked == [nights.recording_ids]
+
+
+def test_damaged_soft_labels_are_refused_by_name(data_dir, teacher):
+    nights = read_split(data_dir, "train")
+    soft_labels.opinions([teacher], nights)
+    (path,) = (teacher.workdir / "soft_labels").glob("*.npy")
+    logits = np.load(path)
+    for damaged, word in (
+        (logits + np.float32(1), "checksum"),
+        (np.zeros((len(logits), 5), np.float32), "5 classes, expected 4"),
+    ):
+        np.save(path, damaged)
+        with pytest.raises(TrainingError, match=rf"{path.stem}\.json: damaged.*{word}") as caught:
+            soft_labels.opinions([teacher], nights)
+        assert "Remove it" in caught.value.remedy
+    for file in (path, path.with_suffix(".json")):
+        np.save(path, logits)
+        sound = file.read_bytes()
+        for left in (0, 50, -100):
+            file.write_bytes(sound[:left])
+            with pytest.raises(TrainingError, match=r"\.json: damaged"):
+                soft_labels.opinions([teacher], nights)
+        file.write_bytes(sound)
+    path.with_suffix(".json").unlink()
+    path.unlink()
+    np.testing.assert_array_equal(soft_labels.opinions([teacher], nights)[:, 0], logits)
+
+
+def test_a_teacher_of_other_inputs_is_refused(data_dir, teacher):
+    settings = teacher.settings | {"trained_on": {"schema": "1.0.0"}}
+    old = dataclasses.replace(teacher, record=teacher.record | {"settings": settings})
+    with pytest.raises(TrainingError, match=r"schema 1\.0\.0, these nights have"):
+        soft_labels.opinions([old], read_split(data_dir, "train"))
+
+
+def test_several_teachers_are_mixed_by_their_probabilities():
+    logits = np.random.default_rng(0).normal(size=(7, 3, 4)).astype(np.float32)
+    expected = np.log(softmax(logits, -1).mean(1))
+    np.testing.assert_allclose(soft_labels.mixed_log_probs(logits), expected, atol=1e-6)
 
 
 def test_labelled_nights_nest(data_dir):
     nights = read_split(data_dir, "train")
     chosen = [
-        set(distill.labelled_rows(nights, DistillConfig(labelled_nights=n)).tolist())
+        set(labelled_rows(nights, DistillConfig(labelled_nights=n)).tolist())
         for n in range(1, len(nights) + 1)
     ]
     for fewer, more in itertools.pairwise(chosen):
         assert fewer < more
-    assert len(distill.labelled_rows(nights, DistillConfig())) == len(nights)
+    assert len(labelled_rows(nights, DistillConfig())) == len(nights)
     with pytest.raises(TrainingError, match="--labelled_nights=99"):
-        distill.labelled_rows(nights, DistillConfig(labelled_nights=99))
+        labelled_rows(nights, DistillConfig(labelled_nights=99))
 
 
 def test_nights_that_nobody_scored_are_not_counted_as_labelled(data_dir):
@@ -92,42 +146,43 @@ def test_nights_that_nobody_scored_are_not_counted_as_labelled(data_dir):
     label = nights.label.copy()
     label[: nights.windows[:4].sum()] = -1
     some = dataclasses.replace(nights, label=label)
-    assert distill.labelled_rows(some, DistillConfig()).tolist() == list(range(4, len(nights)))
+    assert labelled_rows(some, DistillConfig()).tolist() == list(range(4, len(nights)))
     none = dataclasses.replace(nights, label=np.full_like(label, -1))
-    assert len(distill.labelled_rows(none, DistillConfig())) == 0
+    assert len(labelled_rows(none, DistillConfig())) == 0
     with pytest.raises(TrainingError, match="nothing else to learn from"):
-        distill.labelled_rows(none, DistillConfig(alpha=1.0))
+        labelled_rows(none, DistillConfig(alpha=1.0))
 
 
 def test_validation_without_a_score_is_an_error(data_dir, tmp_path, monkeypatch):
-    original = distill.read_split
+    original = folders.read_split
 
     def unscored(folder, split, **kwargs):
         nights = original(folder, split, **kwargs)
-        return dataclasses.replace(nights, label=np.full_like(nights.label, -1))
+        label = np.full_like(nights.label, -1) if split == "validation" else nights.label
+        return dataclasses.replace(nights, label=label)
 
-    monkeypatch.setattr(distill, "read_split", unscored)
+    monkeypatch.setattr(folders, "read_split", unscored)
     with pytest.raises(TrainingError, match="No validation night is scored"):
-        distill.train_teacher(data_dir, tmp_path, TINY.teacher, TINY.teacher_train)
+        folders.train_teacher(data_dir, tmp_path, TINY.teacher, TINY.teacher_train)
 
 
 def test_hidden_labels_have_no_say(data_dir, teacher_dir, tmp_path, monkeypatch):
     """Other stages in the nights that are not labelled: the same student to the bit."""
     train(data_dir, teacher_dir, tmp_path / "one")
-    original = distill.read_split
+    original = folders.read_split
 
     def with_other_stages(folder, split, **kwargs):
         nights = original(folder, split, **kwargs)
         if split != "train":
             return nights
         labels = nights.labels()
-        for row in set(range(len(nights))) - {*distill.labelled_rows(nights, TINY.distill)}:
+        for row in set(range(len(nights))) - {*labelled_rows(nights, TINY.distill)}:
             labels[row] = np.where(labels[row] >= 0, 3 - labels[row], labels[row])
         return dataclasses.replace(nights, label=np.concatenate(labels))
 
-    monkeypatch.setattr(distill, "read_split", with_other_stages)
+    monkeypatch.setattr(folders, "read_split", with_other_stages)
     train(data_dir, teacher_dir, tmp_path / "two")
-    one, two = (params_of(tmp_path / name, data_dir) for name in ("one", "two"))
+    one, two = (params_of(tmp_path / name) for name in ("one", "two"))
     assert soft_labels.fingerprint(one) == soft_labels.fingerprint(two)
 
 
@@ -137,14 +192,12 @@ def test_the_baseline_never_hears_the_teacher(data_dir, teacher_dir, tmp_path, m
     train(data_dir, teacher_dir, tmp_path / "one", alone)
     # Its batches are full of labels, although most nights have none.
     assert all(row["labelled_share"] > 0.95 for row in read_metrics(tmp_path / "one"))
-    original = soft_labels.load
-
-    def other(*arguments):
-        return 10.0 * original(*arguments)[:, ::-1]
-
-    monkeypatch.setattr(soft_labels, "load", other)
+    original = training_set.opinions
+    monkeypatch.setattr(
+        training_set, "opinions", lambda *arguments: 10.0 * original(*arguments)[:, ::-1]
+    )
     train(data_dir, teacher_dir, tmp_path / "two", alone)
-    one, two = (params_of(tmp_path / name, data_dir) for name in ("one", "two"))
+    one, two = (params_of(tmp_path / name) for name in ("one", "two"))
     assert soft_labels.fingerprint(one) == soft_labels.fingerprint(two)
 
 
@@ -154,7 +207,7 @@ def test_a_folder_serves_one_set_of_settings(data_dir, teacher_dir, tmp_path):
     with pytest.raises(TrainingError, match=r"other settings: alpha \(0.3 there, 0.5 here\)"):
         train(data_dir, teacher_dir, tmp_path / "w", DistillConfig(alpha=0.5))
     with pytest.raises(TrainingError, match="holds a student"):
-        distill.train_teacher(data_dir, tmp_path / "w", TINY.teacher, TINY.teacher_train)
+        folders.train_teacher(data_dir, tmp_path / "w", TINY.teacher, TINY.teacher_train)
     with pytest.raises(TrainingError, match="expected a trained teacher, found student"):
         train(data_dir, tmp_path / "w", tmp_path / "v")
 
@@ -183,7 +236,7 @@ LONG = dataclasses.replace(TINY.student_train, steps=60, evaluate_every=5)
 RUN = """
 import dataclasses, pathlib, sys
 from kd_sleep.config import PRESETS
-from kd_sleep.training.distill import train_student
+from folders import train_student
 data, teacher, workdir = map(pathlib.Path, sys.argv[1:])
 tiny = PRESETS["tiny"]
 train = dataclasses.replace(tiny.student_train, steps=60, evaluate_every=5)
@@ -195,7 +248,7 @@ def start(data_dir, teacher_dir, workdir):
     return subprocess.Popen(
         [sys.executable, "-c", RUN, str(data_dir), str(teacher_dir), str(workdir)],
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(folders.__file__).parent)},
     )
 
 
@@ -216,9 +269,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(data_dir, teacher_dir, tmp_path):
         process.wait()
     assert read_metrics(killed)[-1]["step"] < 60
     assert start(data_dir, teacher_dir, killed).wait() == 0
-    names = [
-        soft_labels.fingerprint(params_of(tmp_path / w, data_dir)) for w in ("whole", "killed")
-    ]
+    names = [soft_labels.fingerprint(params_of(tmp_path / w)) for w in ("whole", "killed")]
     assert names[0] == names[1]
     whole, resumed = read_metrics(tmp_path / "whole"), read_metrics(killed)
     assert whole == resumed
@@ -230,14 +281,14 @@ def test_a_folder_of_another_architecture_or_unfinished_is_refused(data_dir, tea
     settings["settings"]["train"]["steps"] = 40
     (tmp_path / "w" / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(TrainingError, match="stopped at step 20 of 40"):
-        params_of(tmp_path / "w", data_dir)
+        params_of(tmp_path / "w")
     settings["settings"]["model"]["width"] = 12
     (tmp_path / "w" / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(TrainingError, match="does not fit this model"):
-        params_of(tmp_path / "w", data_dir)
+        params_of(tmp_path / "w")
     shutil.rmtree(tmp_path / "w" / "checkpoints")
     with pytest.raises(TrainingError, match="no checkpoint"):
-        params_of(tmp_path / "w", data_dir)
+        params_of(tmp_path / "w")
 
 
 @pytest.fixture(scope="module")
@@ -271,16 +322,16 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(
     shutil.copytree(run_of_two, tmp_path / "w")
     DAMAGES[damage](tmp_path / "w" / "checkpoints" / "20")
     with pytest.raises(TrainingError, match=r"w: stopped at step 10 of 20; damaged: step 20"):
-        params_of(tmp_path / "w", data_dir)
+        params_of(tmp_path / "w")
     if damage == "data cut short":
         train(data_dir, teacher_dir, tmp_path / "w")
         assert "goes on from step 10; damaged: step 20" in capsys.readouterr().err
-        one, other = (params_of(w, data_dir) for w in (run_of_two, tmp_path / "w"))
+        one, other = (params_of(w) for w in (run_of_two, tmp_path / "w"))
         assert soft_labels.fingerprint(one) == soft_labels.fingerprint(other)
         return
     shutil.rmtree(tmp_path / "w" / "checkpoints" / "10")
     with pytest.raises(TrainingError, match=r"w/checkpoints: no sound checkpoint; damaged") as e:
-        params_of(tmp_path / "w", data_dir)
+        params_of(tmp_path / "w")
     assert "Copy the folder again" in e.value.remedy
     assert "\n" not in str(e.value)
 
@@ -302,63 +353,20 @@ def test_a_checkpoint_of_nan_is_damaged(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}", '{"kind": "student"}', "\x00" * 9])
 def test_damaged_settings_are_named(data_dir, teacher_dir, run_of_two, tmp_path, text):
     (tmp_path / "settings.json").write_text(text)
-    for use in (params_of, lambda w, d: train(d, teacher_dir, w)):
+    for use in (params_of, lambda w: train(data_dir, teacher_dir, w)):
         with pytest.raises(TrainingError, match=r"settings\.json: is damaged") as caught:
-            use(tmp_path, data_dir)
+            use(tmp_path)
         assert "Copy the folder again" in caught.value.remedy
 
 
 def test_settings_that_lack_a_part_and_what_is_no_folder_are_named(data_dir, tmp_path):
     (tmp_path / "settings.json").write_text('{"kind": "student", "settings": {"model": {}}}')
     with pytest.raises(TrainingError, match="is damaged, it has no train"):
-        params_of(tmp_path, data_dir)
+        params_of(tmp_path)
     (tmp_path / "settings.json").unlink()
     (tmp_path / "settings.json").mkdir()
     with pytest.raises(TrainingError, match=r"settings\.json: cannot be read"):
-        params_of(tmp_path, data_dir)
+        params_of(tmp_path)
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(TrainingError, match="checkpoints: is a file"):
         Checkpoints(tmp_path / "checkpoints", read_only=True)
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        (lambda a: a[:-30], "rows of float32, expected"),
-        (lambda a: np.roll(a, 7, 0), "not the soft labels that were saved for shhs1-"),
-        (lambda a: a * np.float32(np.nan), "not the soft labels that were saved for shhs1-"),
-        (lambda a: a.astype(np.float64), "rows of float64"),
-    ],
-)
-def test_soft_labels_that_are_not_as_they_were_saved_are_refused(
-    data_dir, teacher_dir, tmp_path, change, word
-):
-    nights = read_split(data_dir, "train")
-    name = distill.load_teacher(teacher_dir, nights)[2]
-    shutil.copytree(teacher_dir / "soft_labels", tmp_path / "s")
-    path = tmp_path / "s" / "train.npy"
-    np.save(path, change(np.load(path)))
-    with pytest.raises(TrainingError, match=word) as caught:
-        soft_labels.load(tmp_path / "s", "train", name, nights)
-    assert str(path) in str(caught.value)
-    assert "command that trained the teacher" in caught.value.remedy
-
-
-@pytest.mark.parametrize("file", ["train.npy", "train.json"])
-@pytest.mark.parametrize("left", [0, 50, -100])
-def test_soft_labels_cut_short_are_refused(data_dir, teacher_dir, tmp_path, file, left):
-    nights = read_split(data_dir, "train")
-    name = distill.load_teacher(teacher_dir, nights)[2]
-    shutil.copytree(teacher_dir / "soft_labels", tmp_path / "s")
-    path = tmp_path / "s" / file
-    path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(TrainingError, match=f"{file}: is damaged"):
-        soft_labels.load(tmp_path / "s", "train", name, nights)
-
-
-def test_a_teacher_whose_logits_are_not_finite_leaves_no_soft_labels(data_dir, tmp_path):
-    nights = read_split(data_dir, "validation")
-    logits = [np.full((count, 4), np.nan) for count in nights.windows]
-    with pytest.raises(TrainingError, match=f"for {nights.recording_ids[0]} are not finite"):
-        soft_labels.save(tmp_path, "validation", "t", nights, logits)
-    assert not list(tmp_path.iterdir())

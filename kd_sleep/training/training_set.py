@@ -1,0 +1,257 @@
+"""What a network is to learn from: nights, whose labels it may see, and what teachers say of them.
+
+    data = TrainingSet.of_student(nights, validation, teachers).hiding(distill)
+
+Each term of the loss uses the windows that it can: cross-entropy those with a label, the divergence
+those whose ECG a teacher could read, all of them those with a BCG. Nights that no term can use are
+left out by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_sleep.config import DistillConfig, ExecutionConfig, StudentConfig, TeacherConfig
+from kd_sleep.datasets.nights import Nights, read_split
+from kd_sleep.datasets.splits import assert_disjoint
+from kd_sleep.errors import DatasetError, TrainingError
+from kd_sleep.schema import SCHEMA_VERSION
+from kd_sleep.stages import NUM_STAGES, UNSCORED
+from kd_sleep.training.run import Run, reads_samples
+from kd_sleep.training.seen_subjects import SEEN, TRAINED_ON, assert_unseen, seen
+from kd_sleep.training.soft_labels import opinions
+
+if TYPE_CHECKING:
+    from kd_sleep.training.trained import Trained
+
+_SNR_PERCENTILES = {"p01": 1, "p50": 50, "p99": 99}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSet:
+    """Nights to learn from, and nights to choose the best step by.
+
+    Attributes:
+      nights: training nights, the labels that may not be seen hidden.
+      validation: nights of other subjects.
+      teacher_logits: [W, M, K] of M teachers on the training nights; None without teachers.
+      settings: what a run's settings record of teachers and data.
+      words: on the same data, which `about` adds to; none where nobody asks.
+      given: ids of all recordings that there were, those that teach nothing included.
+    """
+
+    nights: Nights
+    validation: Nights
+    teacher_logits: NDArray[np.float32] | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    words: dict[str, Any] = dataclasses.field(default_factory=dict)
+    given: tuple[str, ...] = ()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """`settings`, with the data in words."""
+        if not self.words:
+            return self.settings
+        words = self.words | {
+            **self.nights.origin(),
+            "nights": len(self.nights),
+            "subjects": len(set(self.nights.subject_ids)),
+            "snr_db": _snr_db(self.nights),
+            "left_out": sorted({*self.given} - {*self.nights.recording_ids}),
+        }
+        return self.settings | {TRAINED_ON: words}
+
+    @classmethod
+    def of_teacher(
+        cls, nights: Nights, validation: Nights, start: Trained | None = None, **settings: Any
+    ) -> TrainingSet:
+        """Of nights with an ECG and stages; the others teach a teacher nothing.
+
+        Raises:
+          DatasetError: none of the training or validation nights, or a subject in both.
+          TrainingError: a validation subject that `start` was trained on.
+        """
+        usable = nights.has_ecg & nights.is_scored
+        if not usable.any():
+            raise DatasetError(
+                "nights: none of them has both an ECG and stages.",
+                "A teacher learns from heartbeats and from the stages that a scorer gave.",
+            )
+        if not validation.has_ecg.any():
+            raise DatasetError("validation: none of its nights has an ECG.")
+        shown = nights.where(usable)
+        return cls._of(nights, shown, validation.where(validation.has_ecg), [], start, settings)
+
+    @classmethod
+    def of_student(
+        cls,
+        nights: Nights,
+        validation: Nights,
+        teachers: Sequence[Trained],
+        start: Trained | None = None,
+    ) -> TrainingSet:
+        """Of nights with a BCG; the others teach a student nothing.
+
+        Raises:
+          DatasetError: none of the training or validation nights, or a subject in both.
+          TrainingError: a validation subject that a teacher or `start` was trained on, or teachers
+            of other inputs than these nights have.
+        """
+        for name, asked in (("nights", nights), ("validation", validation)):
+            if not asked.has_bcg.any():
+                raise DatasetError(
+                    f"{name}: a dataset without BCG, good for a teacher alone.",
+                    "Build one with --bcg_source=paired or simulated.",
+                )
+        shown, chosen_by = (each.where(each.has_bcg) for each in (nights, validation))
+        settings = {
+            "teacher": "+".join(teacher.name for teacher in teachers),
+            "folds": [len(teacher.folds) for teacher in teachers],
+        }
+        found = cls._of(nights, shown, chosen_by, teachers, start, settings)
+        logits = opinions(teachers, shown) if teachers else None
+        return dataclasses.replace(found, teacher_logits=logits)
+
+    @classmethod
+    def _of(
+        cls,
+        given: Nights,
+        shown: Nights,
+        validation: Nights,
+        teachers: Sequence[Trained],
+        start: Trained | None,
+        settings: dict[str, Any],
+    ) -> TrainingSet:
+        """Once no validation subject is one to learn from."""
+        assert_disjoint({"nights": shown.subject_ids, "validation": validation.subject_ids})
+        settings = settings | {"data": [shown.digest(), validation.digest()]}
+        entries, sources = [seen(shown, validation)], list(teachers)
+        if start is not None:
+            settings["start"] = start.name
+            sources.append(start)
+        for one in sources:
+            assert_unseen({str(one): one.settings}, {"validation": validation}, settings["data"])
+            known = one.settings.get(TRAINED_ON, {}).get(SEEN, [])
+            entries += [entry for entry in known if entry not in entries]
+        words = {
+            "schema": SCHEMA_VERSION,
+            "validation_nights": len(validation),
+            SEEN: entries,
+        }
+        return cls(shown, validation, None, settings, words, given.recording_ids)
+
+    def hiding(self, distill: DistillConfig) -> TrainingSet:
+        """The same without the labels that a student of this loss may not see.
+
+        Nights that no term of the loss can use then are left out. With alpha = 1 all batches come
+        from labelled nights: the baseline gets as many labelled windows into its steps as the loss
+        can use.
+
+        Raises:
+          TrainingError: as `labelled_rows`, or nothing to learn from: no teacher at alpha < 1.
+        """
+        if self.teacher_logits is None and distill.alpha < 1.0:
+            raise TrainingError(
+                f"alpha={distill.alpha:g}: there is no teacher to learn from.",
+                "Give a teacher, or alpha 1 to learn from the labels alone.",
+            )
+        chosen = labelled_rows(self.nights, distill)
+        labels = self.nights.labels()
+        for row in np.setdiff1d(np.arange(len(self.nights)), chosen):
+            labels[row] = np.full_like(labels[row], UNSCORED)
+        nights = dataclasses.replace(self.nights, label=np.concatenate(labels))
+        usable = nights.is_scored
+        if distill.alpha < 1.0:
+            usable |= nights.has_ecg
+        if not usable.any():
+            raise TrainingError(
+                "nights: none of them has a label or an ECG that a teacher could read.",
+                "Add nights with stages, or with an ECG beside the BCG.",
+            )
+        logits = self.teacher_logits
+        return dataclasses.replace(
+            self,
+            nights=nights.where(usable),
+            teacher_logits=None if logits is None else logits[np.repeat(usable, nights.windows)],
+            settings=self.settings | {"labelled": len(chosen)},
+        )
+
+    def stage_weights(self, balance: float) -> NDArray[np.float64] | None:
+        """[K] share ** -balance, scaled so that labels weigh 1 on average; 0 without a label."""
+        labels = self.nights.label
+        if balance == 0.0 or (labels < 0).all():
+            return None
+        counts = np.bincount(labels[labels >= 0], minlength=NUM_STAGES)
+        weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -balance, 0.0)
+        return weights * counts.sum() / (weights @ counts)
+
+    def columns(self, run: Run) -> dict[str, NDArray]:
+        """All that a run's batches are taken from, [W, ...], but samples that were not read."""
+        names = (*run.columns, "label")
+        held = tuple(name for name in names if name != "bcg" or self.nights.bcg is not None)
+        columns = self.nights.columns(held)
+        if run.distill is None:
+            return columns
+        logits = self.teacher_logits
+        if logits is None:
+            logits = np.zeros((len(self.nights.label), 1, NUM_STAGES), np.float32)
+        return columns | {"teacher_logits": logits}
+
+
+def read_training(
+    data_dirs: Sequence[Path],
+    model: TeacherConfig | StudentConfig,
+    execution: ExecutionConfig | None = None,
+) -> tuple[Nights, Nights]:
+    """Training and validation nights of datasets, with the samples that a network reads.
+
+    With `dataset_in` = disk those of the training nights are left there.
+    """
+    samples = isinstance(model, StudentConfig) and reads_samples(model)
+    in_memory = samples and (execution is None or execution.dataset_in != "disk")
+    return (
+        read_split(data_dirs, "train", samples=in_memory),
+        read_split(data_dirs, "validation", samples=samples),
+    )
+
+
+def labelled_rows(nights: Nights, distill: DistillConfig) -> NDArray[np.int64]:
+    """Rows of the nights whose labels the student may see: `labelled_nights` of the scored ones.
+
+    Nights are ranked by a hash of seed and id: a larger number keeps the nights of a smaller one.
+
+    Raises:
+      TrainingError: fewer scored training nights than that, or none at all at alpha = 1.
+    """
+    scored = np.flatnonzero(nights.is_scored).tolist()
+    wanted = distill.labelled_nights or len(scored)
+    if wanted > len(scored):
+        raise TrainingError(
+            f"--labelled_nights={wanted}: only {len(scored)} training nights are scored."
+        )
+    if wanted == 0 and distill.alpha == 1.0:
+        raise TrainingError(
+            "No training night is scored, and at alpha = 1 there is nothing else to learn from.",
+            "Set --alpha below 1 to learn from the teacher.",
+        )
+
+    def rank(row: int) -> bytes:
+        name = f"{distill.label_seed}:{nights.recording_ids[row]}"
+        return hashlib.sha256(name.encode()).digest()
+
+    return np.array(sorted(sorted(scored, key=rank)[:wanted]), np.int64)
+
+
+def _snr_db(nights: Nights) -> dict[str, float] | None:
+    """The range of the windows' SNR, for staging to know an unlike night by; None if unknown."""
+    known = nights.bcg_snr_db[np.isfinite(nights.bcg_snr_db)]
+    if not known.size:
+        return None
+    return {name: round(float(np.percentile(known, p)), 2) for name, p in _SNR_PERCENTILES.items()}
