@@ -10,7 +10,8 @@ COMMANDS = {
     "Start": {"quickstart": "the whole mission on a simulated cohort, in minutes"},
     "Data": {
         "simulate_cohort": "write a cohort in SHHS's own folder layout",
-        "build_dataset": "SHHS files -> TFDS dataset shhs_bcg",
+        "fetch_slpdb": "PhysioNet's sleepers with beats and stages, 16 people",
+        "build_dataset": "SHHS, slpdb or a table of your own nights -> TFDS dataset shhs_bcg",
         "show_night": "a night's files -> a page to look at",
     },
     "Training": {

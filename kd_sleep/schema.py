@@ -43,8 +43,10 @@ HRV_FEATURES = (
     "log_lf_hf",
 )
 
+SPLITS = ("train", "validation", "test")
 BCG_SOURCES = ("simulated", "paired", "none")
-RECORDED = "recorded"  # the cohort of a night that no simulator made
+RECORDED = "recorded"  # the cohort of a recorded night whose dataset has no name
+SIMULATOR = "kd_sleep simulator"  # how a simulated night's cohort, and its files' own texts, begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,9 @@ NIGHT_FIELDS: dict[str, Field] = {
     "recording_id": Field((), str, "", "file stem of the night, such as shhs1-200001"),
     "subject_id": Field((), str, "", "one per person; both visits share it"),
     "visit": Field((), np.int32, "", "1 or 2"),
-    "cohort": Field((), str, "", "recorded, or the simulator that made the night's files"),
+    "cohort": Field(
+        (), str, "", "recorded, its dataset's name, or the simulator that made the night's files"
+    ),
     "bcg_source": Field(
         (), str, "", "simulated (forward model), paired (a file of its own) or none (for a teacher)"
     ),

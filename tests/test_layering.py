@@ -28,7 +28,16 @@ LAYERS = (
     {"commands"},
 )
 # A machine with an accelerator need not have the libraries that read files.
-HEAVY = {"tensorflow", "tensorflow_datasets", "array_record", "grain", "sleepecg", "edfio"}
+HEAVY = {
+    "tensorflow",
+    "tensorflow_datasets",
+    "array_record",
+    "grain",
+    "sleepecg",
+    "edfio",
+    "wfdb",
+    "pandas",
+}
 LIGHT = [
     "kd_sleep.losses", "kd_sleep.metrics", "kd_sleep.models.teacher", "kd_sleep.models.student",
     "kd_sleep.training.steps", "kd_sleep.simulation.physiology", "kd_sleep.simulation.sensors",

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from kd_sleep.features import rr
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.parallel import map_nights
 from kd_sleep.recordings.edf import read_signals
-from kd_sleep.recordings.shhs import NightFiles, find_nights
+from kd_sleep.recordings.shhs import ShhsFiles, find_nights
 from kd_sleep.signals import quality
 from kd_sleep.signals.r_peaks import r_peaks, typed_beats
 from kd_sleep.simulation.cohort import write_cohort
@@ -65,7 +65,7 @@ def measure(
         ]
 
 
-def features(night: NightFiles, repeats: int) -> Row:
+def features(night: ShhsFiles, repeats: int) -> Row:
     """ECG file -> beats -> RR features of a night, against sleepecg's own way there."""
     import sleepecg
     from edfio import read_edf
@@ -103,7 +103,7 @@ def features(night: NightFiles, repeats: int) -> Row:
     )  # fmt: skip
 
 
-def whole_night(nights: list[NightFiles], repeats: int) -> list[Row]:
+def whole_night(nights: Sequence[ShhsFiles], repeats: int) -> list[Row]:
     """Seconds of `process_night`, BCG aligned and all, and what they come to for SHHS."""
     works: dict[str, Callable[[], Any]] = {
         "paired": lambda: process_night(nights[0], _PAIRED),
@@ -120,7 +120,7 @@ def whole_night(nights: list[NightFiles], repeats: int) -> list[Row]:
     return rows
 
 
-def pool(nights: list[NightFiles], count: int) -> Row:
+def pool(nights: Sequence[ShhsFiles], count: int) -> Row:
     """Nights a second of two processes against one, starting them included."""
     work = functools.partial(_only_windows, config=_PAIRED)
     todo = [nights[n % len(nights)] for n in range(count)]
@@ -138,18 +138,18 @@ def pool(nights: list[NightFiles], count: int) -> Row:
     )  # fmt: skip
 
 
-def _record(night: NightFiles, config: DatasetConfig = _PAIRED) -> schema.NightRecord:
+def _record(night: ShhsFiles, config: DatasetConfig = _PAIRED) -> schema.NightRecord:
     record = process_night(night, config)
     if isinstance(record, Exclusion):
         raise RuntimeError(f"a simulated night was left out: {record}")
     return record
 
 
-def _only_windows(night: NightFiles, config: DatasetConfig) -> int:
+def _only_windows(night: ShhsFiles, config: DatasetConfig) -> int:
     return len(_record(night, config)["label"])
 
 
-def memory(root: Path, nights: list[NightFiles], few: int, many: int) -> list[Row]:
+def memory(root: Path, nights: Sequence[ShhsFiles], few: int, many: int) -> list[Row]:
     """Peak memory of whole builds, the same nights under as many names, each in its own process."""
     peaks = {}
     for count in (few, many):
@@ -182,7 +182,7 @@ def memory(root: Path, nights: list[NightFiles], few: int, many: int) -> list[Ro
     ]  # fmt: skip
 
 
-def _link(night: NightFiles, shhs: Path, recording_id: str) -> None:
+def _link(night: ShhsFiles, shhs: Path, recording_id: str) -> None:
     """The same files under another night's names."""
     assert night.bcg is not None
     folders = shhs / "polysomnography"
@@ -199,7 +199,7 @@ def _link(night: NightFiles, shhs: Path, recording_id: str) -> None:
         os.link(source, target)
 
 
-def reading(root: Path, nights: list[NightFiles], repeats: int) -> list[Row]:
+def reading(root: Path, nights: Sequence[ShhsFiles], repeats: int) -> list[Row]:
     """BCG windows read from night records, against one window a record, and an array in memory."""
     import tensorflow_datasets as tfds
 

@@ -187,7 +187,7 @@ class Nights:
 
     def origin(self) -> dict[str, Any]:
         """Where the nights come from, for results: cohort, bcg_source, and simulated or not."""
-        simulated = self.cohort != schema.RECORDED or self.bcg_source == "simulated"
+        simulated = schema.SIMULATOR in self.cohort or self.bcg_source == "simulated"
         return {"cohort": self.cohort, "bcg_source": self.bcg_source, "simulated": simulated}
 
     def digest(self) -> str:

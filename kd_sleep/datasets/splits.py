@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from kd_sleep.errors import DatasetError, RecordingError
 from kd_sleep.recordings import files
+from kd_sleep.schema import SPLITS
 
-SPLITS = ("train", "validation", "test")
 SHARES = {"train": 0.60, "validation": 0.15, "test": 0.25}
 _GOLDEN = (5**0.5 - 1) / 2
 _MOST_BYTES = 10_000_000  # half a million subjects

@@ -20,7 +20,8 @@ from kd_sleep.evaluation.report.hypnograms import RELIABLE_SNR_DB, draw_hypnogra
 from kd_sleep.features import night
 from kd_sleep.features.night import Exclusion
 from kd_sleep.pages import INK, MUTED, WIDE, drawing, figure_of, page, section
-from kd_sleep.recordings.shhs import NightFiles, find_nights, read_recording
+from kd_sleep.recordings.night_files import NightFiles
+from kd_sleep.recordings.shhs import find_nights
 from kd_sleep.signals.alignment import RJ_S, Alignment
 
 
@@ -41,9 +42,9 @@ def look(files: NightFiles, config: DatasetConfig) -> Look:
     record = night.process_night(files, config)
     if isinstance(record, Exclusion):
         raise RecordingError(record.path, record.reason, record.remedy)
-    if config.bcg_source != "paired":
+    if not np.isfinite(record["clock_confidence"]):
         return Look(record, None)
-    recording = read_recording(files, signals=config.recordings == "edf")
+    recording = files.read(signals=config.recordings == "edf")
     beats, _, _ = night.heartbeats(files, recording)
     return Look(record, night.aligned_bcg(files, config, recording, beats)[1])
 

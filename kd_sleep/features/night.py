@@ -14,13 +14,13 @@ from kd_sleep.errors import RecordingError
 from kd_sleep.features import fields
 from kd_sleep.features.bcg import NoHeartbeatBand
 from kd_sleep.features.fields import MIN_ECG_HZ
+from kd_sleep.recordings.night_files import NightFiles
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.recordings.recording import Recording
-from kd_sleep.recordings.shhs import SIMULATOR, NightFiles, bcg_file, read_recording
 from kd_sleep.signals import alignment, quality
 from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation.physiology import SIMULATOR_VERSION
-from kd_sleep.simulation.recorded_drive import simulated_bcg
+from kd_sleep.simulation.recorded_drive import inferred, simulated_bcg
 
 SEARCH_S = 600.0  # on either side of where the headers have the BCG's clock
 WIDE_SEARCH_S = 2400.0  # of the ECG's start, where that fails: two zones may be 30 minutes apart
@@ -57,34 +57,50 @@ def process_night(files: NightFiles, config: DatasetConfig) -> schema.NightRecor
     except Exception as error:
         reason = f"unforeseen {type(error).__name__}: {error}"
         remedy = "Please report this with the file's header; the night is left out."
-        return Exclusion(files.recording_id, str(files.edf), reason, remedy)
+        return Exclusion(files.recording_id, str(files.part()), reason, remedy)
 
 
 def _record(files: NightFiles, config: DatasetConfig) -> schema.NightRecord:
-    recording = read_recording(files, signals=config.recordings == "edf")
+    recording = files.read(signals=config.recordings == "edf")
     windows = len(recording.labels)
     beats, normal, ecg_quality = heartbeats(files, recording)
+    source = _bcg_source(files, config, beats)
     record = {
         "recording_id": recording.recording_id,
         "subject_id": recording.subject_id,
         "visit": np.int32(recording.visit),
         "cohort": recording.cohort,
-        "bcg_source": config.bcg_source,
-        "simulator": _simulator(recording, config),
+        "bcg_source": source,
+        "simulator": _simulator(recording, source),
         "label": recording.labels.astype(np.int8),
         **fields.heart_fields(beats, normal, windows),
         "ecg_quality": ecg_quality,
-        **_bcg_fields(files, recording, config, beats, normal),
+        **_bcg_fields(files, recording, config, source, beats, normal),
     }
     schema.validate(record)
     return record
 
 
-def _simulator(recording: Recording, config: DatasetConfig) -> str:
-    """What simulated the night, or only its BCG."""
-    if recording.cohort != schema.RECORDED:
-        return recording.cohort
-    return f"{SIMULATOR} {SIMULATOR_VERSION}" if config.bcg_source == "simulated" else "none"
+def _bcg_source(files: NightFiles, config: DatasetConfig, beats: NDArray) -> str:
+    """Where this night's BCG comes from: in a paired dataset some nights may have none."""
+    source = config.bcg_source
+    if source == "paired" and files.bcg is None:
+        source = "none"
+    if source != "paired" and len(beats) == 0:
+        raise RecordingError(
+            files.part(),
+            f"the night has neither ECG nor beats, and --bcg_source={source} reads no BCG file.",
+            "Build with --bcg_source=paired, or leave the night out.",
+        )
+    return source
+
+
+def _simulator(recording: Recording, source: str) -> str:
+    """What simulated the night or only its BCG, and what of the body that was not recorded."""
+    names = [recording.cohort] if recording.cohort.startswith(schema.SIMULATOR) else []
+    if source == "simulated":
+        names = [*(names or [f"{schema.SIMULATOR} {SIMULATOR_VERSION}"]), *inferred(recording)]
+    return ", ".join(names) or "none"
 
 
 def heartbeats(
@@ -95,6 +111,7 @@ def heartbeats(
     Returns:
       [M] times in s; [M] whether each is a normal beat: as the R points tell, or, of the
       detector's, as `typed_beats` has it; [N] the windows' ECG quality, NaN if no ECG.
+      No beats for a night of a BCG alone.
 
     Raises:
       RecordingError: R points of another night, an ECG too slow, or no heart to be seen.
@@ -103,7 +120,7 @@ def heartbeats(
     quality_N = np.full(windows, np.nan, np.float32)
     if recording.rpoints is not None:
         times, normal = recording.rpoints.times_s, recording.rpoints.normal
-        source = files.rpoints_csv or files.edf
+        source = files.part("beats", "ecg")
         try:
             fields.check_given_beats(times, recording.duration_s)
         except fields.NoHeartbeat as error:
@@ -114,15 +131,16 @@ def heartbeats(
             ) from error
         if ecg is not None and ecg.rate_hz >= MIN_ECG_HZ:
             quality_N = quality.ecg_quality(ecg.values, ecg.rate_hz, times, windows)
+    elif ecg is None:
+        return np.empty(0), np.empty(0, bool), quality_N  # its BCG is all there is
     else:
-        assert ecg is not None  # read_recording has refused a night with neither
         if ecg.rate_hz < MIN_ECG_HZ:
             raise RecordingError(
-                files.edf,
+                files.part("ecg"),
                 f"its ECG has {ecg.rate_hz:g} Hz, too few to see a heartbeat.",
                 "Give an R-point CSV, or leave the night out.",
             )
-        source = files.edf
+        source = files.part("ecg")
         times, normal, usable = fields.detected_beats(ecg.values, ecg.rate_hz)
         quality_N = quality.usable_share(usable, windows)
     try:
@@ -141,11 +159,16 @@ def aligned_bcg(
     Raises:
       RecordingError: no BCG file, an unusable one, or one whose beats do not fit the ECG's.
     """
-    path = bcg_file(files)
+    path = files.bcg_file()
     bcg = read_bcg(
-        path, config.bcg_channel, config.bcg_rate_hz, spelt=("--bcg_channel", "--bcg_rate_hz")
+        path,
+        files.bcg_channel or config.bcg_channel,
+        files.bcg_rate_hz or config.bcg_rate_hz,
+        spelt=files.bcg_spelt,
     )
     series = bcg.signal.series.without_flat()
+    if len(beats) == 0:
+        return series, alignment.UNALIGNED
     failed = None
     # A start may be of another zone or wrong: the heartbeats decide, in a wider search without it.
     for guess_s, search_s in ((_header_offset_s(recording, bcg), SEARCH_S), (0.0, WIDE_SEARCH_S)):
@@ -180,6 +203,7 @@ def _bcg_fields(
     files: NightFiles,
     recording: Recording,
     config: DatasetConfig,
+    source: str,
     beats: NDArray,
     normal: NDArray,
 ) -> dict[str, Any]:
@@ -190,9 +214,9 @@ def _bcg_fields(
         **dict.fromkeys(("clock_offset", "clock_drift"), np.float32(0.0)),
         **dict.fromkeys(("clock_residual", "clock_confidence"), np.float32(np.nan)),
     }
-    if config.bcg_source == "none":
+    if source == "none":
         return clock | fields.no_bcg_fields(windows)
-    if config.bcg_source == "simulated":
+    if source == "simulated":
         made = simulated_bcg(recording, beats, normal, config.simulated_sensor)
         return clock | _sampled(files, made, windows, config)
     bcg, found = aligned_bcg(files, config, recording, beats)
@@ -221,4 +245,4 @@ def _sampled(files: NightFiles, bcg: Series, windows: int, config: DatasetConfig
     try:
         return fields.bcg_fields(bcg, windows, config.bcg_samples)
     except NoHeartbeatBand as error:
-        raise RecordingError(files.bcg or files.edf, str(error), LEAVE_OUT) from error
+        raise RecordingError(files.bcg or files.part("ecg"), str(error), LEAVE_OUT) from error

@@ -20,7 +20,7 @@ import mmap
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import edfio
@@ -31,6 +31,7 @@ from kd_sleep.errors import RecordingError
 from kd_sleep.recordings import files
 from kd_sleep.recordings.files import FETCH_AGAIN
 from kd_sleep.recordings.recording import Signal
+from kd_sleep.schema import WINDOW_S
 
 MAX_DURATION_S = 24 * 3600.0  # longer is no night; a few bytes of header could claim any length
 MAX_SAMPLES = (
@@ -152,12 +153,7 @@ def read_signals(path: str | os.PathLike, wanted: Mapping[str, Sequence[str]]) -
     """
     layout = _layout(path)
     try:
-        with files.opened(path) as file, warnings.catch_warnings():
-            # edfio warns where size and header disagree, which `_layout` has settled.
-            warnings.simplefilter("ignore")
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the file stays as is
-            content[: len(layout.header)] = layout.header
-            edf = edfio.read_edf(memoryview(content), lazy_load_data=True)
+        with _opened(path, layout.header) as edf:
             channels = {name: _choose(edf.signals, labels) for name, labels in wanted.items()}
             start = _start(edf, layout)
             return EdfContents(
@@ -178,6 +174,51 @@ def read_signals(path: str | os.PathLike, wanted: Mapping[str, Sequence[str]]) -
         raise RecordingError(path, f"is no readable EDF ({error}).", FETCH_AGAIN) from error
 
 
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike, header: bytes) -> Iterator[edfio.Edf]:
+    """The file as edfio has it, with this header in place of its own."""
+    with files.opened(path) as file, warnings.catch_warnings():
+        # edfio warns where size and header disagree, which was looked at before.
+        warnings.simplefilter("ignore")
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the file stays as is
+        content[: len(header)] = header
+        yield edfio.read_edf(memoryview(content), lazy_load_data=True)
+
+
+def read_annotations(
+    path: str | os.PathLike,
+) -> tuple[datetime.datetime | None, list[tuple[float, float, str]]]:
+    """The annotations of an EDF+ file, with signals or without.
+
+    Returns:
+      Wall clock from which they count, None where the header's is unusable; onset in s, duration in
+      s (30 where it tells none) and text of each, in order of time.
+
+    Raises:
+      RecordingError: for a file that is missing, no EDF, cut short, or without annotations.
+    """
+    header, size = _header(path)
+    channels = len(header) // 256 - 1
+    rates = header[256 + 216 * channels : 256 + 224 * channels]
+    per_record = [
+        _number(path, "samples per record", rates[8 * i : 8 * i + 8]) for i in range(channels)
+    ]
+    records = _number(path, "number of records", header[236:244])
+    if size < len(header) + 2 * sum(per_record) * records:
+        raise RecordingError(path, "is cut short.", FETCH_AGAIN)
+    record_s = _number(path, "record duration", header[244:252], float)
+    first_s, _ = _onsets(path, header, per_record, records, record_s)
+    try:
+        with _opened(path, header) as edf:
+            found = [(a.onset, a.duration or WINDOW_S, a.text) for a in edf.annotations]
+            start = _start(edf, _Layout(header, records, record_s, first_s, None))
+    except Exception as error:  # a header can be wrong in more ways than edfio has errors for
+        raise RecordingError(path, f"is no readable EDF ({error}).", FETCH_AGAIN) from error
+    if not found:
+        raise RecordingError(path, "holds no EDF+ annotations.", "Choose the file with the stages.")
+    return start, found
+
+
 def write_signals(
     path: str | os.PathLike,
     signals: Sequence[tuple[Channel, ArrayLike]],
@@ -188,14 +229,15 @@ def write_signals(
 
     Args:
       path: replaced whole or not at all; its folder is made.
-      signals: channels with their samples [seconds * rate_hz], in physical units. Values beyond the
-        physical range saturate, as they would in the recorder.
+      signals: channels with their samples [seconds * rate_hz], in physical units, within their
+        physical ranges; `saturated` clips what a recorder would.
       start: wall clock at the first sample, 1985 to 2084, to the second.
       recording_text: local recording identification, at most 80 characters; says who made the file.
 
     Raises:
-      ValueError: for samples that are not finite or not the same whole number of seconds in every
-        channel, and for text or numbers that do not fit their header fields.
+      ValueError: for samples that are not finite, beyond their channel's range or not the same
+        whole number of seconds in every channel, and for text or numbers that do not fit their
+        header fields.
     """
     if not 1985 <= start.year <= 2084:
         raise ValueError(f"start={start}: EDF's two-digit years run from 1985 to 2084")
@@ -479,7 +521,7 @@ def _placed(records: NDArray[np.float32], layout: _Layout) -> NDArray[np.float32
 
 
 def _digital(channel: Channel, values: ArrayLike) -> NDArray[np.int16]:
-    """Stored integers of one channel, [seconds * rate_hz]; values beyond its range saturate."""
+    """Stored integers of one channel, [seconds * rate_hz]."""
     physical = np.asarray(values, np.float64)
     if physical.ndim != 1 or physical.size % channel.rate_hz or not np.isfinite(physical).all():
         raise ValueError(
@@ -487,5 +529,17 @@ def _digital(channel: Channel, values: ArrayLike) -> NDArray[np.int16]:
             f" got shape {physical.shape}"
         )
     (low, high), (smallest, largest) = channel.physical_range, channel.digital_range
-    stored = (physical - low) / (high - low) * (largest - smallest) + smallest
-    return np.rint(np.clip(stored, smallest, largest)).astype(np.int16)
+    stored = np.rint((physical - low) / (high - low) * (largest - smallest) + smallest)
+    if stored.size and not smallest <= stored.min() <= stored.max() <= largest:
+        raise ValueError(
+            f"{channel.label}: samples from {physical.min():g} to {physical.max():g}"
+            f" {channel.unit} do not fit its range {low:g} to {high:g}; widen the channel's range,"
+            " scale the samples, or clip them with edf.saturated"
+        )
+    return stored.astype(np.int16)
+
+
+def saturated(channel: Channel, values: ArrayLike) -> NDArray[np.float64]:
+    """Samples clipped to the channel's physical range, as a recorder clips them."""
+    low, high = sorted(channel.physical_range)
+    return np.clip(np.asarray(values, np.float64), low, high)

@@ -19,6 +19,7 @@ WINDOW_MS = int(1000 * WINDOW_S)
 _LONGEST_NIGHT_MS = 24 * 3600 * 1000  # a time beyond this is damage, and no reason to fill memory
 _ROUNDING_MS = 500  # runs that overlap by less do so because their times were rounded
 _SLEEP_CODES = {1, 2, 3, 4, 5}
+MIN_ONE_KIND_WINDOWS = 120  # an hour of sleep all of one kind: nobody told the kinds apart
 _FEWEST_COMPARED = 10  # windows scored twice; fewer say nothing of two scorings
 
 
@@ -91,6 +92,49 @@ def scoring_of(
     # Codes, not classes: stages 1 and 2 are both Light, and a night that has both was staged.
     sleep = {run.code for run in scored[0]} & _SLEEP_CODES
     return Scoring(_on_windows(path, scored[0]), len(sleep) == 1, software, start_time)
+
+
+def refuse_one_kind(path: str | os.PathLike, scoring: Scoring) -> None:
+    """Raises RecordingError where sleep was told from wake only."""
+    if scoring.sleep_wake_only and np.count_nonzero(scoring.labels > 0) >= MIN_ONE_KIND_WINDOWS:
+        raise RecordingError(
+            path,
+            "scores sleep and wake only, one kind of sleep.",
+            "Leave this night out: its one code for sleep would be taken for Light.",
+        )
+
+
+def fitted(
+    path: str | os.PathLike, labels: NDArray[np.int8], windows: int, *, timed: bool
+) -> NDArray[np.int8]:
+    """Labels, cut or padded to the number of windows that the night has.
+
+    Args:
+      path: the file that they are from, for errors.
+      labels: classes of windows.
+      windows: of the night.
+      timed: whether each stage stands with its time in the file; else one that is missing would
+        shift all that follow.
+
+    Raises:
+      RecordingError: labels that outlast the night by more than one window, or fall short of it by
+        more than one where they are not timed.
+    """
+    if labels.size > windows + 1:
+        raise RecordingError(
+            path,
+            f"stages {labels.size} windows where the night has {windows}.",
+            "Check that all files are whole and of the same night.",
+        )
+    if not timed and labels.size < windows - 1:
+        raise RecordingError(
+            path,
+            f"lists {labels.size} stages where the night has {windows} windows: if one is missing,"
+            " all that follow are shifted.",
+            "Take a file that times its stages, or leave this night out.",
+        )
+    kept = labels[:windows]
+    return np.pad(kept, (0, windows - kept.size), constant_values=UNSCORED)
 
 
 def disagreement(labels: NDArray[np.int8], others: NDArray[np.int8]) -> tuple[float, int]:

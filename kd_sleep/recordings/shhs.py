@@ -17,30 +17,25 @@ import datetime
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from kd_sleep.errors import DatasetError, RecordingError
 from kd_sleep.recordings import nsrr, profusion
-from kd_sleep.recordings.edf import Channel, read_signals
+from kd_sleep.recordings.edf import Channel, EdfContents, read_signals
 from kd_sleep.recordings.files import hidden
-from kd_sleep.recordings.recording import Recording
-from kd_sleep.recordings.scoring import Scoring, disagreement
-from kd_sleep.schema import RECORDED, WINDOW_S
-from kd_sleep.stages import UNSCORED
+from kd_sleep.recordings.night_files import BCG_SUFFIXES, Listing, NightFiles
+from kd_sleep.recordings.recording import Recording, Signal
+from kd_sleep.recordings.scoring import Scoring, disagreement, fitted, refuse_one_kind
+from kd_sleep.schema import RECORDED, SIMULATOR, WINDOW_S
 
-SIMULATOR = "kd_sleep simulator"  # how the texts begin by which a simulated night's files say so
 SIMULATION_CARD = "simulation.json"  # stands beside polysomnography/ in a simulated cohort
-BCG_SUFFIXES = (".edf", ".csv", ".npy", ".npz", ".h5", ".hdf5")  # of BCG files; case is no matter
 
 MAX_DISAGREEMENT = 0.1  # share of a night's windows that NSRR's and Profusion's stages differ in
-MIN_ONE_KIND_WINDOWS = 120  # an hour of sleep all of one kind: nobody told the kinds apart
 _RECORDING_ID = re.compile(r"shhs([12])-(\d{6})", re.ASCII)
 _NSRR_DATE = datetime.date(1985, 1, 1)  # stands in SHHS's headers for every night's own
 
-# Each kind of file, by its name in NightFiles: its folder, and its name after the recording id.
+# Each kind of file, by its name in ShhsFiles: its folder, and its name after the recording id.
 _LAYOUT = {
     "edf": ("edfs", ".edf"),
     "stages_xml": ("annotations-events-nsrr", "-nsrr.xml"),
@@ -50,7 +45,7 @@ _LAYOUT = {
 _UNFINISHED = (".part", ".partial")  # downloads under way
 
 # Labels under which NSRR's cohorts carry the signals, SHHS's own first.
-_ECG_LABELS = (
+ECG_LABELS = (
     "ECG", "EKG", "ECG1", "EKG1", "ECG L-R", "EKG L-R", "ECG1-ECG2", "EKG1-EKG2", "ECG (LL-RA)",
 )  # fmt: skip
 _THORAX_LABELS = ("THOR RES", "Thor", "Thorax", "Thoracic", "Chest")
@@ -97,46 +92,33 @@ _VISIT_2 = (
 _NEURAL = ("EEG(sec)", "EMG", "EOG(L)", "EOG(R)", "EEG")  # three quarters of a file's bytes
 
 
-@dataclasses.dataclass(frozen=True)
-class NightFiles:
-    """The files of one night, which need not exist before they are read.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShhsFiles(NightFiles):
+    """The files of one of SHHS's nights.
 
     Attributes:
-      recording_id: such as `shhs1-200001`.
-      subject_id: NSRR's number of the person, such as `200001`.
-      visit: 1 or 2.
       edf: signals.
       stages_xml: scored stages, from NSRR.
       profusion_xml: the same from Profusion, read where NSRR's is absent; None where it is, too.
       rpoints_csv: heartbeats; None where the night has none.
-      bcg: a BCG recording of the same night; None where no folder of them was named.
-      more_bcg: further BCG files of the night, which make it unclear which one to take.
     """
 
-    recording_id: str
-    subject_id: str
-    visit: int
     edf: Path
     stages_xml: Path
     profusion_xml: Path | None
     rpoints_csv: Path | None
-    bcg: Path | None
-    more_bcg: tuple[Path, ...] = ()
 
+    @property
+    def parts(self) -> dict[str, Path | None]:
+        return {
+            "ecg": self.edf,
+            "stages": self.stages_xml,
+            "profusion": self.profusion_xml,
+            "beats": self.rpoints_csv,
+        }
 
-@dataclasses.dataclass(frozen=True)
-class Listing:
-    """What is in SHHS's folders.
-
-    Attributes:
-      nights: in order of their ids.
-      strays: files whose names are none of SHHS's, such as `shhs1-20001.edf` or a second visit's
-        among the first visits, in order. Nobody reads them; hidden files and unfinished downloads
-        do not count.
-    """
-
-    nights: list[NightFiles]
-    strays: list[Path]
+    def read(self, *, signals: bool = True) -> Recording:
+        return read_recording(self, signals=signals)
 
 
 def channels(visit: int, signals: str) -> tuple[Channel, ...]:
@@ -153,7 +135,7 @@ def channels(visit: int, signals: str) -> tuple[Channel, ...]:
 
 def paths_of(
     shhs_dir: str | os.PathLike, recording_id: str, bcg_dir: str | os.PathLike | None = None
-) -> NightFiles:
+) -> ShhsFiles:
     """Where each file of a night lies, whether it exists or not.
 
     Raises:
@@ -170,7 +152,7 @@ def paths_of(
         kind: root / folder / f"shhs{visit}" / f"{recording_id}{suffix}"
         for kind, (folder, suffix) in _LAYOUT.items()
     }
-    return NightFiles(
+    return ShhsFiles(
         recording_id=recording_id,
         subject_id=subject_id,
         visit=int(visit),
@@ -186,7 +168,7 @@ def find_nights(
     shhs_dir: str | os.PathLike,
     bcg_dir: str | os.PathLike | None = None,
     recordings: str = "edf",
-) -> Listing:
+) -> Listing[ShhsFiles]:
     """All nights that have stages, or what they are read from.
 
     A night that lacks one of the two is listed: reading it says what is missing, so that no night
@@ -236,7 +218,7 @@ def find_nights(
                 more_bcg=tuple(bcg[1:]),
             )
         )
-    return Listing(nights, strays)
+    return Listing(shhs_dir, nights, strays)
 
 
 def _find_files(root: Path) -> tuple[dict[str, dict[str, Path]], list[Path]]:
@@ -258,31 +240,6 @@ def _find_files(root: Path) -> tuple[dict[str, dict[str, Path]], list[Path]]:
                 else:
                     found.setdefault(recording_id, {})[kind] = file
     return found, sorted(strays)
-
-
-def bcg_file(night: NightFiles) -> Path:
-    """The BCG file of a night.
-
-    Raises:
-      RecordingError: for none, or several: nobody can tell which one to take.
-    """
-    if night.bcg is None or not night.bcg.exists():
-        raise RecordingError(
-            night.bcg or night.edf,
-            "the night has no BCG file.",
-            f"Put it into --bcg_dir as {night.recording_id} with one of the suffixes"
-            f" {' '.join(BCG_SUFFIXES)}, or build with another --bcg_source.",
-        )
-    if night.more_bcg:
-        names = " and ".join(file.name for file in (night.bcg, *night.more_bcg))
-        raise RecordingError(night.bcg, f"the night has several BCG files: {names}.", "Leave one.")
-    return night.bcg
-
-
-def all_files(night: NightFiles) -> list[Path]:
-    """Those of the night's files that exist."""
-    named = (night.edf, night.stages_xml, night.profusion_xml, night.rpoints_csv, night.bcg)
-    return [file for file in (*named, *night.more_bcg) if file is not None and file.is_file()]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -310,7 +267,31 @@ def _is_folder(entry: os.DirEntry) -> bool:
     return entry.is_dir()
 
 
-def read_recording(night: NightFiles, *, signals: bool = True) -> Recording:
+def read_polysomnogram(path: Path, ecg_labels: Sequence[str] = ECG_LABELS) -> EdfContents:
+    """The EDF's `ecg`, and `thorax` and `abdomen` where they were recorded.
+
+    Raises:
+      RecordingError: as `read_signals`; no ECG, or less than one window.
+    """
+    wanted = {"ecg": ecg_labels, "thorax": _THORAX_LABELS, "abdomen": _ABDOMEN_LABELS}
+    edf = read_signals(path, wanted)
+    if "ecg" not in edf.signals:
+        raise RecordingError(
+            path, f"has no ECG among {', '.join(edf.labels)}.", "Leave this night out."
+        )
+    if edf.duration_s < WINDOW_S:
+        raise RecordingError(
+            path, f"lasts {edf.duration_s:g} s, less than one window.", "Leave this night out."
+        )
+    return edf
+
+
+def effort_of(edf: EdfContents) -> tuple[Signal, ...]:
+    """The breathing effort of thorax and abdomen."""
+    return tuple(edf.signals[name] for name in ("thorax", "abdomen") if name in edf.signals)
+
+
+def read_recording(night: ShhsFiles, *, signals: bool = True) -> Recording:
     """Reads one night's signals, stages and, where there are any, R points.
 
     The signals set the number of windows. Scoring that ends earlier leaves windows unscored; one
@@ -330,18 +311,8 @@ def read_recording(night: NightFiles, *, signals: bool = True) -> Recording:
     """
     if not signals:
         return _read_rpoints_alone(night)
-    edf = read_signals(
-        night.edf, {"ecg": _ECG_LABELS, "thorax": _THORAX_LABELS, "abdomen": _ABDOMEN_LABELS}
-    )
-    if "ecg" not in edf.signals:
-        raise RecordingError(
-            night.edf, f"has no ECG among {', '.join(edf.labels)}.", "Leave this night out."
-        )
+    edf = read_polysomnogram(night.edf)
     windows = int(edf.duration_s // WINDOW_S)
-    if windows == 0:
-        raise RecordingError(
-            night.edf, f"lasts {edf.duration_s:g} s, less than one window.", "Leave this night out."
-        )
     path, scoring = _read_scoring(night)
     return Recording(
         recording_id=night.recording_id,
@@ -351,13 +322,13 @@ def read_recording(night: NightFiles, *, signals: bool = True) -> Recording:
         start=edf.start or _start(scoring),
         duration_s=edf.duration_s,
         ecg=edf.signals["ecg"],
-        effort=tuple(edf.signals[name] for name in ("thorax", "abdomen") if name in edf.signals),
-        labels=_fitted(night, path, scoring.labels, windows),
+        effort=effort_of(edf),
+        labels=fitted(path, scoring.labels, windows, timed=path != night.profusion_xml),
         rpoints=None if night.rpoints_csv is None else nsrr.read_rpoints(night.rpoints_csv),
     )
 
 
-def _read_rpoints_alone(night: NightFiles) -> Recording:
+def _read_rpoints_alone(night: ShhsFiles) -> Recording:
     csv = night.rpoints_csv or paths_of(_shhs_dir(night), night.recording_id).rpoints_csv
     if csv is None or not csv.exists():
         raise RecordingError(
@@ -387,20 +358,14 @@ def _start(scoring: Scoring) -> datetime.datetime | None:
     return None if clock is None else datetime.datetime.combine(_NSRR_DATE, clock)
 
 
-def _read_scoring(night: NightFiles) -> tuple[Path, Scoring]:
+def _read_scoring(night: ShhsFiles) -> tuple[Path, Scoring]:
     """The night's stages, and the file that they are from."""
     path, second = night.stages_xml, night.profusion_xml
     read = nsrr.read_scoring
     if second is not None and second.exists() and not path.exists():
         path, read = second, profusion.read_scoring
     scoring = read(path)
-    asleep = np.count_nonzero(scoring.labels > 0)
-    if asleep >= MIN_ONE_KIND_WINDOWS and scoring.sleep_wake_only:
-        raise RecordingError(
-            path,
-            "scores sleep and wake only, one kind of sleep.",
-            "Leave this night out: its one code for sleep would be taken for Light.",
-        )
+    refuse_one_kind(path, scoring)
     if second is not None and path != second and second.exists():
         _check_agreement(path, scoring, second)
     return path, scoring
@@ -421,7 +386,7 @@ def _check_agreement(path: Path, scoring: Scoring, second: Path) -> None:
         )
 
 
-def _cohort(night: NightFiles, *texts: str) -> str:
+def _cohort(night: ShhsFiles, *texts: str) -> str:
     """`recorded`, or the simulator that one of the files' texts, or the cohort's card, names.
 
     The card names the seed, too: subjects of two cohorts have the same ids.
@@ -437,26 +402,5 @@ def _cohort(night: NightFiles, *texts: str) -> str:
     return f"{simulator or SIMULATOR}, seed {seed}"
 
 
-def _shhs_dir(night: NightFiles) -> Path:
+def _shhs_dir(night: ShhsFiles) -> Path:
     return night.stages_xml.parents[3]
-
-
-def _fitted(
-    night: NightFiles, path: Path, labels: NDArray[np.int8], windows: int
-) -> NDArray[np.int8]:
-    """Labels, cut or padded to the number of windows that the signals have."""
-    if labels.size > windows + 1:
-        raise RecordingError(
-            path,
-            f"stages {labels.size} windows where {night.edf.name} has {windows}.",
-            "Check that both files are whole and of the same night.",
-        )
-    if path == night.profusion_xml and labels.size < windows - 1:
-        raise RecordingError(
-            path,
-            f"lists {labels.size} stages where {night.edf.name} has {windows} windows: if one is"
-            " missing, all that follow are shifted.",
-            "Fetch NSRR's file of the night, which times its stages.",
-        )
-    kept = labels[:windows]
-    return np.pad(kept, (0, windows - kept.size), constant_values=UNSCORED)

@@ -107,6 +107,12 @@ class Alignment:
         )
 
 
+_NONE = np.zeros(0)
+UNALIGNED = Alignment(  # the clock of a BCG that there is no other to compare with
+    0.0, 0.0, np.nan, np.nan, np.nan, _NONE, _NONE, _NONE.astype(bool), _NONE, _NONE, np.nan
+)
+
+
 class NoAlignment(ValueError):
     """The two signals share no pattern of beats within the search range."""
 

@@ -123,7 +123,8 @@ def write_night(out: Path, config: CohortConfig, visit: Visit) -> str:
         body.get(channel.label.upper(), _background(rng, channel, drive.duration_s))
         for channel in channels
     ]
-    edf.write_signals(files.edf, list(zip(channels, samples, strict=True)), start, text)
+    recorded = [(c, edf.saturated(c, values)) for c, values in zip(channels, samples, strict=True)]
+    edf.write_signals(files.edf, recorded, start, text)
     nsrr.write_stages(files.stages_xml, night.scored, start.time(), drive.duration_s, software=text)
     if rng.random() < config.rpoints_share:
         types = np.where(drive.beat_normal, 1, 2)
@@ -134,7 +135,7 @@ def write_night(out: Path, config: CohortConfig, visit: Visit) -> str:
     seconds = len(bcg.values) // BCG_CHANNEL.rate_hz
     values = BCG_GAIN * bcg.values[: seconds * BCG_CHANNEL.rate_hz]
     # The device's clock is wrong by clock.offset_s: its header says that it started with the ECG.
-    edf.write_signals(files.bcg, [(BCG_CHANNEL, values)], start, text)
+    edf.write_signals(files.bcg, [(BCG_CHANNEL, edf.saturated(BCG_CHANNEL, values))], start, text)
 
     truth = {
         "bcg_clock": dataclasses.asdict(clock),

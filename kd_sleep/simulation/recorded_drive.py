@@ -9,6 +9,9 @@ Each trace is an RMS on `DRIVE_HZ`, held against its own level at rest, a runnin
 movement is where any trace exceeds `low` times that level and one reaches `high` times it. Strength
 is relative to the channel's R peaks or breaths, so neither its gain nor its polarity counts.
 
+A night whose breathing nobody recorded breathes as its heartbeats tell: RR shortens as the chest
+expands (respiratory sinus arrhythmia; Hirsch & Bishop, Am J Physiol 1981;241:H620).
+
 Thresholds and units are set on simulated nights, whose movements are known: there 90 % of the time
 in movement is seen, and 99 % of what is seen is true. Recorded nights with a known movement were
 not at hand, and the simulator makes no swing of several breaths.
@@ -31,6 +34,9 @@ from kd_sleep.simulation.physiology import DRIVE_HZ, Drive
 
 BCG_SAMPLING_HZ = 100.0  # of the forward model
 BREATH_HZ = (0.1, 0.6)
+RSA_HZ = (0.15, 0.4)  # the Task Force's HF band, which breathing rules
+RSA_BEATS = 11  # that an interval's local median is over
+RSA_CHANGE = 0.2  # of that median: more, and the interval is no NN interval
 MIN_BREATH_HZ = 2.0  # slower, and a channel shows no breath
 MIN_JERK_HZ = 4.0  # slower, and it shows nothing faster than a breath
 QRS_SIDE_S = 0.1  # before and after R
@@ -82,22 +88,32 @@ def drive_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
     ecg, breathing = recording.ecg, np.zeros(samples)
     rises = [] if ecg is None else _rises_of_ecg(ecg, beats, samples)
     for effort in reversed(recording.effort):  # of two that breathe, the first is the breathing
-        if effort.rate_hz < MIN_BREATH_HZ:
+        if not _breathes(effort):
             continue
-        chest = bandpass(effort.series.values, effort.rate_hz, *BREATH_HZ)
-        spread = np.sqrt(2.0) * moving_sd(chest, effort.rate_hz, 60.0)
-        alive = spread[~_dead(effort.series)]
-        if not alive.any():
-            continue
+        chest, spread = _excursion(effort.series.values, effort.rate_hz, BREATH_HZ)
         clock_s = np.arange(len(chest)) / effort.rate_hz
-        chest = np.clip(chest / np.maximum(spread, 1e-3 * spread.max()), -3.0, 3.0)
         breathing = np.interp(np.arange(samples) / DRIVE_HZ, clock_s, chest)
-        size = float(np.median(alive))
+        size = float(np.median(spread[~_dead(effort.series)]))
         rises.append(_rise(SWING, effort, size, samples))
         if effort.rate_hz >= MIN_JERK_HZ:
             rises.append(_rise(JERK, effort, size, samples))
     movement = _movement(rises) if rises else np.zeros(samples)
     return Drive(recording.duration_s, beats, normal, breathing, movement)
+
+
+def body_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
+    """As `drive_of`; a night whose channels tell no breathing breathes as its heartbeats tell."""
+    drive = drive_of(recording, beats, normal)
+    if any(map(_breathes, recording.effort)):
+        return drive
+    return dataclasses.replace(drive, breathing=_rsa_breathing(drive))
+
+
+def inferred(recording: Recording) -> list[str]:
+    """What `body_of` has no channel for, in words; nothing for a night with ECG and breathing."""
+    breathes = any(map(_breathes, recording.effort))
+    found = [] if breathes else ["breathing from the heartbeats"]
+    return found if breathes or recording.ecg is not None else [*found, "no movement"]
 
 
 def simulated_bcg(recording: Recording, beats: NDArray, normal: NDArray, sensor: str) -> Series:
@@ -109,7 +125,7 @@ def simulated_bcg(recording: Recording, beats: NDArray, normal: NDArray, sensor:
       normal: [M] bool, False for ectopic beats.
       sensor: a name in `beds.SENSORS`.
     """
-    drive, rng = drive_of(recording, beats, normal), rng_of(recording.recording_id)
+    drive, rng = body_of(recording, beats, normal), rng_of(recording.recording_id)
     made = sensors.bcg(rng, drive, BCG_SAMPLING_HZ, sensor=sensor)
     return Series.of(made.values, made.rate_hz)
 
@@ -118,6 +134,36 @@ def rng_of(recording_id: str) -> np.random.Generator:
     """The generator that a night's simulated sensor is drawn from."""
     seed = int.from_bytes(hashlib.sha256(recording_id.encode()).digest()[:8], "big")
     return np.random.default_rng(seed)
+
+
+def _breathes(effort: Signal) -> bool:
+    """Whether a channel shows breaths anywhere."""
+    if effort.rate_hz < MIN_BREATH_HZ:
+        return False
+    return not bool(_dead(effort.series).all())
+
+
+def _excursion(
+    values: NDArray, rate_hz: float, band_hz: tuple[float, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Breaths of about ±1, and their size in the channel's unit, both [n]."""
+    chest = bandpass(values, rate_hz, *band_hz)
+    spread = np.sqrt(2.0) * moving_sd(chest, rate_hz, 60.0)
+    largest = max(float(spread.max(initial=0.0)), np.finfo(float).tiny)
+    return np.clip(chest / np.maximum(spread, 1e-3 * largest), -3.0, 3.0), spread
+
+
+def _rsa_breathing(drive: Drive) -> NDArray[np.float64]:
+    """Chest excursion of about ±1 on DRIVE_HZ, from the respiratory sinus arrhythmia of beats."""
+    beats, normal, samples = drive.beat_times_s, drive.beat_normal, len(drive.breathing)
+    rr_s = np.diff(beats)
+    usual_s = ndimage.median_filter(rr_s, RSA_BEATS, mode="nearest")
+    nn = normal[1:] & normal[:-1] & (np.abs(rr_s - usual_s) <= RSA_CHANGE * usual_s)
+    if nn.sum() < 2:
+        return np.zeros(samples)
+    middle_s = 0.5 * (beats[1:] + beats[:-1])[nn]
+    shortening_s = -np.interp(np.arange(samples) / DRIVE_HZ, middle_s, rr_s[nn])
+    return _excursion(shortening_s, DRIVE_HZ, RSA_HZ)[0]
 
 
 _NONE = np.zeros(0, np.int64)

@@ -20,7 +20,7 @@ without a beat gives the network zeros with validity 0, and is scored as any oth
 do better by leaving out the windows where its sensor or detector fails.
 
 Drive: a simulated cohort's BCG files were rendered from `cohort.true_drive`, and a dataset's
-simulated BCG from `recorded_drive.drive_of`. There the noise-free and the dataset's BCG are of one
+simulated BCG from `recorded_drive.body_of`. There the noise-free and the dataset's BCG are of one
 drive, and the step between them is noise. A recorded BCG has no known drive: the noise-free one
 comes from what ECG and belts show of the body, and the step holds whatever they do not.
 """
@@ -52,12 +52,13 @@ from kd_sleep.features.series import bcg_series
 from kd_sleep.metrics import best_temperature
 from kd_sleep.models.student import BEATS
 from kd_sleep.parallel import map_nights
-from kd_sleep.recordings.shhs import NightFiles, find_nights, read_recording
-from kd_sleep.schema import RECORDED
+from kd_sleep.recordings.night_files import NightFiles
+from kd_sleep.recordings.shhs import find_nights
+from kd_sleep.schema import SIMULATOR
 from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import beds, sensors
 from kd_sleep.simulation.cohort import true_drive
-from kd_sleep.simulation.recorded_drive import BCG_SAMPLING_HZ, drive_of, rng_of
+from kd_sleep.simulation.recorded_drive import BCG_SAMPLING_HZ, body_of, rng_of
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.training.loop import fit, predict
 from kd_sleep.training.run import Run, reads_samples
@@ -108,7 +109,7 @@ def climb(
         for split in SPLITS
     }
     test, train = splits["test"], splits["train"]
-    simulated, paired = train.cohort != RECORDED, train.bcg_source == "paired"
+    simulated, paired = SIMULATOR in train.cohort, train.bcg_source == "paired"
     folder = workdir / "jj"
     _make_series(splits, shhs_dir, folder, simulated and paired, preset.build.workers)
 
@@ -197,10 +198,10 @@ def _write_series(folder: Path, cohort_dir: Path | None, files: NightFiles) -> N
       cohort_dir: the simulated cohort whose drive is known; None infers the night's drive.
       files: of the night.
     """
-    recording = read_recording(files)
+    recording = files.read()
     beats, normal, _ = heartbeats(files, recording)
     if cohort_dir is None:
-        drive = drive_of(recording, beats, normal)
+        drive = body_of(recording, beats, normal)
     else:
         drive = true_drive(cohort_dir, files.recording_id)
     windows, body = len(recording.labels), sensors.prepare(drive, BCG_SAMPLING_HZ)

@@ -25,7 +25,7 @@ from kd_sleep.datasets.splits import SPLITS, split_of
 from kd_sleep.errors import ConfigError, DatasetError
 from kd_sleep.extras import MissingPackage
 from kd_sleep.features.night import Exclusion
-from kd_sleep.recordings import files
+from kd_sleep.recordings import files, night_table, shhs
 from kd_sleep.training.training_set import TrainingSet
 
 PAIRED = DatasetConfig(bcg_source="paired")
@@ -328,3 +328,58 @@ def test_beam_that_is_not_installed_is_named(cohort, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(MissingPackage, match=r"kd_sleep\[beam\]"):
         shhs_bcg.build(cohort, tmp_path, PAIRED, BuildConfig(engine="beam"))
+
+
+def table_of(cohort: Path, path: Path, change=lambda row: None) -> Path:
+    """A table that names a cohort's files, as their owner would without SHHS's names."""
+    rows = []
+    for night in shhs.find_nights(cohort, cohort / "bcg").nights:
+        rows.append(
+            {
+                "id": night.recording_id, "subject": night.subject_id, "visit": night.visit,
+                "ecg": night.edf, "beats": night.rpoints_csv or "", "stages": night.stages_xml,
+                "bcg": night.bcg,
+            }
+        )  # fmt: skip
+        change(rows[-1])
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0], delimiter=";")
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def test_a_table_of_the_same_files_gives_the_same_records(cohort, data_dir, tmp_path):
+    nights = night_table.find_nights(table_of(cohort, tmp_path / "n.csv"), PAIRED)
+    shhs_bcg.build(nights, tmp_path, PAIRED, BuildConfig(workers=2))
+    assert_same_records(tmp_path, data_dir)
+
+
+def test_nights_of_a_table_may_lack_stages_ecg_or_bcg(cohort, data_dir, tmp_path):
+    lacking = {
+        "shhs1-200001": ("stages",), "shhs1-200002": ("ecg", "beats"), "shhs1-200003": ("bcg",),
+        "shhs1-200004": ("ecg", "beats", "stages"),
+    }  # fmt: skip
+
+    def change(row):
+        row |= dict.fromkeys(lacking.get(row["id"], ()), "")
+        row |= {"split": "test" if row["id"] in lacking else "train"}
+        if row["subject"] == "200005":
+            row["split"] = "validation"
+
+    table = table_of(cohort, tmp_path / "n.csv", change)
+    builder = shhs_bcg.build(night_table.find_nights(table, PAIRED), tmp_path, PAIRED, ALONE)
+    assert not shhs_bcg.exclusions(builder)
+    test = read_split(tmp_path, "test")
+    assert test.recording_ids == tuple(lacking)
+    assert test.bcg_source == "none and paired"
+    scored, ecg, bcg = (
+        [bool(there.any()) for there in test.split(column)]
+        for column in (test.label >= 0, test.tachogram_valid.any(1), test.bcg_missing < 1)
+    )
+    assert scored == [False, True, True, False]
+    assert ecg == [True, False, True, False]
+    assert bcg == [True, True, False, True]
+    rows = {row["recording_id"]: row for row in rows_of(dataset(tmp_path) / "nights.csv")}
+    assert rows["shhs1-200003"]["bcg_source"] == "none"
+    assert rows["shhs1-200002"]["clock_confidence"] == ""

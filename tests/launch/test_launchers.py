@@ -22,6 +22,7 @@ NAMES = [name for group in COMMANDS.values() for name in group]
 PARTS = {
     "quickstart": ("cohort", "soft_labels", "distill", "evaluation"),
     "simulate_cohort": ("cohort", "build"),
+    "fetch_slpdb": (),
     "build_dataset": ("dataset", "build"),
     "show_night": ("dataset",),
     "train_teacher": ("teacher", "teacher_train", "soft_labels", "execution"),
@@ -204,6 +205,17 @@ WRONG = {
     "an empty folder": (
         ("build_dataset", "--shhs_dir=nowhere", "--data_dir=x"),
         "nowhere: no night of SHHS here",
+    ),
+    "no source": (("build_dataset", "--data_dir=x"), "no source given. Name one"),
+    "two sources": (
+        ("build_dataset", "--shhs_dir=x", "--slpdb_dir=y", "--data_dir=x"),
+        "--shhs_dir and --slpdb_dir given.",
+    ),
+    "no table": (("build_dataset", "--nights=none.csv", "--data_dir=x"), "none.csv: is missing."),
+    "no database": (("build_dataset", "--slpdb_dir=nowhere", "--data_dir=x"), "fetch_slpdb"),
+    "a BCG folder beside a table": (
+        ("build_dataset", "--nights=n.csv", "--data_dir=x", "--bcg_source=paired", "--bcg_dir=x"),
+        "--bcg_dir=x: it goes with --shhs_dir alone.",
     ),
     "no flag but a word": (("simulate_cohort", "--out=x", "please"), "please: not a flag."),
     "a BCG folder that nobody reads": (

@@ -97,9 +97,12 @@ def test_a_write_that_breaks_off_leaves_the_old_file(night, monkeypatch):
     assert [file.name for file in night.parent.iterdir()] == ["night.edf"]
 
 
-def test_values_beyond_the_range_saturate(tmp_path):
-    path = tmp_path / "loud.edf"
-    edf.write_signals(path, [(ECG, np.repeat([-9.0, 9.0], 125))], START, "")
+def test_values_beyond_the_range_are_clipped_on_demand_alone(tmp_path):
+    path, loud = tmp_path / "loud.edf", np.repeat([-9.0, 9.0], 125)
+    with pytest.raises(ValueError, match=r"ECG: samples from -9 to 9 mV do not fit .* -1.25 to 1"):
+        edf.write_signals(path, [(ECG, loud)], START, "")
+    assert not path.exists()
+    edf.write_signals(path, [(ECG, edf.saturated(ECG, loud))], START, "")
     values = edf.read_signals(path, {"ecg": ("ECG",)}).signals["ecg"].values
     assert set(values.tolist()) == {-1.25, 1.25}
 

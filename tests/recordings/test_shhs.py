@@ -20,7 +20,7 @@ def write_night(
     seconds = int(30 * windows)
     rng = np.random.default_rng(0)
     signals = [
-        (channel, rng.uniform(-1, 1, seconds * channel.rate_hz))
+        (channel, edf.saturated(channel, rng.uniform(-1, 1, seconds * channel.rate_hz)))
         for channel in shhs.channels(files.visit, "cardiac")
         if channel.label not in without
     ]
@@ -82,7 +82,7 @@ def test_found_paths_are_those_of_the_layout(tmp_path):
         polysomnography / "annotations-rpoints" / "shhs1" / "shhs1-200001-rpoint.csv",
         polysomnography / "edfs" / "shhs1" / "shhs1-200001.edf",
     ]
-    assert sorted(shhs.all_files(layout)) == files
+    assert sorted(layout.all_files()) == files
 
 
 def test_other_files_are_passed_over_and_listed(tmp_path):
@@ -162,13 +162,13 @@ def test_bcg_is_whichever_file_there_is(tmp_path, name):
     (bcg / name).touch()
     (bcg / "shhs1-200001.txt").touch()
     first, second = shhs.find_nights(tmp_path, bcg).nights
-    assert first.bcg == shhs.bcg_file(first) == bcg / name
-    assert bcg / name in shhs.all_files(first)
+    assert first.bcg == first.bcg_file() == bcg / name
+    assert bcg / name in first.all_files()
     assert second.bcg == bcg / "shhs1-200002.edf"
     without = shhs.find_nights(tmp_path).nights[0]
     for night in (second, without):
         with pytest.raises(RecordingError, match="has no BCG file"):
-            shhs.bcg_file(night)
+            night.bcg_file()
 
 
 def test_two_bcg_files_of_a_night_are_refused_by_name(tmp_path):
@@ -180,8 +180,8 @@ def test_two_bcg_files_of_a_night_are_refused_by_name(tmp_path):
     (night,) = shhs.find_nights(tmp_path, bcg).nights
     assert night.bcg == bcg / "shhs1-200001.csv"
     with pytest.raises(RecordingError, match=r"shhs1-200001\.csv and shhs1-200001\.h5.*Leave one"):
-        shhs.bcg_file(night)
-    assert {*bcg.iterdir()} < {*shhs.all_files(night)}
+        night.bcg_file()
+    assert {*bcg.iterdir()} < {*night.all_files()}
 
 
 def test_profusions_stages_are_read_where_nsrrs_are_absent_and_only_there(tmp_path):

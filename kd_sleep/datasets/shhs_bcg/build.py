@@ -37,14 +37,14 @@ from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.parallel import NightBar, map_nights
 from kd_sleep.provenance import provenance
 from kd_sleep.recordings import files
-from kd_sleep.recordings.shhs import all_files
+from kd_sleep.recordings.night_files import Listing
 
 NIGHTS_PER_SHARD = 64  # some 200 MB a file
 TRIED = 3  # nights that a dry run reads to tell how long all of them will take
 
 
 def build(
-    shhs_dir: str | Path,
+    source: str | Path | Listing,
     data_dir: str | Path,
     config: DatasetConfig,
     how: BuildConfig,
@@ -57,13 +57,13 @@ def build(
       DatasetError: as `plan`; a dataset of other files there; too many nights left out, or all of
         a split; no room on the disk; another build at work in the folder.
     """
-    todo = plan(shhs_dir, config, bcg_dir, splits_file)
+    todo = plan(source, config, bcg_dir, splits_file)
     builder = Builder(config=config.bcg_source, data_dir=data_dir)
     final = Path(builder.data_path)
     if final.exists():
         if (builder.info.metadata or {}).get("files") != todo.digest():
             raise DatasetError(
-                f"{final}: a dataset of other files or settings than those of {shhs_dir}.",
+                f"{final}: a dataset of other files or settings than those named now.",
                 "Name another --data_dir, or remove that folder to build it anew.",
             )
         return builder
@@ -217,7 +217,7 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[
 
 
 def dry_run(
-    shhs_dir: str | Path,
+    source: str | Path | Listing,
     data_dir: str | Path,
     config: DatasetConfig,
     how: BuildConfig,
@@ -231,12 +231,12 @@ def dry_run(
     Raises:
       DatasetError: as `plan`.
     """
-    todo = plan(shhs_dir, config, bcg_dir, splits_file)
+    todo = plan(source, config, bcg_dir, splits_file)
     folder = Path(Builder(config=config.bcg_source, data_dir=data_dir).data_path).parent
     left = finished.unfinished(todo.nights, folder / "building")
     sizes = collections.Counter[str]()
     for night in todo.nights:
-        for path in all_files(night.files):
+        for path in night.files.all_files():
             sizes[path.suffix.lower()] += path.stat().st_size
     lines = [
         f"{len(todo.nights)} nights: "

@@ -55,6 +55,7 @@ def row(split: str, record: schema.NightRecord) -> dict[str, Any]:
         "split": split,
         "cohort": record["cohort"],
         "bcg_source": record["bcg_source"],
+        "simulator": record["simulator"],
         "windows": len(labels),
         **stages,
         "unscored": int(np.count_nonzero(labels == UNSCORED)),
@@ -98,13 +99,16 @@ def write_card(
       left_out: of exclusions.csv.
       made_by: settings, versions, command.
     """
-    simulated = any(r["cohort"] != schema.RECORDED or r["bcg_source"] == "simulated" for r in rows)
-    cohorts = " and ".join(sorted({r["cohort"] for r in rows}))
+    cohorts, sources = (
+        escape(" and ".join(sorted({r[key] for r in rows}))) for key in ("cohort", "bcg_source")
+    )
+    made = collections.Counter(r["simulator"] for r in rows if r["simulator"] != "none")
+    said = "".join(f" Simulated by {escape(n)}: {count:,} nights." for n, count in made.items())
     what = (
         f"{len(rows):,} nights of {len({r['subject_id'] for r in rows}):,} people, cohort"
-        f" {escape(cohorts)}, BCG {rows[0]['bcg_source']}."
+        f" {cohorts}, BCG {sources}.{said}"
     )
-    badge = '<p class="badge">Simulated: no result on it is one on people.</p>' if simulated else ""
+    badge = '<p class="badge">Simulated: no result on it is one on people.</p>' if made else ""
     body = "".join(
         (
             f"<h1>Dataset shhs_bcg</h1>{badge}<p>{what} Splits are by subject.</p>",

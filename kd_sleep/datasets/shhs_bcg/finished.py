@@ -22,7 +22,7 @@ from kd_sleep.config import DatasetConfig, to_dict
 from kd_sleep.errors import DatasetError, RecordingError
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.recordings import files
-from kd_sleep.recordings.shhs import NightFiles, all_files
+from kd_sleep.recordings.night_files import NightFiles
 from kd_sleep.simulation.physiology import SIMULATOR_VERSION
 from kd_sleep.version import __version__
 
@@ -31,11 +31,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def fingerprint(night: NightFiles, config: DatasetConfig) -> str:
-    """Of the night's files (sizes, beginnings, ends), the settings and the versions."""
+    """Of the night's files (sizes, beginnings, ends) and options, the settings and the versions."""
     versions = [schema.SCHEMA_VERSION, __version__, SIMULATOR_VERSION]
     digest = hashlib.sha256(json.dumps([to_dict(config), versions]).encode())
-    unread = night.edf if config.recordings == "rpoints" else None
-    for path in all_files(night):
+    digest.update(night.options().encode())
+    unread = night.parts["ecg"] if config.recordings == "rpoints" else None
+    for path in night.all_files():
         if path == unread:
             continue
         digest.update(path.name.encode())

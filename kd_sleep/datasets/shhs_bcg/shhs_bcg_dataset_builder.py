@@ -25,7 +25,7 @@ from kd_sleep.errors import DatasetError
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.parallel import map_nights
 from kd_sleep.provenance import provenance
-from kd_sleep.recordings.shhs import NightFiles
+from kd_sleep.recordings.night_files import NightFiles
 
 
 @dataclasses.dataclass(kw_only=True)
