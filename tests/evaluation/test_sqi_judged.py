@@ -48,7 +48,7 @@ def answers(nights):
 
 @pytest.fixture(scope="module")
 def sqi(nights, answers):
-    fitted = fit_kept_share(nights, *answers, np.zeros(480), "s", "t")
+    fitted = fit_kept_share(nights, *answers, "s", "t")
     weights = np.zeros(len(FEATURES))
     weights[CONFIDENCE] = 1.0  # by beat confidence alone, which the tests write
     return dataclasses.replace(

@@ -142,7 +142,7 @@ WRONG = {
     "no such command": (("trian-teacher",), "trian-teacher: no such command. Did you mean train_"),
     "no command but a flag": (("--preset=tiny",), "--preset=tiny: no such command. --help lists"),
     "no flag at all": (("train_teacher",), "Give --data_dir, --workdir. --help lists the flags."),
-    "an empty flag": (("evaluate", "--data_dir="), "--data_dir=: expected a path."),
+    "an empty flag": (("evaluate", "--out="), "--out=: expected a path."),
     "an unknown flag": (
         ("simulate_cohort", "--out=x", "--subject=3"),
         "--subject: no such flag. Did you mean --subjects? --help lists the flags.",
