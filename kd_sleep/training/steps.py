@@ -271,10 +271,10 @@ def gather_cut(
 
         def own_rows(column: jax.Array) -> jax.Array:
             taken = column[jnp.where(mine, index - low, 0)]
-            taken = jnp.where(jnp.expand_dims(mine, range(2, taken.ndim)), taken, 0)
             # Collectives know 32 bits everywhere, and 8 or 16 on some machines alone.
             real = jnp.issubdtype(taken.dtype, jnp.floating)
             wide = taken.astype(jnp.float32 if real else jnp.int32)
+            wide = jnp.where(jnp.expand_dims(mine, range(2, wide.ndim)), wide, 0)
             if out_spec == spec:
                 return jax.lax.psum_scatter(wide, AXIS, tiled=True).astype(column.dtype)
             return jax.lax.psum(wide, AXIS).astype(column.dtype)

@@ -28,6 +28,7 @@ from kd_sleep.training.feeds import (
     upload,
 )
 from kd_sleep.training.mesh import data_mesh
+from kd_sleep.training.training_set import TrainingSet
 
 LENGTH = 16
 COLUMNS = ("bcg", "bcg_scale", "tachogram_valid", "label")
@@ -98,14 +99,15 @@ def test_any_nights_come_alike_from_memory_device_and_disk(nights, bare, data, s
     again = [n for n in range(len(rows)) if n != data.draw(st.integers(0, len(rows) - 1))]
     full, on_disk = (split.select(rows).select(again) for split in (nights, bare))
     run = SimpleNamespace(
-        columns=COLUMNS[:-1], members=0, objective=None, train=None, augmentation=None
-    )
+        columns=COLUMNS[:-1], members=(), distill=None, train=None, augment=None,
+        objective=lambda stage_weights: None,
+    )  # fmt: skip
+    row_of = np.repeat(again, full.windows).astype(np.float32)[:, None, None]
     streams = {
         place: batches_of(
             loop._feed_and_step(
                 run,
-                on_disk if place == "disk" else full,
-                {"row": np.repeat(again, full.windows)},
+                TrainingSet(on_disk if place == "disk" else full, full, row_of),
                 Crops(full.windows, 4, LENGTH, seed),
                 data_mesh(),
                 ExecutionConfig(dataset_in=place),
@@ -115,7 +117,9 @@ def test_any_nights_come_alike_from_memory_device_and_disk(nights, bare, data, s
         for place in ("host", "device", "disk")
     }
     for host, device, disk in zip(*streams.values(), strict=True):
-        assert host.keys() == device.keys() == disk.keys() == {*COLUMNS, "row", "valid_BL"}
+        assert (
+            host.keys() == device.keys() == disk.keys() == {*COLUMNS, "teacher_logits", "valid_BL"}
+        )
         for name in host:
             np.testing.assert_array_equal(host[name], device[name], err_msg=name)
             np.testing.assert_array_equal(host[name], disk[name], err_msg=name)
