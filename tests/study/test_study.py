@@ -41,7 +41,7 @@ def test_every_student_is_there_with_its_intervals(done):
     assert len(found["gains"]) == 8
     assert found["ablations"]["rows"][0]["name"] == "as it is"
     assert found["ablations"]["rows"][0]["difference"]["accuracy"]["value"] == 0
-    assert len(results["ladder"]["losses"]) == 5
+    assert len(results["ladder"]["losses"]) == 4
     assert results["sqi"]["student"] == DISTILLED
     assert json.loads((workdir / "results.json").read_text())["study"] == found
     page = (workdir / "report.html").read_text()
