@@ -69,6 +69,8 @@ class Crops:
     POOL_NIGHTS = 256
 
     def __init__(self, windows: NDArray[np.int64], batch_size: int, length: int, seed: int):
+        if not np.sum(windows):
+            raise ValueError("windows: no night has any, so there is no batch to cut.")
         self.windows, self.batch_size, self.length, self.seed = windows, batch_size, length, seed
         self._first = np.cumsum(windows) - windows
         self._before = [0]  # sequences in all passes before each one, as far as was asked

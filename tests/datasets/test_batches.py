@@ -215,3 +215,9 @@ def test_whole_nights_hold_each_night_once_and_in_order(nights, size):
     assert (joined["label"][~joined["valid_BL"]] == UNSCORED).all()
     for name in ("label", "tachogram"):
         np.testing.assert_array_equal(joined[name][joined["valid_BL"]], getattr(nights, name))
+
+
+def test_no_windows_give_no_batches():
+    """A pass over nothing would never fill a batch."""
+    with pytest.raises(ValueError, match="no night has any"):
+        Crops(np.zeros(2, np.int64), batch_size=4, length=16, seed=0)
