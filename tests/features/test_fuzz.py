@@ -438,7 +438,7 @@ def run(home: Path, kind: str, seeds: range) -> list[tuple[int, str, str, object
     night = night_of(home, kind)
     path = getattr(night, field)
     data = path.read_bytes()
-    others = [file.read_bytes() for file in shhs.all_files(night) if file != path]
+    others = [file.read_bytes() for file in night.all_files() if file != path]
     before = process_night(night, config)
     assert not isinstance(before, Exclusion), before
 

@@ -30,10 +30,10 @@ def hiss(rate_hz=RATE):
 def write_edf(tmp_path):
     def write(*channels):
         path = tmp_path / "shhs1-200001.edf"
-        signals = [
-            (edf.Channel(label, "mV", rate_hz, (-9, 9), (-32768, 32767)), values)
-            for label, rate_hz, values in channels
-        ]
+        signals = []
+        for label, rate_hz, values in channels:
+            channel = edf.Channel(label, "mV", rate_hz, (-9, 9), (-32768, 32767))
+            signals.append((channel, edf.saturated(channel, values)))
         edf.write_signals(path, signals, START, "")
         return path
 
