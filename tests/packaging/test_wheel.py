@@ -95,7 +95,8 @@ def test_an_editable_clone_is_found_from_its_parent_folder(built, tmp_path):
     look = (
         "import site, sys; site.addsitedir(sys.argv[1]); import kd_sleep; print(kd_sleep.__file__)"
     )
-    found = run(sys.executable, "-c", look, site, cwd=tmp_path)
+    # Without its own site packages, where another clone may be installed.
+    found = run(sys.executable, "-S", "-c", look, site, cwd=tmp_path)
     assert found.strip() == str(clone / "kd_sleep" / "__init__.py")
 
 
