@@ -27,6 +27,7 @@ from kd_sleep.schema import (
 
 SCOPES = ("night", "past", "window")
 TYPICAL_S = 0.95  # NN interval of a sleeper: the reference where none is known
+_RELATIVE, _LEVEL = 10.0, 5.0  # an NN interval against the night's median; that, against typical
 LARGEST_Z = 5.0
 # Columns of a student's summary of a window, in this order.
 JJ_LEVEL, MOVEMENT_LEVEL = 0, 1  # s, and log units: references that the network subtracts
@@ -84,13 +85,21 @@ def teacher_inputs(tachogram: NDArray, hrv: NDArray) -> tuple[NDArray, NDArray, 
     tachogram, hrv = np.asarray(tachogram), np.asarray(hrv)
     valid = np.isfinite(tachogram)
     level = float(np.median(tachogram[valid])) if valid.any() else 1.0
-    relative = np.where(valid, (tachogram / level - 1.0) * 10.0, 0.0)
-    baseline = np.full((len(hrv), 1), (level - TYPICAL_S) * 5.0)
+    relative = np.where(valid, (tachogram / level - 1.0) * _RELATIVE, 0.0)
+    baseline = np.full((len(hrv), 1), (level - TYPICAL_S) * _LEVEL)
     return (
         np.clip(relative, -10.0, 10.0).astype(np.float32),
         valid,
         np.concatenate([_z_scores(hrv), baseline], axis=1).astype(np.float32),
     )
+
+
+def mean_nn_s(tachogram: NDArray, valid: NDArray, hrv: NDArray) -> NDArray[np.float64]:
+    """[N] mean NN interval of each window from what `teacher_inputs` made; NaN without one."""
+    level_s = hrv[:, -1] / _LEVEL + TYPICAL_S
+    count = valid.sum(1)
+    relative = np.where(valid, tachogram, 0.0).sum(1) / np.maximum(count, 1)
+    return np.where(count > 0, (1.0 + relative / _RELATIVE) * level_s, np.nan)
 
 
 def summary(series: Mapping[str, NDArray], missing_N: NDArray, scope: str) -> NDArray[np.float32]:
@@ -126,7 +135,7 @@ def summary(series: Mapping[str, NDArray], missing_N: NDArray, scope: str) -> ND
         jj_level,
         movement_level,
         *z[:, :-1].T,
-        (jj_level - TYPICAL_S) * 5.0,
+        (jj_level - TYPICAL_S) * _LEVEL,
         z[:, -1],
         missing_N,
     ]

@@ -15,7 +15,7 @@ from scipy.special import softmax
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import TrainingError
 from kd_sleep.features.bcg import MOST_MISSING
-from kd_sleep.features.inputs import TYPICAL_S
+from kd_sleep.features.inputs import mean_nn_s
 from kd_sleep.inference.staging import Staging
 from kd_sleep.stages import UNSCORED
 from kd_sleep.training.trained import Trained, load_trained
@@ -69,9 +69,7 @@ class StagingTeacher:
         usable = nights.rr_missing < MOST_MISSING
         probs = np.where(usable[:, None], softmax(logits.astype(np.float64), -1), np.nan)
         unknown = np.full(len(usable), np.nan)
-        night_nn_s = nights.hrv[:, -1] / 5.0 + TYPICAL_S  # its last feature tells the median NN
-        relative = nights.tachogram.sum(1) / np.maximum(nights.tachogram_valid.sum(1), 1)
-        mean_nn_s = np.where(usable, (1.0 + relative / 10.0) * night_nn_s, np.nan)
+        nn_s = mean_nn_s(nights.tachogram, nights.tachogram_valid, nights.hrv)
         settings = self.trained.settings
         return Staging(
             stages=np.where(usable, logits.argmax(-1), UNSCORED).astype(np.int8),
@@ -82,7 +80,7 @@ class StagingTeacher:
             flagged_by="of an ECG none is",
             missing=nights.rr_missing.astype(np.float64),
             amplitude=unknown,
-            heart_bpm=60.0 / mean_nn_s,
+            heart_bpm=np.where(usable, 60.0 / nn_s, np.nan),
             breaths_per_min=unknown,
             snr_db=unknown,
             warnings=(),

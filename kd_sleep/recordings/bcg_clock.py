@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from kd_sleep.errors import RecordingError
 from kd_sleep.recordings.recording import LONGEST_S
+from kd_sleep.schema import LOWEST_BCG_HZ
 
 HIGHEST_HZ = 1000.0
 PER_S = {
@@ -47,6 +48,7 @@ _UNIX_S = (946_684_800.0, 2_524_608_000.0)  # from 2000 to 2049; what counts fro
 _SAME_RATE = 0.02  # two rates, of which one is rough
 _FAR_ROWS, _SAMPLED, _RAMP_POINTS = 1000, 100_000, 300
 _COARSEST_S = 1.5
+_SLOWEST_ROWS_HZ = 5.0  # of a column that is a clock by its name: its rows may be a packet each
 _LATEST_S = 1.5  # that a stamp may be late where no later one can tell
 _STRAY_S = 0.5  # that the envelope may lie off a clock of one rate
 _CHUNKS = 64
@@ -241,7 +243,7 @@ def stamps_of(
         usual = row_step(stamps, 1)
         if usual == 1.0 and start_of(stamps[0], 1e3) is None:
             return "it counts by ones: rows, or milliseconds?"
-        lowest_hz = 5.0 if named else 40.0
+        lowest_hz = _SLOWEST_ROWS_HZ if named else LOWEST_BCG_HZ
         even = named or (
             usual > 0 and np.mean(np.abs(np.diff(stamps[:_SAMPLED]) / usual - 1.0) < 0.5) > 0.5
         )

@@ -22,6 +22,7 @@ from kd_sleep.recordings import bcg_clock, files
 from kd_sleep.recordings.bcg_clock import Stamps
 from kd_sleep.recordings.bcg_formats import RATE_NAMES, Column, Contents, fold
 from kd_sleep.recordings.files import FETCH_AGAIN
+from kd_sleep.recordings.recording import LONGEST_S
 
 _BLOCK_BYTES = 2**22
 _LONGEST_LINE = 2**16
@@ -262,7 +263,7 @@ def _load(
                     ) from None
             part.append(cells)
         rows += block[0].shape[-1]
-        if rows > bcg_clock.LONGEST_S * bcg_clock.HIGHEST_HZ:
+        if rows > LONGEST_S * bcg_clock.HIGHEST_HZ:
             raise RecordingError(
                 layout.path,
                 "has more rows than 24 h have samples at 1000 Hz.",

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from kd_sleep.errors import RecordingError
 from kd_sleep.extras import optional_packages
 from kd_sleep.recordings import files
-from kd_sleep.recordings.bcg_clock import HIGHEST_HZ, LONGEST_S, start_of
+from kd_sleep.recordings.bcg_clock import HIGHEST_HZ, start_of
 from kd_sleep.recordings.edf import read_signals
 from kd_sleep.recordings.files import FETCH_AGAIN
+from kd_sleep.recordings.recording import LONGEST_S
 
 if TYPE_CHECKING:
     import h5py

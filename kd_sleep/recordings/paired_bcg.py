@@ -34,14 +34,13 @@ from numpy.typing import NDArray
 
 from kd_sleep.errors import RecordingError
 from kd_sleep.recordings import bcg_clock, bcg_csv, bcg_formats
-from kd_sleep.recordings.bcg_clock import TIME_NAMES, Clock, Stamps, ramp, time_name
+from kd_sleep.recordings.bcg_clock import HIGHEST_HZ, TIME_NAMES, Clock, Stamps, ramp, time_name
 from kd_sleep.recordings.bcg_formats import Column, Contents, Samples, fold
 from kd_sleep.recordings.recording import LONGEST_S, SHORTEST_S, Signal
 from kd_sleep.schema import LOWEST_BCG_HZ
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.resampling import on_grid
 
-HIGHEST_HZ = bcg_clock.HIGHEST_HZ
 _RATE_TOLERANCE = 0.01
 _RISES = "only rises or falls, or counts"
 _JUDGED_S = 7200.0  # of the night's middle, when channels are compared

@@ -28,7 +28,7 @@ from kd_sleep.recordings import files
 from kd_sleep.recordings.annotation_files import read_bytes
 from kd_sleep.recordings.files import FETCH_AGAIN
 from kd_sleep.recordings.night_files import Listing, NightFiles
-from kd_sleep.recordings.recording import Recording, RPoints, Signal
+from kd_sleep.recordings.recording import LONGEST_S, Recording, RPoints, Signal
 from kd_sleep.recordings.scoring import WINDOW_MS, Run, Scoring, fitted, scoring_of
 from kd_sleep.schema import WINDOW_S
 
@@ -45,7 +45,6 @@ _SPLITS = {
     "validation": ("slp01", "slp14", "slp48", "slp61"),
     "test": ("slp02", "slp03", "slp16", "slp32", "slp37", "slp66"),
 }
-_LONGEST_S = 24 * 3600.0
 _END = b"\0\0"  # of a file of annotations
 _MIN_COVERED = 0.8  # of the record by its beats, or the detector does better
 
@@ -154,7 +153,7 @@ def _header(stem: Path) -> Any:
     path = stem.with_suffix(".hea")
     with _wfdb(path) as wfdb:
         header = wfdb.rdheader(os.fspath(stem))
-        if not (header.fs and header.sig_len and 0 < header.sig_len / header.fs <= _LONGEST_S):
+        if not (header.fs and header.sig_len and 0 < header.sig_len / header.fs <= LONGEST_S):
             raise RecordingError(
                 path, f"tells {header.sig_len} samples at {header.fs} Hz, no night.", FETCH_AGAIN
             )

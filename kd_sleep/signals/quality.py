@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from kd_sleep.schema import WINDOW_S
-from kd_sleep.signals.timeseries import Series, stuck
+from kd_sleep.signals.timeseries import Series
 
 SEGMENT_S = 10.0  # a third of a window
 MIN_CORRELATION = 0.66  # mean over a segment's beats, with the template; from Orphanidou
@@ -110,7 +110,7 @@ def ecg_usable(ecg: NDArray, rate_hz: float, beat_times_s: NDArray) -> NDArray[n
     marks = np.sort(np.concatenate([beats, edges_s]))
     gaps = np.maximum.reduceat(np.diff(marks), np.searchsorted(marks, edges_s[:-1]))
     first = np.rint(edges_s[:-1] * rate_hz).astype(np.int64)
-    dead = np.add.reduceat(dead_samples(ecg, rate_hz), first, dtype=np.int64) / rate_hz
+    dead = np.add.reduceat(Series.of(ecg, rate_hz).dead, first, dtype=np.int64) / rate_hz
     alike = _mean_correlation(ecg, rate_hz, beats, segment, count)
     return (
         plausible
@@ -125,12 +125,6 @@ def in_usable(usable: NDArray[np.bool_], times_s: NDArray) -> NDArray[np.bool_]:
     index = (np.asarray(times_s) // SEGMENT_S).astype(np.int64)
     inside = (index >= 0) & (index < len(usable))
     return inside & np.append(usable, False)[np.where(inside, index, -1)]
-
-
-def dead_samples(ecg: NDArray, rate_hz: float) -> NDArray[np.bool_]:
-    """[n] samples that show no ECG: missing, flat, or resting at a rail, as `stuck` has it."""
-    series = Series.of(ecg, rate_hz)
-    return np.any([series.missing, *stuck(series)], axis=0)
 
 
 def _mean_correlation(

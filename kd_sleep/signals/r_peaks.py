@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.extras import optional_packages
-from kd_sleep.signals.quality import dead_samples
+from kd_sleep.signals.timeseries import Series
 
 MIN_DEAD_S = 0.05  # a shorter gap is bridged: no beat can be invented in it
 EDGE_S = 0.15  # beside lead-off, the detector's own window: what it sees there may be the edge
@@ -50,7 +50,7 @@ def r_peaks(ecg: NDArray, rate_hz: float) -> NDArray[np.float64]:
       [M] increasing times; empty where there is no heartbeat.
     """
     ecg = np.asarray(ecg)
-    dead = dead_samples(ecg, rate_hz)
+    dead = Series.of(ecg, rate_hz).dead
     if len(ecg) < 2 * rate_hz or dead.all():
         return np.empty(0)
     dead |= _spikes(ecg, rate_hz, dead)

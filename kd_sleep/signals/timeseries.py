@@ -107,6 +107,11 @@ class Series:
         """The series with what is flat for FLAT_S missing."""
         return self.without(stuck(self)[0])
 
+    @property
+    def dead(self) -> NDArray[np.bool_]:
+        """[n] samples that show nothing: missing, flat, or resting at a rail, as `stuck` has it."""
+        return np.any([self.missing, *stuck(self)], axis=0)
+
     def near_missing(self, reach_s: float) -> NDArray[np.bool_]:
         """[n] what is missing, and `reach_s` around it."""
         if not self.missing.any():

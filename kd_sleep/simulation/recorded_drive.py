@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from kd_sleep.recordings.recording import Recording, Signal
 from kd_sleep.signals.filters import bandpass, moving_sd
-from kd_sleep.signals.timeseries import Series, bridged, stuck
+from kd_sleep.signals.timeseries import Series, bridged
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive
 
@@ -93,7 +93,7 @@ def drive_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
         chest, spread = _excursion(effort.series.values, effort.rate_hz, BREATH_HZ)
         clock_s = np.arange(len(chest)) / effort.rate_hz
         breathing = np.interp(np.arange(samples) / DRIVE_HZ, clock_s, chest)
-        size = float(np.median(spread[~_dead(effort.series)]))
+        size = float(np.median(spread[~effort.series.dead]))
         rises.append(_rise(SWING, effort, size, samples))
         if effort.rate_hz >= MIN_JERK_HZ:
             rises.append(_rise(JERK, effort, size, samples))
@@ -140,7 +140,7 @@ def _breathes(effort: Signal) -> bool:
     """Whether a channel shows breaths anywhere."""
     if effort.rate_hz < MIN_BREATH_HZ:
         return False
-    return not bool(_dead(effort.series).all())
+    return not bool(effort.series.dead.all())
 
 
 def _excursion(
@@ -191,11 +191,6 @@ def _rises_of_ecg(ecg: Signal, beats: NDArray, samples: int) -> list[_Rise]:
     return [_rise(trace, ecg, size, samples, leave_out=qrs) for trace in seen]
 
 
-def _dead(channel: Series) -> NDArray[np.bool_]:
-    """[n] samples that are missing, flat or at a rail."""
-    return np.any([channel.missing, *stuck(channel)], axis=0)
-
-
 def _rise(
     trace: Trace, signal: Signal, size: float, samples: int, leave_out: NDArray = _NONE
 ) -> _Rise:
@@ -208,7 +203,7 @@ def _rise(
       samples: of the night on DRIVE_HZ.
       leave_out: indices of the channel's samples to bridge.
     """
-    dead = _dead(signal.series)
+    dead = signal.series.dead
     left_out = dead.copy()
     left_out[leave_out] = True
     seen = signal.series.without(left_out).values / size

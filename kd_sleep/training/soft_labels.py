@@ -97,7 +97,7 @@ def _write(folder: Path, logits: dict[Key, NDArray]) -> None:
         for (recording, digest, teacher), rows in logits.items()
     ]
     # The index last: without it, logits that are half written are nobody's.
-    write_json(folder / f"{name}.json", {"sha256": _sha256(flat), "nights": nights})
+    write_json(folder / f"{name}.json", {"sha256": _sha256(nights, flat), "nights": nights})
 
 
 def _read(folder: Path) -> dict[Key, NDArray[np.float32]]:
@@ -113,7 +113,7 @@ def _read(folder: Path) -> dict[Key, NDArray[np.float32]]:
             flat = np.load(path.with_suffix(".npy"), allow_pickle=False)
             if flat.shape[1:] != (NUM_STAGES,):
                 raise ValueError(f"{flat.shape[-1]} classes, expected {NUM_STAGES}")
-            if _sha256(flat) != index["sha256"]:
+            if _sha256(index["nights"], flat) != index["sha256"]:
                 raise ValueError("its checksum is wrong")
             ends = np.cumsum([night["windows"] for night in index["nights"]])
             for night, end in zip(index["nights"], ends, strict=True):
@@ -127,5 +127,8 @@ def _read(folder: Path) -> dict[Key, NDArray[np.float32]]:
     return found
 
 
-def _sha256(array: NDArray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+def _sha256(nights: list[dict[str, Any]], logits: NDArray) -> str:
+    """Of the index and the logits together: neither can be another's, or out of order."""
+    digest = hashlib.sha256(json.dumps(nights, sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(logits).tobytes())
+    return digest.hexdigest()

@@ -8,6 +8,7 @@ from kd_sleep.signals import quality
 from kd_sleep.signals.filters import bandpass, moving_sd
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.r_peaks import r_peaks
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import physiology, sensors
 
 TIME = np.arange(0, 60, 0.01)
@@ -243,4 +244,4 @@ def test_dead_samples_are_runs_of_a_second_or_at_a_rail():
     expected = np.zeros(5000, bool)
     for part in (slice(100, 350), slice(600, 650), slice(800, 803), slice(4800, 5000)):
         expected[part] = True
-    np.testing.assert_array_equal(quality.dead_samples(ecg, RATE_HZ), expected)
+    np.testing.assert_array_equal(Series.of(ecg, RATE_HZ).dead, expected)

@@ -1,5 +1,6 @@
 """Teacher, soft labels, student: what is kept, what is refused, how a killed run goes on."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -112,7 +113,15 @@ def test_damaged_soft_labels_are_refused_by_name(data_dir, teacher):
             with pytest.raises(TrainingError, match=r"\.json: damaged"):
                 soft_labels.opinions([teacher], nights)
         file.write_bytes(sound)
-    path.with_suffix(".json").unlink()
+    index = path.with_suffix(".json")
+    sound = json.loads(index.read_text())
+    for change in (lambda found: found.reverse(), lambda found: found[0].update(recording="else")):
+        other = copy.deepcopy(sound)
+        change(other["nights"])
+        index.write_text(json.dumps(other))
+        with pytest.raises(TrainingError, match=r"\.json: damaged.*checksum"):
+            soft_labels.opinions([teacher], nights)
+    index.unlink()
     path.unlink()
     np.testing.assert_array_equal(soft_labels.opinions([teacher], nights)[:, 0], logits)
 
