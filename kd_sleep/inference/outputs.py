@@ -38,6 +38,7 @@ from kd_sleep.recordings.bcg_formats import SUFFIXES
 from kd_sleep.recordings.files import hidden
 from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
 from kd_sleep.schema import WINDOW_S
+from kd_sleep.signals.timeseries import runs
 from kd_sleep.stages import UNSCORED, Stage
 
 # The names of AASM, which EDFbrowser and MNE know. Light is N1 or N2, and N2 the more common.
@@ -243,10 +244,10 @@ def write_edf(path: Path, staging: Staging, start: datetime.datetime | None) -> 
         edfio.EdfAnnotation(number * WINDOW_S, WINDOW_S, EDF_TEXTS[stage])
         for number, stage in enumerate(staging.stages.tolist())
     ]
-    edges = np.flatnonzero(np.diff(staging.flagged, prepend=False, append=False)).tolist()
+    first_doubtful, behind_last = runs(staging.flagged)
     spans = [
         edfio.EdfAnnotation(first * WINDOW_S, (last - first) * WINDOW_S, DOUBTFUL)
-        for first, last in zip(edges[::2], edges[1::2], strict=True)
+        for first, last in zip(first_doubtful.tolist(), behind_last.tolist(), strict=True)
     ]
     warned = [
         edfio.EdfAnnotation(0.0, None, f"unlike the training data: {warning.reason}")

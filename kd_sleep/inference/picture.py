@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kd_sleep.inference.staging import Staging
 from kd_sleep.pages import STAGE_COLOURS
 from kd_sleep.schema import WINDOW_S
+from kd_sleep.signals.timeseries import runs
 from kd_sleep.stages import STAGE_NAMES, UNSCORED, Stage
 
 # Dark on white, to be printed.
@@ -168,8 +169,8 @@ def _shade(
     axes: Axes, which: NDArray[np.bool_], edges: NDArray, colour: str, top: float = 1.0
 ) -> None:
     """Spans of windows, up to a share of the panel's height."""
-    bounds = np.flatnonzero(np.diff(which, prepend=False, append=False))
-    first, last = edges[bounds[::2]], edges[bounds[1::2]]
+    start, stop = runs(which)
+    first, last = edges[start], edges[stop]
     axes.broken_barh(
         list(zip(first, last - first, strict=True)), (0, top), color=colour, lw=0, zorder=0,
         transform=axes.get_xaxis_transform(),

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.extras import optional_packages
-from kd_sleep.signals.timeseries import Series
+from kd_sleep.signals.timeseries import Series, runs
 
 MIN_DEAD_S = 0.05  # a shorter gap is bridged: no beat can be invented in it
 EDGE_S = 0.15  # beside lead-off, the detector's own window: what it sees there may be the edge
@@ -179,9 +179,8 @@ def _is_inverted(ecg: NDArray[np.float64], rate_hz: float, peaks: NDArray[np.int
 def _near(dead: NDArray[np.bool_], rate_hz: float) -> NDArray[np.bool_]:
     """Samples in, or within `EDGE_S` of, a dead span of `MIN_DEAD_S` or more."""
     near = np.zeros(len(dead), bool)
-    edges = np.flatnonzero(np.diff(dead, prepend=False, append=False))
     reach = round(EDGE_S * rate_hz)
-    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+    for start, stop in zip(*runs(dead), strict=True):
         if stop - start >= MIN_DEAD_S * rate_hz:
             near[max(start - reach, 0) : stop + reach] = True
     return near

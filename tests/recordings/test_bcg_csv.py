@@ -35,12 +35,12 @@ def test_a_genuine_file_of_the_dataset(real_data):
     """Breathing at 20 Hz in the BCG's layout: its columns read, and refused as a BCG."""
     path = real_data / "overnight_rr" / "07_20231116_resp.csv"
     contents = bcg_csv.csv_contents(path)
-    assert [channel.label for channel in contents.channels] == ["Resp"]
+    assert [column.label for column in contents.columns] == ["Resp"]
     assert contents.start.isoformat() == "2023-11-15T15:13:44.065000+00:00"
-    samples = contents.channels[0].load()
+    assert float(contents.rate) == 20
+    (values,) = contents.load(contents.columns)
     oracle = [float(line.split(",")[0]) for line in path.read_text().split()[1:]]
-    np.testing.assert_array_equal(samples.values, oracle)
-    assert samples.rate_hz == 20
+    np.testing.assert_array_equal(values, oracle)
     with pytest.raises(RecordingError, match="'Resp' has 20 Hz"):
         read_bcg(path, "Resp")
 
