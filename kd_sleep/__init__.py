@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kd_sleep.inference.staging import load_student
     from kd_sleep.library import evaluate, fit_student, fit_teacher
     from kd_sleep.losses import distillation_loss
+    from kd_sleep.recordings.paired_bcg import read_bcg
 
 __all__ = [
     "Nights",
@@ -39,6 +40,7 @@ __all__ = [
     "fit_teacher",
     "load_student",
     "load_teacher",
+    "read_bcg",
 ]
 
 # Imported when asked for: who wants the loss alone need not pay for the rest.
@@ -50,6 +52,7 @@ _MODULES = {
     "fit_teacher": "kd_sleep.library",
     "load_student": "kd_sleep.inference.staging",
     "load_teacher": "kd_sleep.inference.ecg_staging",
+    "read_bcg": "kd_sleep.recordings.paired_bcg",
 }
 
 

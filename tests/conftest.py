@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -31,35 +30,30 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny preset's cohort: 12 subjects, 15 nights of some 1.5 h, all of them usable."""
-    from kd_sleep.config import PRESETS
-    from kd_sleep.simulation.cohort import write_cohort
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The README's quickstart at the tiny preset: cohort, data, teacher, two students, report."""
+    from kd_sleep.commands import quickstart
 
-    out = tmp_path_factory.mktemp("tiny") / "cohort"
-    # With the preset's seed, the clock of one night's BCG cannot be told.
-    write_cohort(out, dataclasses.replace(PRESETS["tiny"].cohort, cohort_seed=4))
+    out = tmp_path_factory.mktemp("mission") / "quickstart"
+    with pytest.raises(SystemExit) as ended:
+        quickstart.flags.run(quickstart.main, ["--preset=tiny", f"--workdir={out}"])
+    assert not ended.value.code
     return out
 
 
 @pytest.fixture(scope="session")
-def data_dir(cohort: Path) -> Path:
-    """The tiny cohort's dataset, BCG from the files beside the nights."""
-    from kd_sleep.config import BuildConfig, DatasetConfig
-    from kd_sleep.datasets import shhs_bcg
-
-    out = cohort.parent / "data"
-    shhs_bcg.build(cohort, out, DatasetConfig(bcg_source="paired"), BuildConfig())
-    return out
+def cohort(quickstart: Path) -> Path:
+    """12 simulated subjects, 15 nights of some 1.5 h, all of them usable."""
+    return quickstart / "cohort"
 
 
 @pytest.fixture(scope="session")
-def teacher_dir(data_dir: Path) -> Path:
+def data_dir(quickstart: Path) -> Path:
+    """The cohort's dataset, BCG from the files beside the nights."""
+    return quickstart / "data"
+
+
+@pytest.fixture(scope="session")
+def teacher_dir(quickstart: Path) -> Path:
     """A teacher of the tiny preset."""
-    from folders import train_teacher
-
-    from kd_sleep.config import PRESETS
-
-    out = data_dir.parent / "teacher"
-    train_teacher(data_dir, out, PRESETS["tiny"].teacher, PRESETS["tiny"].teacher_train)
-    return out
+    return quickstart / "teacher"
