@@ -1,20 +1,18 @@
-"""The simulator: seconds of a night, BCG by JAX against NumPy, and a night's files against raw."""
+"""The simulator: seconds of a night, and a night's files against raw."""
 
 from __future__ import annotations
 
 import datetime
-import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from kd_sleep.benchmark.timing import Row, compared, in_turns
+from kd_sleep.benchmark.timing import Row, in_turns
 from kd_sleep.config import CohortConfig
 from kd_sleep.recordings import edf, files, nsrr, shhs
-from kd_sleep.simulation import cohort, physiology, sensors, sensors_jax
+from kd_sleep.simulation import cohort, physiology, sensors
 from kd_sleep.simulation.physiology import Physiology
 
 PART = "simulation"
@@ -23,25 +21,22 @@ NIGHT_AIM_S = 0.5  # body, ECG and BCG of 8 h
 _START = datetime.datetime(1985, 1, 1, 22)
 
 
-def measure(repeats: int, hours: float = 8.0, batch: int = 4) -> list[Row]:
+def measure(repeats: int, hours: float = 8.0) -> list[Row]:
     """Rows of a night's simulation and of its files.
 
     Args:
       repeats: turns that each peer takes.
       hours: length of a night.
-      batch: nights that JAX renders at a time.
     """
     subject = physiology.draw_subject(np.random.default_rng(0))
 
     def night(seed: int = 0) -> Physiology:
         return physiology.simulate_night(np.random.default_rng(seed), subject, hours)
 
-    nights = [night(seed) for seed in range(batch)]
     with tempfile.TemporaryDirectory() as name:
         return [
             *one_night(night, repeats, hours),
-            on_device(nights, repeats, hours),
-            writing(Path(name), nights[0], repeats, hours),
+            writing(Path(name), night(), repeats, hours),
         ]
 
 
@@ -65,28 +60,6 @@ def one_night(night: Callable[[], Physiology], repeats: int, hours: float) -> li
             None, total, NIGHT_AIM_S,
         ),
     ]  # fmt: skip
-
-
-def on_device(nights: list[Physiology], repeats: int, hours: float) -> Row:
-    """A night's BCG by `sensors_jax.bcg_batch`, against `sensors` night by night."""
-    drives = [night.drive for night in nights]
-    alone = sensors.prepare(drives[0], BCG_HZ)
-    bodies = jax.device_put(sensors_jax.pad(drives, BCG_HZ))
-    key = jax.random.key(0)
-
-    def by_numpy() -> np.ndarray:
-        source = sensors.NumpySource(np.random.default_rng(0))
-        draws = sensors.draw_bcg(source, alone, sensors.SENSORS["mix"], BCG_HZ)
-        return sensors.render_bcg(draws, alone, BCG_HZ)
-
-    by_jax = functools.partial(sensors_jax.bcg_batch, key, bodies, "mix", BCG_HZ)
-    times = in_turns({"jax": by_jax, "numpy": by_numpy}, repeats)
-    kind = jax.devices()[0].device_kind
-    return compared(
-        PART, f"BCG of a night of {hours:g} h by JAX on {kind}, {len(nights)} at a time", "NumPy",
-        times["jax"] / len(nights), times["numpy"], None,
-        "per night; compiling and preparing the body left out of both",
-    )  # fmt: skip
 
 
 def writing(root: Path, night: Physiology, repeats: int, hours: float) -> Row:

@@ -6,7 +6,6 @@ from a sensor that is better than most, since a picture is to show what is to be
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,13 +26,13 @@ ECG_HZ, BCG_HZ = 125.0, 100.0
 SPAN_S = 10.0
 HEART_HZ = (1.0, 12.0)  # what of a BCG is drawn: heartbeats without breathing, as a detector has it
 # The clear ends of the film's own ranges, and breathing not much larger than heartbeats.
-CLEAR_FILM = dataclasses.replace(
+CLEAR_FILM = beds.fixed(
     beds.FILM,
-    snr_db=beds.Range(11.0, 11.0),
-    noise_slope=beds.Range(1.5, 1.5),
-    vibration_db=beds.Range(-30.0, -30.0),
-    breathing_gain=beds.Range(1.5, 1.5),
-    breathing_noise=beds.Range(0.3, 0.3),
+    snr_db=11.0,
+    noise_slope=1.5,
+    vibration_db=-30.0,
+    breathing_gain=1.5,
+    breathing_noise=0.3,
 )
 _UPWARDS = (Stage.DEEP, Stage.LIGHT, Stage.REM, Stage.WAKE)
 
@@ -59,17 +58,14 @@ def sense(night: Physiology, seed: int) -> Sensed:
     ecg_rng, bcg_rng = np.random.default_rng([seed, 2]).spawn(2)
     drive = night.drive
     ecg = sensors.ecg(ecg_rng, drive, ECG_HZ)
-    body = sensors.prepare(drive, BCG_HZ)
-    draws = sensors.draw_bcg(sensors.NumpySource(bcg_rng), body, CLEAR_FILM, BCG_HZ)
-    bcg = sensors.render_bcg(draws, body, BCG_HZ)[: int(body.samples)]
-    posture = sensors.postures(draws, body, np)[body.beat_step]
+    bcg = sensors.bcg(bcg_rng, drive, BCG_HZ, sensor=CLEAR_FILM)
     at_r = np.clip((drive.beat_times_s * ECG_HZ).astype(int), 0, len(ecg) - 1)
     return Sensed(
         # A lead may be the wrong way round.
         ecg if np.median(ecg[at_r]) >= 0 else -ecg,
-        bcg,
-        drive.beat_times_s + sensors.rj_delay_s(draws, body).astype(np.float64),
-        draws.sign[posture] > 0,
+        bcg.values,
+        bcg.j_times_s,
+        bcg.upright,
     )
 
 

@@ -169,16 +169,15 @@ def _nearest(times: NDArray, others: NDArray) -> NDArray[np.int64]:
 
 def bcg_statistics(drive: Drive, rng: np.random.Generator, sensor: str) -> dict[str, float]:
     """One night's BCG of a preset, in the words of `PUBLISHED`."""
-    body = sensors.prepare(drive, BCG_HZ)
-    draws = sensors.draw_bcg(sensors.NumpySource(rng), body, sensors.SENSORS[sensor], BCG_HZ)
-    values = sensors.render_bcg(draws, body, BCG_HZ)[: int(body.samples)]
-    rj_s = sensors.rj_delay_s(draws, body).astype(np.float64)
-    j_times = drive.beat_times_s + rj_s
-    postures = sensors.postures(draws, body, np)
+    made = sensors.bcg(rng, drive, BCG_HZ, sensor=sensor)
+    values, j_times = made.values, made.j_times_s
+    rj_s = j_times - drive.beat_times_s
+    grid_s = np.arange(len(drive.breathing)) / DRIVE_HZ
+    respiration = np.interp(drive.beat_times_s, grid_s, drive.breathing)
 
     slow = np.convolve(rj_s, np.ones(300) / 300, mode="valid") if len(rj_s) > 300 else rj_s
-    rj_slope = _slope(body.respiration, rj_s)
-    breath_size = 2.0 * np.sqrt(2.0) * float(np.std(body.respiration))  # peak to peak of a sinusoid
+    rj_slope = _slope(respiration, rj_s)
+    breath_size = 2.0 * np.sqrt(2.0) * float(np.std(respiration))  # peak to peak of a sinusoid
 
     segment = round(SEGMENT_S * BCG_HZ)
     count = len(values) // segment
@@ -202,10 +201,10 @@ def bcg_statistics(drive: Drive, rng: np.random.Generator, sensor: str) -> dict[
     lost = (level > 2.0 * np.median(level)) | (level < 0.1 * np.median(level))
 
     at = np.clip(np.rint(j_times * BCG_HZ).astype(int), 0, len(heart) - 1)
-    sign = draws.sign[postures[body.beat_step]]
+    sign = np.where(made.upright, 1.0, -1.0)
     kept = quiet[np.minimum(at // segment, count - 1)] & drive.beat_normal
     size = (sign * heart[at])[kept]
-    size_slope = _slope(body.respiration[kept], size) / max(float(np.mean(size)), 1e-6)
+    size_slope = _slope(respiration[kept], size) / max(float(np.mean(size)), 1e-6)
 
     return {
         "spectrum peak": float(frequency[above][np.argmax(median[above])]),
@@ -224,10 +223,10 @@ def bcg_statistics(drive: Drive, rng: np.random.Generator, sensor: str) -> dict[
         ),
         "breathing: correlation with a belt": _belt(drive, values, quiet),
         "beat size: modulation by breathing": abs(size_slope) * breath_size / 2.0,
-        "SNR of the sensor": float(draws.parameters["snr_db"]),
+        "SNR of the sensor": made.snr_db,
         "SNR as the SQI has it": float(np.median(ratio_db)),
         "share lost to movement": float(lost.mean()),
-        "posture changes": float(postures.max()) / float(body.hours),
+        "posture changes": float(made.posture.max()) / (drive.duration_s / 3600.0),
         **_intervals(j_times, j_peaks(Series.of(values, BCG_HZ)).times_s, drive.beat_times_s),
     }
 

@@ -4,7 +4,7 @@ Each rung is what one change makes of the same nights:
 
   Time of night             the floor
   RR from the ECG           the dataset's tachogram and HRV: the top
-  JJ, every beat            each of these beats an RJ delay later: `sensors.rj_delay_s` on the
+  JJ, every beat            each of these beats an RJ delay later: `sensors.bcg` on the
                             night's drive
   JJ found, BCG noise-free  `bcg_series` of a BCG without noise, rendered from the same drive
   JJ found in the BCG       the dataset's own
@@ -204,15 +204,13 @@ def _write_series(folder: Path, cohort_dir: Path | None, files: NightFiles) -> N
         drive = body_of(recording, beats, normal)
     else:
         drive = true_drive(cohort_dir, files.recording_id)
-    windows, body = len(recording.labels), sensors.prepare(drive, BCG_SAMPLING_HZ)
-    source = sensors.NumpySource(rng_of(files.recording_id))
-    draws = sensors.draw_bcg(source, body, beds.quiet(beds.SENSORS["mix"]), BCG_SAMPLING_HZ)
+    windows, quiet = len(recording.labels), beds.quiet(beds.SENSORS["mix"])
+    bcg = sensors.bcg(rng_of(files.recording_id), drive, BCG_SAMPLING_HZ, sensor=quiet)
     # The ECG's own beats: what it misses, this rung misses, too.
-    delay_s = np.interp(beats, drive.beat_times_s, sensors.rj_delay_s(draws, body))
+    delay_s = np.interp(beats, drive.beat_times_s, bcg.j_times_s - drive.beat_times_s)
     intervals = rr.nn_intervals(beats + delay_s, normal)
     jj = rr.tachogram(intervals, windows)
-    values = sensors.render_bcg(draws, body, BCG_SAMPLING_HZ)[: int(body.samples)]
-    found = bcg_series(on_windows(Series.of(values, BCG_SAMPLING_HZ), windows), windows)
+    found = bcg_series(on_windows(Series.of(bcg.values, bcg.rate_hz), windows), windows)
     arrays = {
         f"{DELAYED} jj": jj.astype(np.float32),
         f"{DELAYED} hrv": rr.hrv(intervals, jj).astype(np.float32),

@@ -74,7 +74,7 @@ MEASURES = {
     "recordings": lambda: recordings.measure(1, hours=1.0, few=10, many=12, pooled=2),
     "scoring": lambda: scoring.measure(2, subjects=5, night_windows=20),
     "staging": lambda: staging.measure(TINY, 1, hours=0.5, nights=3),
-    "simulation": lambda: simulation.measure(1, hours=0.5, batch=2),
+    "simulation": lambda: simulation.measure(1, hours=0.5),
     "scale": lambda: scale.measure(TINY, 2, nights=3, night_windows=20, members=2),
 }
 

@@ -9,7 +9,7 @@ from kd_sleep.signals import alignment
 from kd_sleep.signals.alignment import Alignment, NoAlignment, align
 from kd_sleep.signals.resampling import on_grid
 from kd_sleep.signals.timeseries import Series
-from kd_sleep.simulation import sensors
+from kd_sleep.simulation import beds, sensors
 from kd_sleep.simulation.physiology import draw_subject, simulate_night
 from kd_sleep.simulation.sensors import Clock
 
@@ -22,19 +22,17 @@ def a_drive(seed: int, hours: float):
 def a_night(seed: int, clock: Clock, hours: float = 3.0, snr_db: float | None = 8.0):
     """A drive and its BCG: 0 dB in one half, `snr_db` in the other, None for the one drawn."""
     drive = a_drive(seed, hours)
-    body = sensors.prepare(drive, 100.0, clock)
-    source = sensors.NumpySource(np.random.default_rng([12, seed]))
-    draws = sensors.draw_bcg(source, body, sensors.SENSORS["mix"])
 
-    def values(snr_db: float):
-        named = draws.parameters | {"snr_db": np.float32(snr_db)}
-        rendered = sensors.render_bcg(dataclasses.replace(draws, parameters=named), body)
-        return rendered[: int(body.samples)].astype(np.float64)
+    def bcg(snr_db: float | None) -> sensors.Bcg:
+        mix = beds.SENSORS["mix"]
+        bed = mix if snr_db is None else beds.fixed(mix, snr_db=snr_db)
+        return sensors.bcg(np.random.default_rng([12, seed]), drive, 100.0, clock, bed)
 
-    good = values(draws.parameters["snr_db"] if snr_db is None else snr_db)
+    made = bcg(snr_db)
+    good = made.values.astype(np.float64)
     half = slice(0, len(good) // 2) if seed % 2 else slice(len(good) // 2, None)
-    good[half] = values(0.0)[half]
-    return drive, good, drive.beat_times_s + sensors.rj_delay_s(draws, body).astype(np.float64)
+    good[half] = bcg(0.0).values[half]
+    return drive, good, made.j_times_s
 
 
 def with_stretches_missing(rng, beats, values, hours):

@@ -10,7 +10,7 @@ from kd_sleep.signals.filters import bandpass
 from kd_sleep.signals.j_peaks import Beats, beat_energy, j_peaks, rj_delays
 from kd_sleep.signals.resampling import on_grid
 from kd_sleep.signals.timeseries import Series
-from kd_sleep.simulation import sensors
+from kd_sleep.simulation import beds, sensors
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive, draw_subject, simulate_night
 
 
@@ -30,14 +30,9 @@ def a_night(
     rng = np.random.default_rng([21, seed])
     person = dataclasses.replace(draw_subject(rng), **subject)
     drive = simulate_night(rng, person, hours).drive
-    body = sensors.prepare(drive, rate_hz)
-    source = sensors.NumpySource(np.random.default_rng([22, seed]))
-    draws = sensors.draw_bcg(source, body, sensors.SENSORS[sensor], rate_hz)
-    named = draws.parameters | {"snr_db": snr_db} | (parameters or {})
-    draws = dataclasses.replace(draws, parameters={k: np.float32(v) for k, v in named.items()})
-    values = sensors.render_bcg(draws, body, rate_hz)[: int(body.samples)]
-    j_times = drive.beat_times_s + sensors.rj_delay_s(draws, body).astype(np.float64)
-    return drive, sensors.Bcg(values.astype(np.float64), rate_hz, sensors.Clock(), j_times, snr_db)
+    bed = beds.fixed(beds.SENSORS[sensor], **({"snr_db": snr_db} | (parameters or {})))
+    made = sensors.bcg(np.random.default_rng([22, seed]), drive, rate_hz, sensor=bed)
+    return drive, dataclasses.replace(made, values=made.values.astype(np.float64))
 
 
 @dataclasses.dataclass(frozen=True)

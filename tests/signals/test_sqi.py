@@ -1,6 +1,5 @@
 """Signal SQI: what must and must not move it, and what its thresholds mean on simulated nights."""
 
-import dataclasses
 import time
 
 import numpy as np
@@ -18,7 +17,7 @@ from kd_sleep.signals.sqi import (
     snr_table,
 )
 from kd_sleep.signals.timeseries import Series
-from kd_sleep.simulation import sensors
+from kd_sleep.simulation import beds, sensors
 from kd_sleep.simulation.physiology import draw_subject, simulate_night
 
 RATE_HZ = 50.0
@@ -28,15 +27,10 @@ def nights_at(seed, levels_db, hours, rate_hz=RATE_HZ, sensor="film"):
     """One night at named SNRs, else the same to the last draw: (BCG, J times) of each."""
     rng = np.random.default_rng([21, seed])
     drive = simulate_night(rng, draw_subject(rng), hours).drive
-    body = sensors.prepare(drive, rate_hz)
-    source = sensors.NumpySource(np.random.default_rng([22, seed]))
-    drawn = sensors.draw_bcg(source, body, sensors.SENSORS[sensor], rate_hz)
-    j_times_s = drive.beat_times_s + sensors.rj_delay_s(drawn, body).astype(np.float64)
     for level_db in levels_db:
-        named = drawn.parameters | {"snr_db": np.float32(level_db)}
-        draws = dataclasses.replace(drawn, parameters=named)
-        values = sensors.render_bcg(draws, body, rate_hz)[: int(body.samples)]
-        yield Series.of(values.astype(np.float64), rate_hz), j_times_s
+        bed = beds.fixed(beds.SENSORS[sensor], snr_db=level_db)
+        made = sensors.bcg(np.random.default_rng([22, seed]), drive, rate_hz, sensor=bed)
+        yield Series.of(made.values.astype(np.float64), rate_hz), made.j_times_s
 
 
 def a_night(seed, snr_db, hours):

@@ -14,10 +14,10 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kd_sleep.simulation import sensors, validate_sensors
-from kd_sleep.simulation.beds import SENSORS, Range
+from kd_sleep.simulation import sensors, validate_sensors, waveforms
+from kd_sleep.simulation.beds import SENSORS, draw_bcg, fixed
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive, draw_subject, simulate_night
-from kd_sleep.simulation.sensors import Clock, NumpySource
+from kd_sleep.simulation.sensors import Clock
 from kd_sleep.stages import Stage
 
 
@@ -53,14 +53,11 @@ def only(**values: float) -> sensors.Sensor:
         "dropouts_per_h": 1e-9, "flip": 0.0, "weight_step": 1e-9, "movement_gain": 1e-9,
         "partner": 1e-9, "snoring": 1e-9, "posture_log_sd": 0.0,
     }  # fmt: skip
-    ranges = {name: Range(value, value) for name, value in (silent | values).items()}
-    return dataclasses.replace(SENSORS["film"], **ranges)
+    return fixed(SENSORS["film"], **(silent | values))
 
 
 def rendered(drive: Drive, sensor: sensors.Sensor, seed: int = 0) -> np.ndarray:
-    body = sensors.prepare(drive, 100.0)
-    draws = sensors.draw_bcg(NumpySource(np.random.default_rng(seed)), body, sensor)
-    return sensors.render_bcg(draws, body)[: int(body.samples)]
+    return sensors.bcg(np.random.default_rng(seed), drive, sensor=sensor).values
 
 
 # ECG
@@ -132,7 +129,7 @@ def test_a_j_peak_stands_where_the_truth_says(sensor):
 
 def test_pulses_stand_at_their_time_whatever_the_sample():
     """Against the shape itself, at every time; what lies outside is left out."""
-    before, clock_s = sensors._pulse_clock(0.3, 0.3, 100.0)
+    before, clock_s = waveforms.pulse_clock(0.3, 0.3, 100.0)
 
     def shape(x):
         return np.exp(-0.5 * (x / 0.04) ** 2) * np.cos(30.0 * x)
@@ -141,10 +138,10 @@ def test_pulses_stand_at_their_time_whatever_the_sample():
     heights = np.arange(1.0, 9.0)
     position = times * 100.0
     whole = np.floor(position)
-    made = sensors._add_pulses(
+    made = waveforms.sum_of_pulses(
         400, whole.astype(np.int32) - before, (position - whole).astype(np.float32),
         heights.astype(np.float32), np.ones(8, np.int32),
-        np.stack([np.zeros_like(clock_s), shape(clock_s)]), sensors.NUMPY,
+        np.stack([np.zeros_like(clock_s), shape(clock_s)]),
     )  # fmt: skip
     at = np.arange(400)[:, None] / 100.0 - times
     np.testing.assert_allclose(made, (heights * shape(at)).sum(1), atol=0.01)
@@ -208,9 +205,8 @@ def test_the_high_pass_is_of_first_order(corner_hz):
     clock_s = np.arange(40000) / DRIVE_HZ
     frequency_hz = 0.25
     ratio = frequency_hz / corner_hz
-    passed = sensors._high_pass(
-        np.sin(2 * np.pi * frequency_hz * clock_s), np.float32(corner_hz), sensors.NUMPY
-    )
+    wave = np.sin(2 * np.pi * frequency_hz * clock_s)
+    passed = sensors._high_pass(wave, np.float32(corner_hz))
     expected = (
         ratio
         / np.hypot(1.0, ratio)
@@ -227,10 +223,8 @@ def test_breathing_goes_through_two_paths_that_may_cancel(drives):
     sensor = only(breathing_gain=5.0)
     gains = []
     for seed in range(10):
-        body = sensors.prepare(drive, 100.0)
-        draws = sensors.draw_bcg(NumpySource(np.random.default_rng(seed)), body, sensor)
-        made = sensors.render_bcg(draws, body).reshape(-1, 10).mean(1)
-        posture = sensors.postures(draws, body, np)
+        bcg = sensors.bcg(np.random.default_rng(seed), drive, sensor=sensor)
+        made, posture = bcg.values.reshape(-1, 10).mean(1), bcg.posture
         for number in range(posture.max() + 1):
             mine = posture == number
             gains.append((made[mine] * drive.breathing[mine]).mean() * 2)
@@ -242,16 +236,14 @@ def test_breathing_goes_through_two_paths_that_may_cancel(drives):
 def test_a_movement_shows_by_chance_of_limb():
     """Its artefact is its own factor, of a log SD of 0.7, times what it is without."""
     drive, still = moving_drive(7200.0), quiet_drive(7200.0)
-    body, at_rest = (sensors.prepare(d, 100.0) for d in (drive, still))
-    sensor = only(movement_gain=1.0)
-    draws = sensors.draw_bcg(NumpySource(np.random.default_rng(0)), body, sensor)
+    size = sensors.sensor_samples(drive, 100.0, Clock())
+    rng, sensor = np.random.default_rng(0), only(movement_gain=1.0)
+    draws = draw_bcg(rng, sensor, len(drive.beat_times_s), len(drive.breathing), size, 100.0)
     draws = dataclasses.replace(draws, turns=np.ones_like(draws.turns))  # one posture
     same = dataclasses.replace(draws, visible=np.zeros_like(draws.visible))
-    beats = sensors.render_bcg(draws, at_rest)
-    sizes = [
-        (sensors.render_bcg(some, body) - beats).reshape(-1, 30000)[:, 15000:16000].std(1)
-        for some in (draws, same)
-    ]
+    beats = sensors.render_bcg(draws, still, 100.0).values
+    moved = (sensors.render_bcg(some, drive, 100.0).values - beats for some in (draws, same))
+    sizes = [values.reshape(-1, 30000)[:, 15000:16000].std(1) for values in moved]
     expected = np.exp(draws.visible[1 : 1 + len(sizes[0])])
     np.testing.assert_allclose(sizes[0] / sizes[1], expected, rtol=0.02)
     assert 0.4 < np.log(expected).std() < 1.0
@@ -298,9 +290,8 @@ def test_a_sensor_on_another_clock_records_the_same_heart_elsewhere(drives, cloc
     sensor = only(breathing_gain=3.0)
     values = {}
     for name, own in (("plain", Clock()), ("shifted", clock)):
-        body = sensors.prepare(drives[1], 100.0, own)
-        draws = sensors.draw_bcg(NumpySource(np.random.default_rng(4)), body, sensor)
-        values[name] = sensors.render_bcg(draws, body)[: int(body.samples)]
+        rng = np.random.default_rng(4)
+        values[name] = sensors.bcg(rng, drives[1], clock=own, sensor=sensor).values
     true_s = clock.true_time(np.arange(len(values["shifted"])) / 100.0)
     inside = (true_s > 60) & (true_s < drives[1].duration_s - 60)
     expected = np.interp(true_s, np.arange(len(values["plain"])) / 100.0, values["plain"])
@@ -310,10 +301,10 @@ def test_a_sensor_on_another_clock_records_the_same_heart_elsewhere(drives, cloc
 
 @pytest.mark.parametrize("ratio", [Fraction(10), Fraction(25, 2), Fraction(128, 5)])
 def test_upsampling_keeps_constants_and_slow_waves(ratio):
-    np.testing.assert_allclose(sensors._upsampled(np.full(100, 7.0), ratio), 7.0, atol=1e-5)
+    np.testing.assert_allclose(waveforms.upsampled(np.full(100, 7.0), ratio), 7.0, atol=1e-5)
     clock_s = np.arange(2000) / DRIVE_HZ
     fine_s = np.arange(int(2000 * ratio)) / (DRIVE_HZ * float(ratio))
-    made = sensors._upsampled(np.sin(2 * np.pi * 2.0 * clock_s), ratio)[: len(fine_s)]
+    made = waveforms.upsampled(np.sin(2 * np.pi * 2.0 * clock_s), ratio)[: len(fine_s)]
     inside = (fine_s > 2) & (fine_s < 198)
     np.testing.assert_allclose(made[inside], np.sin(4 * np.pi * fine_s)[inside], atol=5e-3)
 
@@ -346,20 +337,6 @@ def test_a_seed_gives_one_signal(drives):
 
 
 # No shortcut
-
-
-def test_what_chance_decides_knows_nothing_of_the_body(drives):
-    """Noise, gain, polarity, posture's effects: the same for another heart, breath and movement."""
-    bodies = [
-        sensors.prepare(d, 100.0, beats=12000, steps=72000) for d in (drives[0], moving_drive())
-    ]
-    one, other = (
-        sensors.draw_bcg(NumpySource(np.random.default_rng(6)), dataclasses.replace(
-            body, step=bodies[0].step, step_fraction=bodies[0].step_fraction), SENSORS["mix"])
-        for body in bodies
-    )  # fmt: skip
-    for field in dataclasses.fields(one):
-        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
 
 
 def window_features(values: np.ndarray, rate_hz: float) -> np.ndarray:
