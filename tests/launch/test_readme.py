@@ -1,4 +1,4 @@
-"""Commands and snippets of README and docs/steps.md run at the tiny preset; links lead somewhere."""
+"""Commands and snippets of README and docs/steps.md run at the tiny preset; links lead on."""
 
 import importlib
 import json
