@@ -11,7 +11,9 @@ import numpy as np
 
 from kd_sleep.benchmark.timing import Row, in_turns
 from kd_sleep.config import CohortConfig
-from kd_sleep.recordings import edf, files, nsrr, shhs
+from kd_sleep.recordings import edf, files, shhs
+from kd_sleep.recordings.beat_files import write_rpoints
+from kd_sleep.recordings.stage_files import write_nsrr_stages
 from kd_sleep.simulation import cohort, physiology, sensors
 from kd_sleep.simulation.physiology import Physiology
 
@@ -83,8 +85,8 @@ def writing(root: Path, night: Physiology, repeats: int, hours: float) -> Row:
         assert ours.rpoints_csv is not None
         assert ours.bcg is not None
         edf.write_signals(ours.edf, polysomnogram, _START, "simulated")
-        nsrr.write_stages(ours.stages_xml, night.scored, _START.time(), drive.duration_s)
-        nsrr.write_rpoints(ours.rpoints_csv, drive.beat_times_s, types, ours.subject_id, rate_hz)
+        write_nsrr_stages(ours.stages_xml, night.scored, _START.time(), drive.duration_s)
+        write_rpoints(ours.rpoints_csv, drive.beat_times_s, types, ours.subject_id, rate_hz)
         edf.write_signals(ours.bcg, bcg, _START, "simulated")
 
     write()

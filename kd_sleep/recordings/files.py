@@ -1,4 +1,4 @@
-"""Files read with errors that name them, and written whole or not at all."""
+"""Files read within bounds, with errors that name them, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+from xml.etree.ElementTree import Element
 
 from kd_sleep.errors import RecordingError
+from kd_sleep.extras import optional_packages
 
 FETCH_AGAIN = "Download or copy the file again, or leave this night out."
 
@@ -23,6 +25,12 @@ _WEB_ANSWER = re.compile(
 )
 _MARKS = b"\xef\xbb\xbf\xff\xfe \t\r\n"  # before its first letter
 _PEEK = 2048
+
+MAX_BYTES = 50_000_000  # a night's XML has less than one million, its R points five
+_MAX_XML_MARKS = 1_000_000  # tags and attributes; so many take two seconds and 300 MB
+_MAX_XML_DOCUMENTS = 8
+# Files that were joined hold several documents; each begins with its own declaration.
+_XML_BEGINNING = re.compile(rb"(?=\xef\xbb\xbf<\?xml\s)|(?<!\xef\xbb\xbf)(?=<\?xml\s)")
 
 
 @contextlib.contextmanager
@@ -54,6 +62,54 @@ def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
 def _at_once(path: str, flags: int) -> int:
     """Opens without waiting: a named pipe would have its reader wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """All of a file.
+
+    Raises:
+      RecordingError: for a file that is missing, cannot be read, or is larger than 50 MB.
+    """
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise RecordingError(
+                path,
+                f"has {size / 1e6:.0f} MB; a night's annotations have less than"
+                f" {MAX_BYTES / 1e6:.0f}.",
+                FETCH_AGAIN,
+            )
+        return file.read(MAX_BYTES)
+
+
+def read_xml(path: str | os.PathLike) -> list[Element]:
+    """Roots of the XML documents in a file, in its order: one, or several where files were joined.
+
+    Raises:
+      RecordingError: as `read_bytes`; for a million tags, for what is no XML, and for one that
+        declares a document type or entities.
+    """
+    with optional_packages():
+        import defusedxml
+        import defusedxml.ElementTree
+
+    data = read_bytes(path)
+    if data.count(b"<") + data.count(b"=") > _MAX_XML_MARKS:
+        raise RecordingError(path, "has too many tags for a night's annotations.", FETCH_AGAIN)
+    parts = [part for part in _XML_BEGINNING.split(data) if part.strip()] or [b""]
+    if len(parts) > _MAX_XML_DOCUMENTS:
+        raise RecordingError(path, f"holds {len(parts)} XML documents.", FETCH_AGAIN)
+    try:
+        return [defusedxml.ElementTree.fromstring(part, forbid_dtd=True) for part in parts]
+    except defusedxml.DefusedXmlException as error:
+        raise RecordingError(
+            path,
+            f"declares a document type or entities, which no annotation needs ({error!r}).",
+            "Leave this night out.",
+        ) from error
+    # Unknown encodings are ValueErrors or LookupErrors, and malformed XML is a SyntaxError.
+    except (SyntaxError, ValueError, LookupError) as error:
+        raise RecordingError(path, f"is no readable XML ({error}).", FETCH_AGAIN) from error
 
 
 def hidden(name: str) -> bool:

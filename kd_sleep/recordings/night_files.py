@@ -59,8 +59,8 @@ class NightFiles(abc.ABC):
     def part(self, *names: str) -> Path:
         """The file of the first of these parts that the night has, for errors; else any file."""
         parts = self.parts
-        found = [parts[name] for name in (*names, *parts) if parts.get(name)]
-        return next(path for path in (*found, self.bcg) if path is not None)
+        found = (*(parts[name] for name in (*names, *parts)), self.bcg)
+        return next(path for path in found if path is not None)
 
     def bcg_file(self) -> Path:
         """The BCG file.

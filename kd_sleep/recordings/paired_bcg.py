@@ -41,7 +41,7 @@ from kd_sleep.schema import LOWEST_BCG_HZ
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.resampling import on_grid
 
-_RATE_TOLERANCE = 0.01
+RATE_TOLERANCE = 0.01
 _RISES = "only rises or falls, or counts"
 _JUDGED_S = 7200.0  # of the night's middle, when channels are compared
 _JUDGED_HZ = 100.0
@@ -201,7 +201,7 @@ def _samples(
         clocks[column.rows] = _clock_beside(path, contents, table, told_hz or rate_hz)
     clock, stamped, notes = clocks[column.rows]
     if clock is not None:
-        if told_hz and abs(clock.rate_hz / told_hz - 1.0) > _RATE_TOLERANCE:
+        if told_hz and abs(clock.rate_hz / told_hz - 1.0) > RATE_TOLERANCE:
             raise RecordingError(
                 path,
                 f"its time stamps tell {clock.rate_hz:.6g} Hz, what it says of its rate"
@@ -315,7 +315,7 @@ def _signal(
         raise RecordingError(
             path, "does not tell its sampling rate.", f"Give the rate in Hz with {flag}."
         )
-    if samples.rate_hz and rate_hz and abs(samples.rate_hz / rate_hz - 1.0) > _RATE_TOLERANCE:
+    if samples.rate_hz and rate_hz and abs(samples.rate_hz / rate_hz - 1.0) > RATE_TOLERANCE:
         raise RecordingError(
             path,
             f"{what} has {samples.rate_hz:.6g} Hz, not the {rate_hz:g} Hz that were given.",

@@ -19,14 +19,16 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kd_sleep.errors import DatasetError, RecordingError
-from kd_sleep.recordings import nsrr, profusion
+from kd_sleep.recordings.beat_files import read_beats
 from kd_sleep.recordings.edf import Channel, EdfContents, read_signals
 from kd_sleep.recordings.files import hidden
 from kd_sleep.recordings.night_files import BCG_SUFFIXES, Listing, NightFiles
 from kd_sleep.recordings.recording import Recording, Signal
-from kd_sleep.recordings.scoring import Scoring, disagreement, fitted, refuse_one_kind
+from kd_sleep.recordings.scored_windows import Scoring, disagreement, labels_of_night
+from kd_sleep.recordings.stage_files import read_scoring
 from kd_sleep.schema import RECORDED, SIMULATOR, WINDOW_S
 
 SIMULATION_CARD = "simulation.json"  # stands beside polysomnography/ in a simulated cohort
@@ -72,21 +74,18 @@ _VISIT_1 = (
 
 # Labels and rates of visit 2 are those that NSRR documents for most units (montage SHHS2v3). Its
 # genuine header was not at hand, so units and ranges are those of the same signal at visit 1.
-_VISIT_2 = (
-    Channel("SaO2", "", 1, (0, 100), (-32768, 32767)),
-    Channel("PR", "", 1, (0, 250), (-32768, 32767)),
-    Channel("EEG(sec)", "uV", 125, (-125, 125), (-128, 127)),
-    Channel("ECG", "mV", 250, (-1.25, 1.25), (-128, 127)),
-    Channel("EMG", "uV", 125, (-31.25, 31.25), (-128, 127)),
-    Channel("EOG(L)", "uV", 50, (-125, 125), (-128, 127)),
-    Channel("EOG(R)", "uV", 50, (-125, 125), (-128, 127)),
-    Channel("EEG", "uV", 125, (-125, 125), (-128, 127)),
-    Channel("AIRFLOW", "uV", 10, (-125, 125), (-128, 127)),
-    Channel("THOR RES", "", 10, (1, -1), (-128, 127)),
-    Channel("ABDO RES", "", 10, (1, -1), (-128, 127)),
-    Channel("POSITION", "", 1, (0, 3), (0, 3)),
-    Channel("LIGHT", "", 1, (0, 1), (0, 1)),
-    Channel("OX STAT", "", 1, (0, 3), (0, 3)),
+_VISIT_1_LABEL = {
+    "SaO2": "SaO2", "PR": "H.R.", "EEG(sec)": "EEG(sec)", "ECG": "ECG", "EMG": "EMG",
+    "EOG(L)": "EOG(L)", "EOG(R)": "EOG(R)", "EEG": "EEG", "AIRFLOW": "NEW AIR",
+    "THOR RES": "THOR RES", "ABDO RES": "ABDO RES", "POSITION": "POSITION", "LIGHT": "LIGHT",
+    "OX STAT": "OX stat",
+}  # fmt: skip
+_CHANNEL = {channel.label: channel for channel in _VISIT_1}
+_VISIT_2 = tuple(
+    dataclasses.replace(
+        _CHANNEL[same], label=label, rate_hz=250 if label == "ECG" else _CHANNEL[same].rate_hz
+    )
+    for label, same in _VISIT_1_LABEL.items()
 )
 
 _NEURAL = ("EEG(sec)", "EMG", "EOG(L)", "EOG(R)", "EEG")  # three quarters of a file's bytes
@@ -118,7 +117,94 @@ class ShhsFiles(NightFiles):
         }
 
     def read(self, *, signals: bool = True) -> Recording:
-        return read_recording(self, signals=signals)
+        """Reads the night's signals, stages and, where there are any, R points.
+
+        The signals set the number of windows. Scoring that ends earlier leaves windows unscored;
+        one window more than there are is cut off, since scorers stage the last, incomplete one as
+        well. Stages are NSRR's where that file exists, and Profusion's else.
+
+        Args:
+          signals: False opens no EDF: no ECG, no effort, a duration of the scored windows, and the
+            start's time of day on SHHS's made-up date.
+
+        Raises:
+          RecordingError: for a file that is missing or unusable, signals without an ECG, less than
+            one window of them, stages that outlast them by more than one window, two files of
+            stages that disagree, a night whose scorer separated sleep from wake only, or one
+            without R points where they are all there is to read.
+        """
+        edf = read_polysomnogram(self.edf) if signals else None
+        beats = self.rpoints_csv
+        if edf is None and (beats is None or not beats.exists()):
+            raise RecordingError(
+                beats or paths_of(self._shhs_dir, self.recording_id).rpoints_csv or self.edf,
+                "is missing: the night has no R points.",
+                "Download it (nsrr download shhs/polysomnography/annotations-rpoints), or build"
+                " with --recordings=edf.",
+            )
+        path, scoring = self._read_scoring()
+        windows = int(edf.duration_s // WINDOW_S) if edf else None
+        labels = labels_of_night(path, scoring, windows)
+        start = edf.start if edf else None
+        if start is None and scoring.start_time is not None:
+            start = datetime.datetime.combine(_NSRR_DATE, scoring.start_time)
+        return Recording(
+            recording_id=self.recording_id,
+            subject_id=self.subject_id,
+            visit=self.visit,
+            cohort=self._cohort(edf.recording_text if edf else "", scoring.software),
+            start=start,
+            duration_s=edf.duration_s if edf else len(labels) * WINDOW_S,
+            ecg=edf.signals["ecg"] if edf else None,
+            effort=effort_of(edf) if edf else (),
+            labels=labels,
+            rpoints=None if beats is None else read_beats(beats),
+        )
+
+    @property
+    def _shhs_dir(self) -> Path:
+        return self.stages_xml.parents[3]
+
+    def _read_scoring(self) -> tuple[Path, Scoring]:
+        """The night's stages, and the file that they are from.
+
+        Profusion's are a witness beside NSRR's, unless they cannot be read.
+        """
+        second = self.profusion_xml
+        if second is None or not second.exists():
+            return self.stages_xml, read_scoring(self.stages_xml)
+        if not self.stages_xml.exists():
+            return second, read_scoring(second)
+        scoring = read_scoring(self.stages_xml)
+        labels = labels_of_night(self.stages_xml, scoring)
+        try:
+            share, late = disagreement(labels, read_scoring(second).labels)
+        except RecordingError:
+            return self.stages_xml, scoring
+        if late or share > MAX_DISAGREEMENT:
+            way = "later" if late > 0 else "earlier"
+            shift = f"; its stages come {abs(late) * WINDOW_S:g} s {way}" if late else ""
+            raise RecordingError(
+                self.stages_xml,
+                f"disagrees with {second} on {share:.1%} of the windows{shift}.",
+                "Fetch both again; if one is known to be wrong, remove it.",
+            )
+        return self.stages_xml, scoring
+
+    def _cohort(self, *texts: str) -> str:
+        """`recorded`, or the simulator that one of the files' texts, or the cohort's card, names.
+
+        The card names the seed, too: subjects of two cohorts have the same ids.
+        """
+        card = self._shhs_dir / SIMULATION_CARD
+        simulator = next((text for text in texts if text.startswith(SIMULATOR)), None)
+        if not card.exists():
+            return simulator or RECORDED
+        try:
+            seed = json.loads(card.read_bytes())["settings"]["cohort_seed"]
+        except (OSError, ValueError, LookupError, TypeError):  # another simulator's
+            return simulator or SIMULATOR
+        return f"{simulator or SIMULATOR}, seed {seed}"
 
 
 def channels(visit: int, signals: str) -> tuple[Channel, ...]:
@@ -148,7 +234,7 @@ def paths_of(
         )
     visit, subject_id = match.groups()
     root = Path(shhs_dir) / "polysomnography"
-    paths = {
+    paths: dict[str, Any] = {
         kind: root / folder / f"shhs{visit}" / f"{recording_id}{suffix}"
         for kind, (folder, suffix) in _LAYOUT.items()
     }
@@ -156,11 +242,8 @@ def paths_of(
         recording_id=recording_id,
         subject_id=subject_id,
         visit=int(visit),
-        edf=paths["edf"],
-        stages_xml=paths["stages_xml"],
-        profusion_xml=paths["profusion_xml"],
-        rpoints_csv=paths["rpoints_csv"],
         bcg=None if bcg_dir is None else Path(bcg_dir) / f"{recording_id}.edf",
+        **paths,
     )
 
 
@@ -204,18 +287,16 @@ def find_nights(
         bcg_files.setdefault(file.name.lower(), []).append(file)
     nights = []
     for recording_id in listed:
-        night, kinds = paths_of(shhs_dir, recording_id, bcg_dir), found[recording_id]
+        night = paths_of(shhs_dir, recording_id, bcg_dir)
+        kinds: dict[str, Any] = {"profusion_xml": None, "rpoints_csv": None, **found[recording_id]}
         names = [recording_id + suffix for suffix in BCG_SUFFIXES]
         bcg = [file for name in names for file in bcg_files.get(name, [])]
         nights.append(
             dataclasses.replace(
                 night,
-                edf=kinds.get("edf", night.edf),
-                stages_xml=kinds.get("stages_xml", night.stages_xml),
-                profusion_xml=kinds.get("profusion_xml"),
-                rpoints_csv=kinds.get("rpoints_csv"),
                 bcg=bcg[0] if bcg else night.bcg,
                 more_bcg=tuple(bcg[1:]),
+                **kinds,
             )
         )
     return Listing(shhs_dir, nights, strays)
@@ -249,7 +330,7 @@ def _files(folder: Path) -> list[Path]:
     """
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if not _is_folder(entry)]
+            names = [entry.name for entry in entries if not os.path.isdir(entry)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -258,13 +339,6 @@ def _files(folder: Path) -> list[Path]:
         ) from error
     names = [n for n in names if not hidden(n) and not n.lower().endswith(_UNFINISHED)]
     return [folder / name for name in sorted(names, key=lambda n: (n != n.lower(), n))]
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    """As entry.is_dir(), but a link to itself is none, rather than an error: reading names it."""
-    if entry.is_symlink():
-        return os.path.isdir(entry)
-    return entry.is_dir()
 
 
 def read_polysomnogram(path: Path, ecg_labels: Sequence[str] = ECG_LABELS) -> EdfContents:
@@ -289,118 +363,3 @@ def read_polysomnogram(path: Path, ecg_labels: Sequence[str] = ECG_LABELS) -> Ed
 def effort_of(edf: EdfContents) -> tuple[Signal, ...]:
     """The breathing effort of thorax and abdomen."""
     return tuple(edf.signals[name] for name in ("thorax", "abdomen") if name in edf.signals)
-
-
-def read_recording(night: ShhsFiles, *, signals: bool = True) -> Recording:
-    """Reads one night's signals, stages and, where there are any, R points.
-
-    The signals set the number of windows. Scoring that ends earlier leaves windows unscored; one
-    window more than there are is cut off, since scorers stage the last, incomplete one as well.
-    Stages are NSRR's where that file exists, and Profusion's else.
-
-    Args:
-      night: its files.
-      signals: False reads stages and R points alone and opens no EDF: no ECG, no effort, a duration
-        of the scored windows, and the start's time of day on SHHS's made-up date.
-
-    Raises:
-      RecordingError: for a file that is missing or unusable, signals without an ECG, less than one
-        window of them, stages that outlast them by more than one window, two files of stages that
-        disagree, a night whose scorer told sleep from wake only, or one without R points where they
-        are all there is to read.
-    """
-    if not signals:
-        return _read_rpoints_alone(night)
-    edf = read_polysomnogram(night.edf)
-    windows = int(edf.duration_s // WINDOW_S)
-    path, scoring = _read_scoring(night)
-    return Recording(
-        recording_id=night.recording_id,
-        subject_id=night.subject_id,
-        visit=night.visit,
-        cohort=_cohort(night, edf.recording_text, scoring.software),
-        start=edf.start or _start(scoring),
-        duration_s=edf.duration_s,
-        ecg=edf.signals["ecg"],
-        effort=effort_of(edf),
-        labels=fitted(path, scoring.labels, windows, timed=path != night.profusion_xml),
-        rpoints=None if night.rpoints_csv is None else nsrr.read_rpoints(night.rpoints_csv),
-    )
-
-
-def _read_rpoints_alone(night: ShhsFiles) -> Recording:
-    csv = night.rpoints_csv or paths_of(_shhs_dir(night), night.recording_id).rpoints_csv
-    if csv is None or not csv.exists():
-        raise RecordingError(
-            csv or night.edf,
-            "is missing: the night has no R points.",
-            "Download it (nsrr download shhs/polysomnography/annotations-rpoints), or build with"
-            " --recordings=edf.",
-        )
-    _, scoring = _read_scoring(night)
-    return Recording(
-        recording_id=night.recording_id,
-        subject_id=night.subject_id,
-        visit=night.visit,
-        cohort=_cohort(night, scoring.software),
-        start=_start(scoring),
-        duration_s=len(scoring.labels) * WINDOW_S,
-        ecg=None,
-        effort=(),
-        labels=scoring.labels,
-        rpoints=nsrr.read_rpoints(csv),
-    )
-
-
-def _start(scoring: Scoring) -> datetime.datetime | None:
-    """The time of day that NSRR's file gives, on the date that stands for every night's own."""
-    clock = scoring.start_time
-    return None if clock is None else datetime.datetime.combine(_NSRR_DATE, clock)
-
-
-def _read_scoring(night: ShhsFiles) -> tuple[Path, Scoring]:
-    """The night's stages, and the file that they are from."""
-    path, second = night.stages_xml, night.profusion_xml
-    read = nsrr.read_scoring
-    if second is not None and second.exists() and not path.exists():
-        path, read = second, profusion.read_scoring
-    scoring = read(path)
-    refuse_one_kind(path, scoring)
-    if second is not None and path != second and second.exists():
-        _check_agreement(path, scoring, second)
-    return path, scoring
-
-
-def _check_agreement(path: Path, scoring: Scoring, second: Path) -> None:
-    """Refuses NSRR's stages where Profusion's, read as a witness, tell another night."""
-    try:
-        share, late = disagreement(scoring.labels, profusion.read_scoring(second).labels)
-    except RecordingError:  # an unusable file is no witness
-        return
-    if late or share > MAX_DISAGREEMENT:
-        shift = f"; its stages come {abs(late) * WINDOW_S:g} s {'later' if late > 0 else 'earlier'}"
-        raise RecordingError(
-            path,
-            f"disagrees with {second} on {share:.1%} of the windows{shift if late else ''}.",
-            "Fetch both again; if one is known to be wrong, remove it.",
-        )
-
-
-def _cohort(night: ShhsFiles, *texts: str) -> str:
-    """`recorded`, or the simulator that one of the files' texts, or the cohort's card, names.
-
-    The card names the seed, too: subjects of two cohorts have the same ids.
-    """
-    card = _shhs_dir(night) / SIMULATION_CARD
-    simulator = next((text for text in texts if text.startswith(SIMULATOR)), None)
-    if not card.exists():
-        return simulator or RECORDED
-    try:
-        seed = json.loads(card.read_bytes())["settings"]["cohort_seed"]
-    except (OSError, ValueError, LookupError, TypeError):  # another simulator's
-        return simulator or SIMULATOR
-    return f"{simulator or SIMULATOR}, seed {seed}"
-
-
-def _shhs_dir(night: ShhsFiles) -> Path:
-    return night.stages_xml.parents[3]

@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 
 from kd_sleep.errors import DatasetError, RecordingError
 from kd_sleep.recordings import files
-from kd_sleep.recordings.annotation_files import read_bytes
-from kd_sleep.recordings.files import FETCH_AGAIN
+from kd_sleep.recordings.files import FETCH_AGAIN, read_bytes
 from kd_sleep.recordings.night_files import Listing, NightFiles
 from kd_sleep.recordings.recording import LONGEST_S, Recording, RPoints, Signal
-from kd_sleep.recordings.scoring import WINDOW_MS, Run, Scoring, fitted, scoring_of
+from kd_sleep.recordings.scored_windows import WINDOW_MS, Run, Scoring, labels_of_night, scoring_of
 from kd_sleep.schema import WINDOW_S
 
 NAME = "slpdb"  # of the database at PhysioNet, and the nights' cohort
@@ -71,7 +70,7 @@ class SlpdbFiles(NightFiles):
         duration_s = header.sig_len / header.fs
         windows = int(duration_s / WINDOW_S + 1e-9)
         stages = self.stem.with_suffix(".st")
-        labels = fitted(stages, _scoring(stages, header.fs).labels, windows, timed=True)
+        labels = labels_of_night(stages, _scoring(stages, header.fs), windows)
         there = signals and self.parts["ecg"] is not None
         ecg, effort = _signals(self.stem, header) if there else (None, ())
         return Recording(
@@ -101,16 +100,16 @@ def find_nights(folder: str | os.PathLike) -> Listing[SlpdbFiles]:
     names = sorted({path.stem for path in found if path.suffix in _SUFFIXES and path.is_file()})
     if not names:
         raise DatasetError(f"{os.fspath(folder)}: no record of {NAME} here.", FETCH)
-    people = {name: match[1] if (match := _PERSON.fullmatch(name)) else name for name in names}
-    counts: dict[str, int] = {}
-    nights = []
-    for name, person in people.items():
-        counts[person] = counts.get(person, 0) + 1
-        nights.append(
-            SlpdbFiles(
-                recording_id=name, subject_id=person, visit=counts[person], stem=Path(folder, name)
-            )
+    people = [match[1] if (match := _PERSON.fullmatch(name)) else name for name in names]
+    nights = [
+        SlpdbFiles(
+            recording_id=name,
+            subject_id=person,
+            visit=people[: n + 1].count(person),
+            stem=Path(folder, name),
         )
+        for n, (name, person) in enumerate(zip(names, people, strict=True))
+    ]
     splits = {person: split for split, people in _SPLITS.items() for person in people}
     return Listing(folder, nights, splits=splits)
 

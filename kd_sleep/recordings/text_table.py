@@ -3,67 +3,95 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kd_sleep.errors import RecordingError
-from kd_sleep.recordings.annotation_files import read_bytes
+from kd_sleep.recordings.files import FETCH_AGAIN, read_bytes
 
-_BYTE_ORDER_MARKS = (
-    (b"\xef\xbb\xbf", "utf-8-sig"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-)
+_MAX_CELLS = 11_000_000  # 500,000 beats of NSRR's 22 columns: 350 a minute for 24 hours
+_MAX_ROWS = 1_000_000
 _EXPORT = "Save it again as CSV in UTF-8."
 
 
-def read_rows(
-    path: str | os.PathLike, required: Collection[str], known: Collection[str] = ()
-) -> list[tuple[int, dict[str, str]]]:
-    """Rows below a header line, each with its number as a spreadsheet counts: the header is 1.
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows below a header line.
 
-    Cells and names are stripped, and names in small letters. UTF-8 and UTF-16 are told apart by
-    their byte order mark, what is neither is taken for Windows-1252. With `;` or a tab between
-    cells, numbers may have a decimal comma: `number` reads both.
+    Attributes:
+      names: of all columns, in small letters.
+      columns: stripped cells of the columns that were asked for, blank where a row is short.
+      rows: the number of each row as a spreadsheet counts: the header is 1.
+    """
+
+    names: tuple[str, ...]
+    columns: dict[str, list[str]]
+    rows: list[int]
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """A column as [rows] numbers, NaN for a cell without one."""
+        cells = self.columns[name]
+        try:
+            return np.fromiter(map(float, cells), np.float64, len(cells))
+        except ValueError:
+            return np.array([number(cell) for cell in cells])
+
+
+def read_table(path: str | os.PathLike, wanted: Collection[str] = ()) -> Table:
+    """Columns of a table; UTF-8 and UTF-16 by their marks, else UTF-8 or Windows-1252.
 
     Args:
       path: the table.
-      required: columns that have to be there.
-      known: columns that may be there besides; empty allows any.
+      wanted: columns that are read where they are there; empty reads all.
 
     Raises:
-      RecordingError: a file that cannot be read, is no CSV, has no header or no row, lacks a
-        required column, has an unknown one or one twice, or a row of more cells than names.
+      RecordingError: a file that cannot be read, is no CSV, has no header or no row, one column
+        twice, a row of more cells than names, or more cells than a night has.
     """
-    lines = _text(path)
+    text = _text(path)
     # The header's own separator, not one within a later cell.
-    header = next((line for line in lines.splitlines() if line.strip()), "")
+    header = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = next((mark for mark in "\t;," if mark in header), ",")
-    reader = csv.reader(io.StringIO(lines, newline=""), delimiter=delimiter, strict=True)
+    if text.count("\n") + text.count("\r") > 2 * _MAX_ROWS or text.count(delimiter) > _MAX_CELLS:
+        raise RecordingError(path, "has too many cells for a night.", FETCH_AGAIN)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] = []
-    rows = []
+    kept: list[int] = []  # numbers of the columns that are read
+    flat: list[str] = []  # one list: a tuple for each of a night's beats would cost twice the time
+    rows: list[int] = []
     try:
         for cells in reader:
             if not any(map(str.strip, cells)):
                 continue
             if not names:
                 names = [name.strip().lower() for name in cells]
-                _check_names(path, names, required, known)
+                kept = [
+                    k for k, name in enumerate(names) if name and (name in wanted or not wanted)
+                ]
                 continue
-            if any(cell.strip() for cell in cells[len(names) :]):
+            if any(map(str.strip, cells[len(names) :])):
                 raise RecordingError(
                     path,
                     f"row {reader.line_num} has {len(cells)} cells under {len(names)} names.",
                     'Put cells that hold a separator into quotes ("…").',
                 )
             cells += [""] * (len(names) - len(cells))
-            rows.append((reader.line_num, dict(zip(names, map(str.strip, cells), strict=False))))
+            flat.extend([cells[k] for k in kept])
+            rows.append(reader.line_num)
     except csv.Error as error:
         raise RecordingError(path, f"row {reader.line_num} is no CSV ({error}).", _EXPORT) from None
     if not rows:
         raise RecordingError(path, "has no row below a header line.", "Give it one.")
-    return rows
+    given = [name for name in names if name]
+    if twice := sorted({name for name in given if given.count(name) > 1}):
+        raise RecordingError(path, f"has the column {twice[0]} twice.", "Leave one.")
+    columns = {names[k]: list(map(str.strip, flat[n :: len(kept)])) for n, k in enumerate(kept)}
+    return Table(tuple(given), columns, rows)
 
 
 def number(cell: str) -> float:
@@ -76,35 +104,12 @@ def number(cell: str) -> float:
 
 def _text(path: str | os.PathLike) -> str:
     data = read_bytes(path)
-    encodings = [name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)]
-    for encoding in encodings or ("utf-8", "windows-1252"):
+    encodings = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8", "cp1252")
+    for encoding in encodings:
         try:
-            text = data.decode(encoding)
+            text = data.decode(encoding, "replace" if encoding == "cp1252" else "strict")
         except UnicodeDecodeError:
             continue
         if "\0" not in text:
-            return text
+            return text.removeprefix("\ufeff").removeprefix("ï»¿")  # the mark in either encoding
     raise RecordingError(path, "is no text in UTF-8, UTF-16 or Windows-1252.", _EXPORT)
-
-
-def _check_names(
-    path: str | os.PathLike,
-    names: Sequence[str],
-    required: Collection[str],
-    known: Collection[str],
-) -> None:
-    given = [name for name in names if name]
-    if missing := [name for name in required if name not in given]:
-        raise RecordingError(
-            path,
-            f"has no column {' and no column '.join(missing)} among {', '.join(given)[:200]}.",
-            "The first line names the columns.",
-        )
-    if twice := sorted({name for name in given if given.count(name) > 1}):
-        raise RecordingError(path, f"has the column {twice[0]} twice.", "Leave one.")
-    if known and (unknown := [name for name in given if name not in {*required, *known}]):
-        raise RecordingError(
-            path,
-            f"has an unknown column {unknown[0][:40]}.",
-            f"Known are {', '.join([*required, *known])}; remove or rename it.",
-        )

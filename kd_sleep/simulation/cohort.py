@@ -21,7 +21,9 @@ from kd_sleep.config import CohortConfig, from_dict, to_dict
 from kd_sleep.errors import ConfigError, DatasetError
 from kd_sleep.parallel import map_nights
 from kd_sleep.provenance import git_revision, versions, write_json
-from kd_sleep.recordings import edf, nsrr, shhs
+from kd_sleep.recordings import edf, shhs
+from kd_sleep.recordings.beat_files import write_rpoints
+from kd_sleep.recordings.stage_files import write_nsrr_stages
 from kd_sleep.simulation import physiology, sensors
 
 FIRST_ID = 200001  # where SHHS's own numbers start
@@ -125,10 +127,10 @@ def write_night(out: Path, config: CohortConfig, visit: Visit) -> str:
     ]
     recorded = [(c, edf.saturated(c, values)) for c, values in zip(channels, samples, strict=True)]
     edf.write_signals(files.edf, recorded, start, text)
-    nsrr.write_stages(files.stages_xml, night.scored, start.time(), drive.duration_s, software=text)
+    write_nsrr_stages(files.stages_xml, night.scored, start.time(), drive.duration_s, software=text)
     if rng.random() < config.rpoints_share:
         types = np.where(drive.beat_normal, 1, 2)
-        nsrr.write_rpoints(files.rpoints_csv, drive.beat_times_s, types, files.subject_id, rate_hz)
+        write_rpoints(files.rpoints_csv, drive.beat_times_s, types, files.subject_id, rate_hz)
 
     clock = sensors.draw_clock(rng)
     bcg = sensors.bcg(rng, drive, BCG_CHANNEL.rate_hz, clock, config.sensor)

@@ -9,7 +9,7 @@ from kd_sleep.config import DatasetConfig
 from kd_sleep.datasets.nights import Nights, stack
 from kd_sleep.errors import DatasetError
 from kd_sleep.features import night
-from kd_sleep.recordings.shhs import find_nights, read_recording
+from kd_sleep.recordings.shhs import find_nights
 from kd_sleep.simulation.night_arrays import COHORT, simulated_arrays
 
 WINDOWS = 60
@@ -25,7 +25,7 @@ def test_a_night_from_files_and_one_from_arrays_have_equal_columns(cohort, sampl
     files = next(files for files in find_nights(cohort).nights if not files.rpoints_csv)
     config = DatasetConfig(bcg_source="simulated", bcg_samples=samples)
     record = dict(night.process_night(files, config))
-    recording = read_recording(files)
+    recording = files.read()
     beats, normal, _ = night.heartbeats(files, recording)
     bcg = night.simulated_bcg(recording, beats, normal, config.simulated_sensor)
     made = Nights.from_arrays(

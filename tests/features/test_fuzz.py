@@ -30,7 +30,8 @@ from kd_sleep.config import BuildConfig, CohortConfig, DatasetConfig
 from kd_sleep.datasets import shhs_bcg
 from kd_sleep.errors import KdSleepError
 from kd_sleep.features.night import Exclusion, process_night
-from kd_sleep.recordings import edf, nsrr, shhs
+from kd_sleep.recordings import edf, shhs
+from kd_sleep.recordings.stage_files import read_scoring
 from kd_sleep.simulation.cohort import write_cohort
 from kd_sleep.stages import UNSCORED
 
@@ -320,7 +321,7 @@ def night_of(home: Path, kind: str) -> shhs.NightFiles:
         code = {UNSCORED: 9, 0: 0, 1: 5, 2: 2, 3: 3}
         stages = "".join(
             f"<SleepStage>{code[int(label)]}</SleepStage>\n"
-            for label in nsrr.read_stages(night.stages_xml)
+            for label in read_scoring(night.stages_xml).labels
         )
         night.profusion_xml.write_text(
             '<?xml version="1.0"?>\n<CMPStudyConfig><EpochLength>30</EpochLength>\n'

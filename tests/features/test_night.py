@@ -15,7 +15,9 @@ from kd_sleep.errors import RecordingError
 from kd_sleep.features import night
 from kd_sleep.features.bcg import on_windows
 from kd_sleep.features.night import Exclusion, process_night
-from kd_sleep.recordings import edf, nsrr, shhs
+from kd_sleep.recordings import edf, shhs
+from kd_sleep.recordings.beat_files import read_beats, write_rpoints
+from kd_sleep.recordings.stage_files import read_scoring, write_nsrr_stages
 from kd_sleep.signals.timeseries import Series
 
 SIMULATED, PAIRED = DatasetConfig(bcg_source="simulated"), DatasetConfig(bcg_source="paired")
@@ -48,10 +50,10 @@ def test_a_night_is_what_the_table_says(files, config):
 def test_simulated_bcg_never_saw_the_hypnogram(files):
     """Other stages in the XML, the same BCG to the bit."""
     before = process_night(files, SIMULATED)
-    labels = nsrr.read_stages(files.stages_xml)
+    labels = read_scoring(files.stages_xml).labels
     shuffled = np.random.default_rng(0).permutation(labels)
     contents = edf.read_signals(files.edf, {})
-    nsrr.write_stages(files.stages_xml, shuffled, contents.start.time(), 30.0 * len(labels))
+    write_nsrr_stages(files.stages_xml, shuffled, contents.start.time(), 30.0 * len(labels))
     after = process_night(files, SIMULATED)
     assert not np.array_equal(after["label"], before["label"])
     for field in ("bcg", "bcg_scale", "bcg_missing", "tachogram", "hrv"):
@@ -60,7 +62,7 @@ def test_simulated_bcg_never_saw_the_hypnogram(files):
 
 def test_paired_bcg_lands_on_the_ecgs_clock(cohort, files):
     truth = json.loads((cohort / "truth" / f"{ID}.json").read_text())["bcg_clock"]
-    recording = shhs.read_recording(files)
+    recording = files.read()
     beats, _, _ = night.heartbeats(files, recording)
     j_times = np.load(cohort / "truth" / f"{ID}-r-and-j.npy")[1]
     found, clock = night.aligned_bcg(files, PAIRED, recording, beats)
@@ -127,8 +129,8 @@ def half_the_rpoints(files):
 
 
 def artefacts_alone(files):
-    points = nsrr.read_rpoints(files.rpoints_csv)
-    nsrr.write_rpoints(files.rpoints_csv, points.times_s, 0 * points.times_s.astype(int), "1", 125)
+    points = read_beats(files.rpoints_csv)
+    write_rpoints(files.rpoints_csv, points.times_s, 0 * points.times_s.astype(int), "1", 125)
 
 
 @pytest.mark.parametrize(
@@ -143,10 +145,10 @@ def test_r_points_that_are_not_the_nights_heart_are_refused(files, harm, word):
 
 
 def test_a_night_scored_sleep_or_wake_only_is_left_out(files):
-    labels = np.full(len(nsrr.read_stages(files.stages_xml)), 2)
+    labels = np.full(len(read_scoring(files.stages_xml).labels), 2)
     labels[:40] = 0
     contents = edf.read_signals(files.edf, {})
-    nsrr.write_stages(files.stages_xml, labels, contents.start.time(), 30.0 * len(labels))
+    write_nsrr_stages(files.stages_xml, labels, contents.start.time(), 30.0 * len(labels))
     result = process_night(files, SIMULATED)
     assert isinstance(result, Exclusion)
     assert "sleep and wake only" in result.reason

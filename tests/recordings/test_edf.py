@@ -14,7 +14,9 @@ import pytest
 from hypothesis import strategies as st
 
 from kd_sleep.errors import RecordingError
-from kd_sleep.recordings import edf, nsrr, profusion, shhs
+from kd_sleep.recordings import edf, shhs
+from kd_sleep.recordings.beat_files import read_beats
+from kd_sleep.recordings.stage_files import read_scoring
 
 REAL_DATA = pathlib.Path(
     os.environ.get(
@@ -326,20 +328,13 @@ def test_an_annotation_channel_without_samples_leaves_the_headers_start(night, k
         "<!doctype html><html>".encode("utf-16"),
     ],
 )
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda path: edf.read_signals(path, {}),
-        nsrr.read_scoring,
-        nsrr.read_rpoints,
-        profusion.read_scoring,
-    ],
-)
-def test_a_web_page_saved_as_data_is_called_so(tmp_path, page, read):
-    path = tmp_path / "night"
-    path.write_bytes(page)
-    with pytest.raises(RecordingError, match=r"web page.*Fetch it again; is the token valid"):
-        read(path)
+def test_a_web_page_saved_as_data_is_called_so(tmp_path, page):
+    readers = {".edf": lambda p: edf.read_signals(p, {}), ".xml": read_scoring, ".csv": read_beats}
+    for suffix, read in readers.items():
+        path = tmp_path / f"night{suffix}"
+        path.write_bytes(page)
+        with pytest.raises(RecordingError, match=r"web page.*Fetch it again; is the token valid"):
+            read(path)
 
 
 def test_recording_that_was_never_closed_counts_its_whole_records(night):

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from kd_sleep.config import DatasetConfig
-from kd_sleep.errors import DatasetError, RecordingError
+from kd_sleep.errors import DatasetError
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.recordings import edf, night_table
-from kd_sleep.recordings.beat_files import read_beats
-from kd_sleep.recordings.stage_files import read_stages_of
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import draw_subject, simulate_night
 from kd_sleep.stages import UNSCORED
@@ -196,97 +194,10 @@ def test_a_bcg_that_would_not_be_read_is_no_silence(home, lines, config, told):
         nights_of(table(home, *lines), config)
 
 
-STAGES = {
-    "names": (
-        ["n,stage", "1,W", "2,N1", "3,N2", "4,N3", "5,R", "6,?", "7,", "8,W"],
-        [0, 2, 2, 3, 1, -1, -1, 0],
-    ),
-    "our own words": (
-        ["stage", "Wake", "Light", "Deep", "REM", "Unscored", "W"], [0, 2, 3, 1, -1, 0],
-    ),
-    "as EDF+ has them": (["stage", "Sleep stage 4", "Sleep stage R", "Stage 1"], [3, 1, 2]),
-    "codes": (["rk_code", "0", "2", "4", "5", "9", "1"], [0, 2, 3, 1, -1, 2]),
-    "times": (["start_s,duration_s,stage", "60,60,R", "0,30,W"], [0, -1, 1, 1]),
-    "decimal commas": (["start_s;stage", "0,5;W", "30,5;N3"], [0, 3]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", STAGES)
-def test_stages_from_csv(tmp_path, kind):
-    lines, expected = STAGES[kind]
-    found = read_stages_of(write(tmp_path / "s.csv", *lines))
-    assert found.scoring.labels.tolist() == expected
-    assert found.timed == ("start_s" in lines[0])
-
-
-@pytest.mark.parametrize(
-    ("lines", "told"),
-    [
-        (["stage", "W", "2"], "row 3: stage '2' is a number"),
-        (["stage", "W", "NREM"], "row 3: unknown stage 'nrem'"),
-        (["rk_code", "0", "7"], "row 3: unknown stage code 7"),
-        (["rk_code", "0", "W"], "row 3: 'W' is no code"),
-        (["hypnogram", "W"], "no column stage among hypnogram"),
-        (["start_s,stage", "x,W"], "row 2: it starts at nan s"),
-        (["start_s,stage", "0,W", "10,R"], "overlaps"),
-        (["stage", "W", "", "R"], "a blank line between its stages, above row 4"),
-    ],
-)
-def test_stages_that_nobody_can_tell_are_refused(tmp_path, lines, told):
-    with pytest.raises(RecordingError, match=told):
-        read_stages_of(write(tmp_path / "s.csv", *lines))
-
-
-def test_stages_from_edf_plus_count_from_their_own_start(tmp_path):
-    import edfio
-
-    texts = ["Sleep stage W", "Sleep stage N2", "Movement time", "Sleep stage R", "Arousal"]
-    path = tmp_path / "h.edf"
-    edfio.Edf(
-        [],
-        recording=edfio.Recording(startdate=START.date()),
-        starttime=START.time(),
-        annotations=[edfio.EdfAnnotation(30.0 * n, 30.0, text) for n, text in enumerate(texts)],
-    ).write(path)
-    assert read_stages_of(path).scoring.labels.tolist() == [0, 2, -1, 1]
-    early, late = (START + datetime.timedelta(seconds=s) for s in (-60, 30))
-    assert read_stages_of(path, early).scoring.labels.tolist() == [-1, -1, 0, 2, -1, 1]
-    assert read_stages_of(path, late).scoring.labels.tolist() == [2, -1, 1]
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(RecordingError, match="cut short"):
-        read_stages_of(path)
-
-
 def test_stages_in_order_that_are_too_few_are_refused(home):
     write(home / "few.csv", "stage", *["W"] * 50)
     (night,) = nights_of(table(home, "id,subject,beats,stages", "a,eve,beats.npy,few.csv"))
     assert "lists 50 stages where the night has 179" in process_night(night, NONE).reason
-
-
-@pytest.mark.parametrize(
-    ("values", "told"),
-    [
-        (np.arange(1000) * 125, "beat 693 is at 86500 s"),
-        (np.arange(100) * 0.001, "0.001 apart: these are no seconds"),
-        (np.array([1.0, np.nan, 3.0]), "beat 2 is at nan s"),
-        (np.ones((3, 3)), "no list of numbers"),
-        (np.array(["a"]), "no list of numbers"),
-        (np.zeros(0), "0 apart"),
-    ],
-)
-def test_beats_that_are_no_seconds_are_refused(tmp_path, values, told):
-    np.save(tmp_path / "beats.npy", values)
-    with pytest.raises(RecordingError, match=told):
-        read_beats(tmp_path / "beats.npy")
-
-
-def test_beats_from_csv(tmp_path):
-    path = write(tmp_path / "beats.csv", "time_s", "2", "1.25", "3", "1.25")
-    assert read_beats(path).times_s.tolist() == [1.25, 2.0, 3.0]
-    typed = write(tmp_path / "typed.csv", "seconds,Type", "1.5,1", "2.5,2")
-    assert read_beats(typed).normal.tolist() == [True, False]
-    with pytest.raises(RecordingError, match="no column time_s"):
-        read_beats(write(tmp_path / "rr.csv", "rr", "0.8"))
 
 
 def test_an_ecg_among_several_channels_has_to_be_named(home):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from kd_sleep.errors import DatasetError, RecordingError
-from kd_sleep.recordings import edf, nsrr, shhs
+from kd_sleep.recordings import edf, shhs
+from kd_sleep.recordings.beat_files import write_rpoints
+from kd_sleep.recordings.stage_files import write_nsrr_stages
 
 START = datetime.datetime(1996, 3, 1, 22, 30)
 
@@ -25,14 +27,14 @@ def write_night(
         if channel.label not in without
     ]
     edf.write_signals(files.edf, signals, START, text)
-    nsrr.write_stages(files.stages_xml, labels, START.time(), seconds)
+    write_nsrr_stages(files.stages_xml, labels, START.time(), seconds)
     if rpoints:
-        nsrr.write_rpoints(files.rpoints_csv, [0.5, 1.5], [1, 0], files.subject_id, 125)
+        write_rpoints(files.rpoints_csv, [0.5, 1.5], [1, 0], files.subject_id, 125)
 
 
 def read_only_night(root):
     (files,) = shhs.find_nights(root).nights
-    return shhs.read_recording(files)
+    return files.read()
 
 
 def write_profusion(path, codes):
@@ -49,7 +51,7 @@ def test_both_visits_are_found_in_order_and_read(tmp_path):
     write_night(tmp_path, "shhs1-200077")
     nights = shhs.find_nights(tmp_path).nights
     assert [night.recording_id for night in nights] == ["shhs1-200077", "shhs2-200001"]
-    first, second = (shhs.read_recording(night) for night in nights)
+    first, second = (night.read() for night in nights)
     assert (first.subject_id, first.visit, first.cohort) == ("200077", 1, "recorded")
     assert (second.subject_id, second.visit, second.cohort) == (
         "200001",
@@ -117,7 +119,7 @@ def test_case_makes_no_difference_and_lower_case_goes_first(tmp_path):
     listing = shhs.find_nights(tmp_path)
     assert listing.nights == [first, dataclasses.replace(second, edf=upper)]
     assert listing.strays == [double]
-    assert shhs.read_recording(listing.nights[1]).recording_id == "shhs1-200002"
+    assert listing.nights[1].read().recording_id == "shhs1-200002"
 
 
 def test_folders_may_be_links_and_a_dead_link_is_a_missing_file(tmp_path):
@@ -229,15 +231,15 @@ def test_two_scorings_of_a_night_agree_or_are_refused(tmp_path, second, problem,
     write_profusion(layout.profusion_xml, second)
     night = dataclasses.replace(night, profusion_xml=layout.profusion_xml)
     if problem is None:
-        np.testing.assert_array_equal(shhs.read_recording(night, signals=signals).labels, CLASSES)
+        np.testing.assert_array_equal(night.read(signals=signals).labels, CLASSES)
         return
     with pytest.raises(RecordingError) as caught:
-        shhs.read_recording(night, signals=signals)
+        night.read(signals=signals)
     assert re.search(problem, caught.value.problem)
     assert caught.value.path == str(layout.stages_xml)
     assert str(layout.profusion_xml) in caught.value.problem
     layout.profusion_xml.unlink()  # as the remedy says
-    assert shhs.read_recording(night, signals=signals).labels.size == 80
+    assert night.read(signals=signals).labels.size == 80
 
 
 def test_a_start_that_the_edf_lost_is_nsrrs(tmp_path):
@@ -252,9 +254,9 @@ def test_a_start_that_the_edf_lost_is_nsrrs(tmp_path):
 def test_rpoints_alone_need_no_edf_and_say_the_same(tmp_path):
     write_night(tmp_path, "shhs1-200001")
     (night,) = shhs.find_nights(tmp_path, None, "rpoints").nights
-    whole = shhs.read_recording(night)
+    whole = night.read()
     night.edf.unlink()
-    alone = shhs.read_recording(night, signals=False)
+    alone = night.read(signals=False)
     assert (alone.ecg, alone.effort, alone.duration_s) == (None, (), 90)
     assert alone.labels.tolist() == whole.labels.tolist()
     assert alone.rpoints.times_s.tolist() == whole.rpoints.times_s.tolist()
@@ -267,7 +269,7 @@ def test_a_night_without_rpoints_says_so(tmp_path):
     write_night(tmp_path, "shhs1-200001", rpoints=False)
     (night,) = shhs.find_nights(tmp_path, None, "rpoints").nights
     with pytest.raises(RecordingError, match=r"no R points.*--recordings=edf") as caught:
-        shhs.read_recording(night, signals=False)
+        night.read(signals=False)
     assert caught.value.path == str(shhs.paths_of(tmp_path, "shhs1-200001").rpoints_csv)
 
 
@@ -276,14 +278,14 @@ def test_a_simulated_night_is_called_so_by_any_of_its_files(tmp_path, signals):
     simulator = "kd_sleep simulator 1.0"
     write_night(tmp_path, "shhs1-200001")
     (night,) = shhs.find_nights(tmp_path).nights
-    assert shhs.read_recording(night, signals=signals).cohort == "recorded"
-    nsrr.write_stages(night.stages_xml, [0, 2, 1], START.time(), 90, software=simulator)
-    assert shhs.read_recording(night, signals=signals).cohort == simulator
-    nsrr.write_stages(night.stages_xml, [0, 2, 1], START.time(), 90)
+    assert night.read(signals=signals).cohort == "recorded"
+    write_nsrr_stages(night.stages_xml, [0, 2, 1], START.time(), 90, software=simulator)
+    assert night.read(signals=signals).cohort == simulator
+    write_nsrr_stages(night.stages_xml, [0, 2, 1], START.time(), 90)
     (tmp_path / "simulation.json").write_text("{}")
-    assert shhs.read_recording(night, signals=signals).cohort == "kd_sleep simulator"
+    assert night.read(signals=signals).cohort == "kd_sleep simulator"
     (tmp_path / "simulation.json").write_text('{"settings": {"cohort_seed": 7}}')
-    assert shhs.read_recording(night, signals=signals).cohort == "kd_sleep simulator, seed 7"
+    assert night.read(signals=signals).cohort == "kd_sleep simulator, seed 7"
 
 
 @pytest.mark.parametrize("signals", [True, False])
@@ -296,7 +298,7 @@ def test_nights_scored_sleep_and_wake_only_are_refused(tmp_path, signals, source
         layout.stages_xml.unlink()
     (night,) = shhs.find_nights(tmp_path).nights
     with pytest.raises(RecordingError, match="scores sleep and wake only") as caught:
-        shhs.read_recording(night, signals=signals)
+        night.read(signals=signals)
     assert source in caught.value.path
 
 
@@ -368,7 +370,7 @@ def test_ecg_is_found_under_its_other_names(tmp_path, label):
     files = shhs.paths_of(tmp_path, "shhs1-200001")
     channel = edf.Channel(label, "mV", 125, (-1.25, 1.25), (-128, 127))
     edf.write_signals(files.edf, [(channel, np.zeros(125 * 30))], START, "")
-    nsrr.write_stages(files.stages_xml, [0], START.time(), 30.0)
+    write_nsrr_stages(files.stages_xml, [0], START.time(), 30.0)
     assert read_only_night(tmp_path).ecg.label == label
 
 

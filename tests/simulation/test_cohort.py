@@ -45,7 +45,7 @@ def test_the_folders_are_those_of_shhs(cohort):
 def test_a_night_reads_back_as_what_it_is(cohort):
     for recording_id, rate_hz in (("shhs1-200001", 125), ("shhs2-200012", 250)):
         night = shhs.paths_of(cohort, recording_id)
-        recording = shhs.read_recording(night)
+        recording = night.read()
         truth = json.loads((cohort / "truth" / f"{recording_id}.json").read_text())
         assert recording.cohort.startswith("kd_sleep simulator")
         assert recording.ecg.rate_hz == rate_hz
@@ -64,7 +64,7 @@ def test_all_signals_are_the_fourteen_of_shhs(tmp_path):
 
 def test_the_quickstarts_cohort_stays_under_one_and_a_half_gigabytes(cohort):
     nights = shhs.find_nights(cohort, cohort / "bcg").nights
-    hours = sum(shhs.read_recording(night).duration_s for night in nights) / 3600
+    hours = sum(night.read().duration_s for night in nights) / 3600
     size = sum(p.stat().st_size for p in cohort.rglob("*") if p.is_file())
     default = CohortConfig()
     assert size / hours * default.hours * len(visits_of(default)) < 1.5e9
@@ -107,7 +107,7 @@ def test_the_true_drive_is_that_of_the_files(cohort):
         drive = true_drive(cohort, recording_id)
         beats = np.load(cohort / "truth" / f"{recording_id}-r-and-j.npy")[0]
         np.testing.assert_array_equal(drive.beat_times_s, beats)
-        recording = shhs.read_recording(shhs.paths_of(cohort, recording_id))
+        recording = shhs.paths_of(cohort, recording_id).read()
         assert drive.duration_s == recording.duration_s
         still = drive.movement == 0
         chest = recording.effort[0].values[still]

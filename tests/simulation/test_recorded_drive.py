@@ -25,7 +25,7 @@ def infer(recording, truth):
 
 def read(cohort, recording_id):
     files = dataclasses.replace(shhs.paths_of(cohort, recording_id), rpoints_csv=None)
-    return shhs.read_recording(files), true_drive(cohort, recording_id)
+    return files.read(), true_drive(cohort, recording_id)
 
 
 def agreement(found, truth):

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.errors import RecordingError
+from kd_sleep.recordings.recording import LONGEST_S
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.stages import NUM_STAGES, UNSCORED, class_of_rk_code
 
 WINDOW_MS = int(1000 * WINDOW_S)
-_LONGEST_NIGHT_MS = 24 * 3600 * 1000  # a time beyond this is damage, and no reason to fill memory
 _ROUNDING_MS = 500  # runs that overlap by less do so because their times were rounded
 _SLEEP_CODES = {1, 2, 3, 4, 5}
 MIN_ONE_KIND_WINDOWS = 120  # an hour of sleep all of one kind: nobody told the kinds apart
@@ -48,15 +48,18 @@ class Scoring:
       labels: int8 [N], the class of each 30-s window from the recording's start to the last scored
         one. A window has the class that covers more than half of it; `UNSCORED` where there is
         none or the scorer wrote so.
-      sleep_wake_only: whether the scorer told sleep from wake but no stage of sleep from another.
-        SHHS scored nights so where the EEG was too poor for stages, writing stage 2 for all sleep.
-        Such labels read like a night without REM or Deep, and would teach exactly that.
-      software: who made the file, as it says; blank where it does not.
+      sleep_wake_only: whether the scorer separated sleep from wake but no stage of sleep from
+        another. SHHS scored nights so where the EEG was too poor for stages, writing stage 2 for
+        all sleep: such labels read like a night without REM or Deep, and would teach exactly that.
+      timed: whether each stage stands with its time in the file; else one that is missing shifts
+        all that follow.
+      software: who made the file; blank where it does not say.
       start_time: wall clock at the recording's start; None where the file does not say.
     """
 
     labels: NDArray[np.int8]
     sleep_wake_only: bool
+    timed: bool
     software: str = ""
     start_time: datetime.time | None = None
 
@@ -64,6 +67,8 @@ class Scoring:
 def scoring_of(
     path: str | os.PathLike,
     documents: Sequence[Sequence[Run]],
+    *,
+    timed: bool = True,
     software: str = "",
     start_time: datetime.time | None = None,
 ) -> Scoring:
@@ -73,8 +78,7 @@ def scoring_of(
       path: the file that they are from, for errors.
       documents: the runs of each document in the file, in any order. Documents without any do not
         count; the others have to agree.
-      software: see `Scoring`.
-      start_time: see `Scoring`.
+      timed, software, start_time: see `Scoring`.
 
     Raises:
       RecordingError: for no run at all, runs that overlap with different stages or lie outside of
@@ -91,42 +95,39 @@ def scoring_of(
         )
     # Codes, not classes: stages 1 and 2 are both Light, and a night that has both was staged.
     sleep = {run.code for run in scored[0]} & _SLEEP_CODES
-    return Scoring(_on_windows(path, scored[0]), len(sleep) == 1, software, start_time)
+    return Scoring(_on_windows(path, scored[0]), len(sleep) == 1, timed, software, start_time)
 
 
-def refuse_one_kind(path: str | os.PathLike, scoring: Scoring) -> None:
-    """Raises RecordingError where sleep was told from wake only."""
-    if scoring.sleep_wake_only and np.count_nonzero(scoring.labels > 0) >= MIN_ONE_KIND_WINDOWS:
-        raise RecordingError(
-            path,
-            "scores sleep and wake only, one kind of sleep.",
-            "Leave this night out: its one code for sleep would be taken for Light.",
-        )
-
-
-def fitted(
-    path: str | os.PathLike, labels: NDArray[np.int8], windows: int, *, timed: bool
+def labels_of_night(
+    path: str | os.PathLike, scoring: Scoring, windows: int | None = None
 ) -> NDArray[np.int8]:
     """Labels, cut or padded to the number of windows that the night has.
 
     Args:
       path: the file that they are from, for errors.
-      labels: classes of windows.
-      windows: of the night.
-      timed: whether each stage stands with its time in the file; else one that is missing would
-        shift all that follow.
+      scoring: of the night.
+      windows: of the night; None where the scoring alone tells.
 
     Raises:
-      RecordingError: labels that outlast the night by more than one window, or fall short of it by
-        more than one where they are not timed.
+      RecordingError: labels that tell sleep from wake only, outlast the night by more than one
+        window, or fall short of it by more than one where they are not timed.
     """
+    labels = scoring.labels
+    if scoring.sleep_wake_only and np.count_nonzero(labels > 0) >= MIN_ONE_KIND_WINDOWS:
+        raise RecordingError(
+            path,
+            "scores sleep and wake only, one kind of sleep.",
+            "Leave this night out: its one code for sleep would be taken for Light.",
+        )
+    if windows is None:
+        return labels
     if labels.size > windows + 1:
         raise RecordingError(
             path,
             f"stages {labels.size} windows where the night has {windows}.",
             "Check that all files are whole and of the same night.",
         )
-    if not timed and labels.size < windows - 1:
+    if not scoring.timed and labels.size < windows - 1:
         raise RecordingError(
             path,
             f"lists {labels.size} stages where the night has {windows} windows: if one is missing,"
@@ -145,22 +146,19 @@ def disagreement(labels: NDArray[np.int8], others: NDArray[np.int8]) -> tuple[fl
       0 unless that many at once leave less than half as large a share.
     """
 
-    def share(late: int) -> float:
+    def share(late: int, fewest: int) -> float:
         first, second = labels[max(-late, 0) :], others[max(late, 0) :]
         size = min(len(first), len(second))
         both = (first[:size] != UNSCORED) & (second[:size] != UNSCORED)
-        if both.sum() < max(_FEWEST_COMPARED, fewest):
-            return math.nan
-        return float((first[:size] != second[:size])[both].mean())
+        differ = (first[:size] != second[:size])[both]
+        return float(differ.mean()) if differ.size >= max(_FEWEST_COMPARED, fewest) else math.inf
 
-    fewest = 0
-    at_once = share(0)
-    if not at_once > 0:  # none, or too few to tell
+    at_once = share(0, 0)
+    if not 0 < at_once < math.inf:  # none, or too few to tell
         return 0.0, 0
-    reach = min(len(labels), len(others)) // 2
-    fewest = int(np.count_nonzero(labels != UNSCORED)) // 3
-    shifted = {late: share(late) for late in range(-reach, reach + 1)}
-    late = min(shifted, key=lambda late: (shifted[late] if shifted[late] >= 0 else 2.0, abs(late)))
+    reach, fewest = min(len(labels), len(others)) // 2, int((labels != UNSCORED).sum()) // 3
+    shifted = {late: share(late, fewest) for late in range(-reach, reach + 1)}
+    late = min(shifted, key=lambda late: (shifted[late], abs(late)))
     return at_once, late if shifted[late] < 0.5 * at_once else 0
 
 
@@ -168,7 +166,7 @@ def _disjoint(path: str | os.PathLike, runs: Iterable[Run]) -> list[Run]:
     """The runs in order of time, without overlaps; neighbours of one stage are one run."""
     ordered: list[Run] = []
     for run in sorted(runs, key=lambda run: (run.start_ms, run.stop_ms)):
-        if not 0 <= run.start_ms < run.stop_ms <= _LONGEST_NIGHT_MS:
+        if not 0 <= run.start_ms < run.stop_ms <= 1000 * LONGEST_S:
             raise RecordingError(
                 path,
                 f"{_described(run)} lies outside any night.",
