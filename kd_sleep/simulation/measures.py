@@ -1,7 +1,8 @@
-"""What a sleep laboratory would measure in a simulated night, from what it could see of it.
+"""What a sleep laboratory would measure in a night: stages, heart, breathing, movement.
 
-Stage figures are of the scored stages, as published ones are. Heart figures leave out atrial
-fibrillation and, by the same rule as the teacher's features, intervals off their local median.
+Every function returns names and values: floats of the night, and arrays [4] by stage under names
+that end in `_by`. Figures by stage are of the scored stages, as published ones are. Heart figures
+leave out, by the same rule as the teacher's features, intervals off their local median.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ SYNC_S = 30.0  # shortest spell of synchronisation, and the span of its mean (Ba
 SYNC_STRENGTH = float(np.exp(-0.5 * (2 * np.pi / 5) ** 2))
 SLOW_BREATHS_PER_MIN, FAST_BREATHS_PER_MIN = 12.0, 16.0
 PHASE_MIN_BEATS = 300
-Numbers = dict[str, Any]  # floats, and [4] arrays by stage
+OF_SLEEP = (
+    "latency_min", "waso_min", "asleep_min", "rem_latency_min", "deep_share", "rem_share",
+    "light_share", "deep_first_third", "deep_last_third", "rem_last_third", "changes_per_h",
+)  # fmt: skip
+Numbers = dict[str, Any]
 
 
 def bouts(stages: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
@@ -38,28 +43,28 @@ def bouts(stages: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
 
 
 def of_stages(scored: NDArray[np.int8]) -> Numbers:
-    """Sleep's architecture; NaN for what a night without sleep, or REM, does not have."""
+    """Sleep's architecture; NaN for what a night without sleep, or REM, does not have.
+
+    Also `transitions` [4, 4], `bouts` (lengths in windows, by stage) and `wake_within`, those of
+    awakenings.
+    """
     counts = np.bincount(scored, minlength=NUM_STAGES)
     asleep = np.flatnonzero(scored != Stage.WAKE)
     transitions = np.zeros((NUM_STAGES, NUM_STAGES))
     np.add.at(transitions, (scored[:-1], scored[1:]), 1)
     kind, length = bouts(scored)
     out: Numbers = {
-        "counts": counts,
         "transitions": transitions,
         "bouts": [length[kind == stage] for stage in range(NUM_STAGES)],
         "wake_within": length[1:-1][kind[1:-1] == Stage.WAKE],
         "wake_share": counts[Stage.WAKE] / len(scored),
     }
-    nan = float("nan")
-    names = "latency_min waso_min tst_min rem_latency_min deep_share rem_share light_share"
-    names += " deep_first_third deep_last_third rem_last_third changes_per_h"
-    out |= dict.fromkeys(names.split(), nan)
+    out |= dict.fromkeys(OF_SLEEP, float("nan"))
     if len(asleep) == 0:
         return out
     onset, end = asleep[0], asleep[-1] + 1
     out["latency_min"] = onset / _PER_MIN
-    out["tst_min"] = len(asleep) / _PER_MIN
+    out["asleep_min"] = len(asleep) / _PER_MIN
     out["waso_min"] = (end - onset - len(asleep)) / _PER_MIN
     for name, stage in (("deep", Stage.DEEP), ("rem", Stage.REM), ("light", Stage.LIGHT)):
         out[f"{name}_share"] = counts[stage] / len(asleep)
@@ -143,21 +148,18 @@ def of_heart(night: Physiology) -> Numbers:
         mine = slice(*np.searchsorted(end, [start, start + grid[-1]]))
         times, values, keep = end[mine], rr[mine], good[mine]
         if keep.sum() < 150 or keep.mean() < 0.7:
-            rows.append([np.nan] * 5)
+            rows.append([np.nan] * 4)
             continue
         even = signal.detrend(np.interp(start + grid, times[keep], values[keep]))
         power = np.abs(np.fft.rfft(even * window)) ** 2 * 2 / (len(grid) * (window**2).sum())
         lf = power[(frequency >= 0.04) & (frequency < 0.15)].sum()
         hf = power[(frequency >= 0.15) & (frequency < 0.4)].sum()
-        vlf = power[(frequency >= 0.0033) & (frequency < 0.04)].sum()
-        rows.append([60.0 / values[keep].mean(), even.std(), lf, hf, vlf])
-    pieces = np.array(rows).reshape(-1, 5)
+        rows.append([60.0 / values[keep].mean(), even.std(), lf, hf])
+    pieces = np.array(rows).reshape(-1, 4)
     out["pieces"] = (kind, np.log(pieces))
     out["sdnn_by"] = _by_stage(1000.0 * pieces[:, 1], kind)
-    out["rmssd_by"] = np.array([rmssd(rr, good & (stage == k)) for k in range(NUM_STAGES)])
     out["hf_by"] = np.exp(_by_stage(np.log(1e6 * pieces[:, 3]), kind))
     out["lf_hf_by"] = np.exp(_by_stage(np.log(pieces[:, 2] / pieces[:, 3]), kind))
-    out["vlf_lf_by"] = np.exp(_by_stage(np.log(pieces[:, 4] / pieces[:, 2]), kind))
 
     # DFA needs unbroken stretches of one stage: bad intervals are bridged, as laboratories do.
     bridged = np.interp(np.arange(len(rr)), np.flatnonzero(good), rr[good])

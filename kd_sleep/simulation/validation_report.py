@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from kd_sleep.pages import (
     INK,
@@ -24,7 +24,7 @@ from kd_sleep.pages import (
     table_of,
 )
 from kd_sleep.provenance import provenance, write_json
-from kd_sleep.simulation import pictures, validation
+from kd_sleep.simulation import night_pictures, validation
 from kd_sleep.simulation.physiology import SIMULATOR_VERSION
 from kd_sleep.simulation.validation import Measured, Statistic
 from kd_sleep.stages import STAGE_NAMES, Stage
@@ -43,45 +43,23 @@ def validate(out: Path, nights: int = 200, workers: int = 0, seed: int = 0) -> l
       workers: processes; 0 takes one per core.
       seed: of the people and their nights.
     """
-    # Its rows are Statistics of `validation`: imported here, the two modules do not go in circles.
-    from kd_sleep.simulation.validate_sensors import sensor_statistics
-
     measured, young = validation.simulate(nights, workers, seed)
-    rows = validation.statistics(measured, young, validation.PEOPLE)
-    drives = validation.drives(min(nights, validation.SENSOR_NIGHTS), seed)
-    rows += sensor_statistics(drives, np.random.default_rng(seed))
+    sensed = range(min(nights, validation.SENSOR_NIGHTS))
+    drives = [validation.draw_night(seed, number)[1].drive for number in sensed]
+    rows = validation.statistics(measured, young, drives, validation.PEOPLE, seed)
     out.mkdir(parents=True, exist_ok=True)
-    _write_csv(out / "validation.csv", rows)
-    write_json(
-        out / "validation.json",
-        {
-            "simulator": SIMULATOR_VERSION,
-            "nights": nights,
-            "seed": seed,
-            "statistics": [dataclasses.asdict(row) | {"inside": row.inside} for row in rows],
-            **provenance(),
-        },
-    )
+    entries = [dataclasses.asdict(row) | {"inside": row.inside} for row in rows]
+    with (out / "validation.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, entries[0])
+        writer.writeheader()
+        writer.writerows(entries)
+    about: dict[str, Any] = {"simulator": SIMULATOR_VERSION, "nights": nights, "seed": seed}
+    write_json(out / "validation.json", about | {"statistics": entries, **provenance()})
     example = validation.draw_night(seed, 0)[1]
-    pictures.write_pictures(out, example, seed)
-    night = pictures.night_drawing(example, seed)
+    night_pictures.write_pictures(out, example, seed)
+    night = night_pictures.night_drawing(example, seed)
     (out / "validation.html").write_text(_html(rows, measured, night), encoding="utf-8")
     return rows
-
-
-def _write_csv(path: Path, rows: Sequence[Statistic]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["group", "name", "unit", "value", "p5", "p95", "low", "high", "inside",
-             "published", "source", "note"]
-        )  # fmt: skip
-        for row in rows:
-            spread = row.spread or ("", "")
-            writer.writerow(
-                [row.group, row.name, row.unit, row.value, *spread, *row.published, row.inside,
-                 row.said, row.source, row.note]
-            )  # fmt: skip
 
 
 def _figure(value: float) -> str:
@@ -90,7 +68,9 @@ def _figure(value: float) -> str:
 
 
 def _spread(row: Statistic) -> str:
-    return "" if row.spread is None else f"[{_figure(row.spread[0])}, {_figure(row.spread[1])}]"
+    if row.p5 is None or row.p95 is None:
+        return ""
+    return f"[{_figure(row.p5)}, {_figure(row.p95)}]"
 
 
 def text_table(rows: Sequence[Statistic]) -> str:
@@ -98,7 +78,7 @@ def text_table(rows: Sequence[Statistic]) -> str:
     lines = [f"{'':2}{'statistic':58}{'simulated':>10} {'[5 %, 95 %]':>15} {'published':>12}"]
     for row in rows:
         name = f"{row.group}: {row.name}" + (f", {row.unit}" if row.unit else "")
-        published = "-".join(_figure(value) for value in row.published)
+        published = f"{_figure(row.low)}-{_figure(row.high)}"
         mark = " " if row.inside else "x"
         lines.append(
             f"{mark} {name[:57]:58}{_figure(row.value):>10} {_spread(row):>15} {published:>12}"
@@ -115,10 +95,10 @@ def _html(rows: Sequence[Statistic], nights: Sequence[Measured], night: str) -> 
     head = (
         f"<h1>The simulator against the literature</h1><p>Simulator {SIMULATOR_VERSION},"
         f" {len(nights)} nights of as many people. {len(rows) - len(outside)} of {len(rows)}"
-        f" statistics lie inside their published range; {unsourced} rest on common knowledge that"
-        " nobody was found to say (<em>unsourced</em>). Brackets: 5th and 95th percentile over"
-        " nights; <em>agrees</em>: the range taken from what was published."
-        " Nothing here was bent to what a model makes of the nights.</p>"
+        f" statistics lie inside their published range; {unsourced} rest on common knowledge"
+        " without a source (<em>unsourced</em>). Brackets: 5th and 95th percentile over nights;"
+        " <em>agrees</em>: the range taken from what was published. Nothing here was fitted to"
+        " what a model makes of the nights.</p>"
     )
     if outside:
         items = "".join(
@@ -128,11 +108,9 @@ def _html(rows: Sequence[Statistic], nights: Sequence[Measured], night: str) -> 
         head += f"<p>Outside:</p><ul>{items}</ul>"
     drawn = section(
         "Pictures",
-        figure_of(night, "One night: what the body did and a scorer wrote, heart rate, breathing"
-                  " rate, movements, and the RMS of the BCG's heartbeat band.", "wide"),
+        figure_of(night, "One night: latent and scored stages, heart rate, breathing rate,"
+                  " movements, and the RMS of the BCG's heartbeat band.", "wide"),
         figure_of(_by_hour(nights), "Scored stages by hour from lights off."),
-        figure_of(_wake_bouts(nights), "How long awakenings last, against a power law of exponent"
-                  " 2.2 and an exponential of the same mean."),
         figure_of(_relative(rows), "Figures by stage, relative to REM: dots simulated, lines what"
                   " counts as agreeing."),
     )  # fmt: skip
@@ -143,8 +121,8 @@ def _html(rows: Sequence[Statistic], nights: Sequence[Measured], night: str) -> 
                 escape(row.name) + (f"<small>{escape(row.unit)}</small>" if row.unit else ""),
                 f"{_figure(row.value)}<small>{_spread(row)}</small>",
                 "inside" if row.inside else "<strong>outside</strong>",
-                "–".join(_figure(value) for value in row.published),
-                escape(row.said),
+                f"{_figure(row.low)}–{_figure(row.high)}",
+                escape(row.published),
                 escape(row.source) + (f"<small>{escape(row.note)}</small>" if row.note else ""),
             ]
             for row in rows
@@ -180,33 +158,12 @@ def _by_hour(nights: Sequence[Measured]) -> tuple[Figure, str]:
 
 
 @drawing
-def _wake_bouts(nights: Sequence[Measured]) -> tuple[Figure, str]:
-    figure = Figure(figsize=(NARROW, 3.0), layout="constrained")
-    axes = figure.subplots()
-    lengths = np.concatenate([night.numbers["wake_within"] for night in nights])
-    windows = np.arange(1, 121)
-    longer = np.array([(lengths >= n).mean() for n in windows])
-    axes.loglog(windows / 2, np.where(longer > 0, longer, np.nan), "o", ms=3, color=INK,
-                label="simulated")  # fmt: skip
-    axes.loglog(windows / 2, windows**-1.2, lw=1, color=MUTED, label="power law, 2.2")
-    axes.loglog(windows / 2, np.exp(-(windows - 1) / lengths.mean()), lw=1, ls="--",
-                color=MUTED, label="exponential")  # fmt: skip
-    axes.set(xlabel="minutes", ylabel="share of awakenings as long", ylim=(3e-4, 1.3))
-    for axis in (axes.xaxis, axes.yaxis):  # the default writes powers of ten in math text
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
-    axes.legend()
-    share = (lengths >= 20).mean()
-    return figure, f"Survival of awakenings; {share:.1%} last ten minutes or more."
-
-
-@drawing
 def _relative(rows: Sequence[Statistic]) -> tuple[Figure, str]:
     figure = Figure(figsize=(NARROW, 5.4), layout="constrained")
     axes = figure.subplots()
     shown = [row for row in rows if row.name.endswith("against REM")]
     for y, row in enumerate(reversed(shown)):
-        axes.plot(row.published, [y, y], lw=5, color=MUTED, alpha=0.4, solid_capstyle="butt")
+        axes.plot([row.low, row.high], [y, y], lw=5, color=MUTED, alpha=0.4, solid_capstyle="butt")
         axes.plot(row.value, y, "o", ms=4, color=INK)
     names = [f"{row.group}: {row.name.removesuffix(' against REM')}" for row in reversed(shown)]
     axes.set_yticks(range(len(shown)), names)

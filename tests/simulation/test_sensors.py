@@ -14,7 +14,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kd_sleep.simulation import sensors, validate_sensors, waveforms
+from kd_sleep.simulation import sensor_measures, sensors, waveforms
 from kd_sleep.simulation.beds import SENSORS, draw_bcg, fixed
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive, draw_subject, simulate_night
 from kd_sleep.simulation.sensors import Clock
@@ -66,7 +66,7 @@ def rendered(drive: Drive, sensor: sensors.Sensor, seed: int = 0) -> np.ndarray:
 def test_r_peaks_of_simulated_nights_are_found(drives):
     """Sensitivity and PPV of at least 0.99, 150 ms tolerance, 8 bits; R at its time."""
     rng = np.random.default_rng(0)
-    nights = [validate_sensors.ecg_statistics(drive, rng) for drive in drives]
+    nights = [sensor_measures.of_ecg(drive, rng) for drive in drives]
     mean = {name: np.mean([night[name] for night in nights]) for name in nights[0]}
     assert mean["R peaks: sensitivity"] >= 0.99
     assert mean["R peaks: positive predictive value"] >= 0.99
@@ -398,20 +398,3 @@ def test_without_stages_in_the_body_a_bcg_tells_nothing_beyond_the_time_of_night
     """And with them it does, so that the test can fail."""
     assert gained_bits(telling=False) < 0.02
     assert gained_bits(telling=True) > 0.05
-
-
-# The table
-
-
-def test_the_table_has_a_source_for_every_row_and_names_what_is_outside(drives):
-    rng = np.random.default_rng(0)
-    rows = validate_sensors.sensor_statistics(drives[:2], rng)
-    names = [row.name for row in rows]
-    assert len(set(names)) == len(names) == 3 + 2 * 15
-    assert all(np.isfinite(row.value) and row.source and row.said for row in rows)
-    assert all(row.inside for row in rows if row.group == "ecg")
-    assert {row.group for row in rows} == {"ecg", "bcg"}
-    for part in ("RJ interval: mean", "RMS"):
-        assert all(row.inside for row in rows if part in row.name), part
-    with pytest.raises(ValueError, match="no nights"):
-        validate_sensors.sensor_statistics([], rng)

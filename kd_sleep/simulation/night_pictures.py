@@ -1,7 +1,6 @@
-"""Two pictures of a simulated night: ten seconds of its signals, and the whole of it.
+"""Two pictures of a simulated night: ten seconds of its signals, and all of it.
 
-They are drawn from the night alone, so a seed gives the same files to the byte. ECG and BCG come
-from a sensor that is better than most, since a picture is to show what is to be seen.
+A seed gives the same files to the byte. ECG and BCG come from a sensor that is clearer than most.
 """
 
 from __future__ import annotations
@@ -38,45 +37,23 @@ _UPWARDS = (Stage.DEEP, Stage.LIGHT, Stage.REM, Stage.WAKE)
 
 
 class Sensed(NamedTuple):
-    """A night's signals.
-
-    Attributes:
-      ecg: [n] mV at ECG_HZ, R peaks upwards.
-      bcg: [m] at BCG_HZ, in heartbeats.
-      j_times_s: [M] of the J peak of each beat.
-      upright: [M] bool, whether the beat's J peak points upwards.
-    """
+    """A night's ECG, [n] mV at ECG_HZ with R peaks upwards, and its BCG at BCG_HZ."""
 
     ecg: NDArray[np.float32]
-    bcg: NDArray[np.float32]
-    j_times_s: NDArray[np.float64]
-    upright: NDArray[np.bool_]
+    bcg: sensors.Bcg
 
 
 def sense(night: Physiology, seed: int) -> Sensed:
     """ECG, and BCG of `CLEAR_FILM`, on the night's own clock."""
     ecg_rng, bcg_rng = np.random.default_rng([seed, 2]).spawn(2)
-    drive = night.drive
-    ecg = sensors.ecg(ecg_rng, drive, ECG_HZ)
-    bcg = sensors.bcg(bcg_rng, drive, BCG_HZ, sensor=CLEAR_FILM)
-    at_r = np.clip((drive.beat_times_s * ECG_HZ).astype(int), 0, len(ecg) - 1)
-    return Sensed(
-        # A lead may be the wrong way round.
-        ecg if np.median(ecg[at_r]) >= 0 else -ecg,
-        bcg.values,
-        bcg.j_times_s,
-        bcg.upright,
-    )
+    ecg = sensors.ecg(ecg_rng, night.drive, ECG_HZ)
+    at_r = np.clip((night.drive.beat_times_s * ECG_HZ).astype(int), 0, len(ecg) - 1)
+    upright = ecg if np.median(ecg[at_r]) >= 0 else -ecg  # leads may be swapped
+    return Sensed(upright, sensors.bcg(bcg_rng, night.drive, BCG_HZ, sensor=CLEAR_FILM))
 
 
 def write_pictures(out: Path, night: Physiology, seed: int) -> None:
-    """Writes ten_seconds.svg and night.svg to `out`, an existing folder.
-
-    Args:
-      out: the folder.
-      night: what is shown.
-      seed: of the sensors.
-    """
+    """Writes ten_seconds.svg and night.svg to `out`, an existing folder; `seed` of the sensors."""
     sensed = sense(night, seed)
     (out / "ten_seconds.svg").write_text(_ten_seconds(night, sensed), encoding="utf-8")
     (out / "night.svg").write_text(_night_file(night, sensed), encoding="utf-8")
@@ -97,9 +74,12 @@ def quiet_start_s(night: Physiology, sensed: Sensed) -> float:
         around = slice(int((start_s - 20.0) * DRIVE_HZ), int((start_s + 30.0) * DRIVE_HZ))
         times = drive.beat_times_s
         beats = (times > start_s - 2.0) & (times < start_s + SPAN_S + 2.0)
-        ecg, bcg = _span(sensed.ecg, ECG_HZ, start_s)[1], _span(sensed.bcg, BCG_HZ, start_s)[1]
+        ecg, bcg = (
+            _span(sensed.ecg, ECG_HZ, start_s)[1],
+            _span(sensed.bcg.values, BCG_HZ, start_s)[1],
+        )
         there = np.count_nonzero(np.diff(ecg)) > len(ecg) / 2 and bcg.std() > 0
-        plain = drive.beat_normal[beats].all() and sensed.upright[beats].all()
+        plain = drive.beat_normal[beats].all() and sensed.bcg.upright[beats].all()
         if asleep and there and plain and not drive.movement[around].any():
             return float(start_s)
     return float(starts[0])
@@ -118,16 +98,16 @@ def _ten_seconds(night: Physiology, sensed: Sensed) -> tuple[Figure, str]:
     ecg, bcg, rr = figure.subplots(3, 1, sharex=True, height_ratios=[1.2, 1.2, 0.8])
     start_s = quiet_start_s(night, sensed)
     times = night.drive.beat_times_s
-    inside = (times >= start_s + 0.05) & (sensed.j_times_s <= start_s + SPAN_S - 0.05)
-    r, j = times[inside] - start_s, sensed.j_times_s[inside] - start_s
+    inside = (times >= start_s + 0.05) & (sensed.bcg.j_times_s <= start_s + SPAN_S - 0.05)
+    r, j = times[inside] - start_s, sensed.bcg.j_times_s[inside] - start_s
 
     at, values = _span(sensed.ecg, ECG_HZ, start_s)
     ecg.plot(at, values, color=INK, lw=0.9)
     ecg.plot(r, _peak(at, values, r), "v", ms=5, color="#D55E00", label="R peaks")
     ecg.set_ylabel("ECG, mV")
 
-    at, raw = _span(sensed.bcg, BCG_HZ, start_s)
-    heart = bandpass(sensed.bcg, BCG_HZ, *HEART_HZ)
+    at, raw = _span(sensed.bcg.values, BCG_HZ, start_s)
+    heart = bandpass(sensed.bcg.values, BCG_HZ, *HEART_HZ)
     heart = _span(heart, BCG_HZ, start_s)[1]
     bcg.plot(
         at, raw - raw.mean(), color=MUTED, lw=0.8, alpha=0.7, label="as sensed, with breathing"
@@ -207,7 +187,7 @@ def _night(night: Physiology, sensed: Sensed) -> tuple[Figure, str]:
     strength = night.drive.movement.reshape(windows, -1).max(1)
     movement.vlines(hours[strength > 0], 0.0, strength[strength > 0], color=INK, lw=0.8)
     movement.set(ylabel="movement", yticks=[])
-    bcg.plot(hours, _envelope(sensed.bcg, windows), color=INK, lw=0.8)
+    bcg.plot(hours, _envelope(sensed.bcg.values, windows), color=INK, lw=0.8)
     bcg.set_yscale("log")
     bcg.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bcg.yaxis.set_minor_formatter(NullFormatter())

@@ -1,13 +1,10 @@
-"""Simulated ECG and BCG against published figures, one row of the table each.
+"""What a study would measure in a night's ECG and BCG, by the names of `literature.csv`.
 
-Each statistic is taken once a night, as a study would take it, from signals alone where a study has
-signals alone; the table has the median over nights and the 5th and 95th percentiles. The RJ
-interval is known exactly here, so its rows are the sensors' own intervals.
+Measured from the signals alone where a study has signals alone; RJ intervals, postures and the
+sensor's SNR are the simulator's own.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,112 +15,14 @@ from kd_sleep.signals.j_peaks import j_peaks
 from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import sensors
 from kd_sleep.simulation.physiology import DRIVE_HZ, Drive
-from kd_sleep.simulation.validation import Statistic
 
 ECG_HZ, BCG_HZ = 125.0, 100.0
 TOLERANCE_S = 0.150  # between a beat and its detection, as in ANSI/AAMI EC57
 SEGMENT_S = 30.0
-PRESETS = ("film", "load_cell")
-
-# What is published of each statistic: unit, range that counts as agreeing, words, source, note.
-PUBLISHED: dict[str, tuple[str, tuple[float, float], str, str, str]] = {
-    "R peaks: sensitivity": (
-        "", (0.99, 1.0), "above 0.99 on MIT-BIH", "sleepecg, Pan & Tompkins", "lead-off left out"
-    ),
-    "R peaks: positive predictive value": (
-        "", (0.99, 1.0), "above 0.99 on MIT-BIH", "sleepecg, Pan & Tompkins", "lead-off left out"
-    ),
-    "R peaks: median timing error": (
-        "ms", (0.0, 4.0), "half a sample at 125 Hz", "unsourced", "parabola through the peak"
-    ),
-    "spectrum peak": (
-        "Hz", (1.0, 8.0), "heartbeat energy in 1-8 Hz", "design notes; ECG-BCG pair (aydnzn)", ""
-    ),
-    "share of 1-20 Hz in 1-8 Hz": (
-        "", (0.7, 1.0), "0.98 at the seat back in 20 s of rest", "ECG-BCG pair (aydnzn)", ""
-    ),
-    "RJ interval: mean": (
-        "ms", (180.0, 240.0), "about 210, 180-240 at rest", "design notes; Etemadi 2011", ""
-    ),
-    "RJ interval: overnight range": (
-        "ms", (40.0, 80.0), "40-80", "design notes", "2.5th-97.5th percentile of 5-min means"
-    ),
-    "RJ interval: breathing, peak to peak": (
-        "ms", (10.0, 20.0), "10-20", "design notes", "regression on breathing"
-    ),
-    "breathing over heart: power density": (
-        "", (10.0, 100.0), "10-100; 30 at the seat back", "design notes; ECG-BCG pair (aydnzn)",
-        "peaks below 0.5 Hz and in 1-8 Hz",
-    ),
-    "breathing over heart: RMS": (
-        "", (1.0, 10.0), "3.2 at the seat back", "ECG-BCG pair (aydnzn)",
-        "0.1-0.6 Hz over 1-8 Hz; one person, 20 s",
-    ),
-    "breathing: correlation with a belt": (
-        "", (0.61, 0.88), "0.61, 0.76, 0.88 by three methods",
-        "Mattress sensor by unsupervised clustering, IEEE Access 2023", "",
-    ),
-    "beat size: modulation by breathing": (
-        "", (0.10, 0.30), "0.10-0.30; of cuff pulses 0.14", "design notes, unsourced; Chen 2015",
-        "half of peak to peak, over the mean",
-    ),
-    "SNR of the sensor": ("dB", (-2.0, 14.0), "none", "unsourced", "drawn, 1-8 Hz"),
-    "SNR as the SQI has it": (
-        "dB", (0.0, 20.0), "20 at the seat back; above 6 dB J peaks are reliable",
-        "ECG-BCG pair (aydnzn); design notes", "densities in 1-8 over 10-20 Hz",
-    ),
-    "share lost to movement": (
-        "", (0.04, 0.20), "12 % removed; 7 % not covered", "Kortelainen; Migliorini 2014", ""
-    ),
-    "posture changes": ("1/h", (0.9, 2.3), "1.6 ± 0.7", "Skarpsno 2017, PMC5677378", ""),
-    "J peaks: intervals found": (
-        "", (0.54, 0.93), "54 % (46 home nights), 65 % (apnoea), 91 % (bed posts), 93 % (lab)",
-        "Paalasmaa 2015; PMC5640641; 10.3109/03091902.2013.807523; Migliorini 2014",
-        "median of 12 nights; with other people it is 0.84-0.93",
-    ),
-    "J peaks: interval error, MAE": (
-        "ms", (5.0, 46.0), "13 (54 % found), 34 (lab), 46 (home)", "Paalasmaa 2015; PMC11704055", ""
-    ),
-}  # fmt: skip
 
 
-def sensor_statistics(nights: Sequence[Drive], rng: np.random.Generator) -> list[Statistic]:
-    """The table's rows for ECG and for the BCG of each preset.
-
-    Args:
-      nights: of some hours each.
-      rng: draws the sensors.
-
-    Raises:
-      ValueError: there are no nights.
-    """
-    if not nights:
-        raise ValueError("no nights to take statistics of")
-    rows = _rows("ecg", "", [ecg_statistics(drive, rng) for drive in nights])
-    for preset in PRESETS:
-        found = [bcg_statistics(drive, rng, preset) for drive in nights]
-        rows += _rows("bcg", preset.replace("_", " "), found)
-    return rows
-
-
-def _rows(group: str, sensor: str, nights: Sequence[dict[str, float]]) -> list[Statistic]:
-    rows = []
-    for name in nights[0]:
-        values = np.array([night[name] for night in nights])
-        values = values[np.isfinite(values)]
-        if len(values) == 0:
-            raise ValueError(f"{name}: not to be had from any night; are they too short?")
-        unit, published, said, source, note = PUBLISHED[name]
-        low, middle, high = (float(v) for v in np.percentile(values, [5, 50, 95]))
-        label = f"{name} ({sensor})" if sensor else name
-        rows.append(
-            Statistic(group, label, unit, middle, (low, high), published, said, source, note)
-        )
-    return rows
-
-
-def ecg_statistics(drive: Drive, rng: np.random.Generator) -> dict[str, float]:
-    """How sleepecg's detector finds the beats of a simulated ECG in 8 bits."""
+def of_ecg(drive: Drive, rng: np.random.Generator) -> dict[str, float]:
+    """How well sleepecg's detector finds the beats of a simulated ECG stored in 8 bits."""
     from sleepecg import detect_heartbeats
 
     made = sensors.ecg(rng, drive, ECG_HZ)
@@ -167,8 +66,8 @@ def _nearest(times: NDArray, others: NDArray) -> NDArray[np.int64]:
     return np.where(times - others[after - 1] < others[after] - times, after - 1, after)
 
 
-def bcg_statistics(drive: Drive, rng: np.random.Generator, sensor: str) -> dict[str, float]:
-    """One night's BCG of a preset, in the words of `PUBLISHED`."""
+def of_bcg(drive: Drive, rng: np.random.Generator, sensor: str) -> dict[str, float]:
+    """Statistics of one night's BCG, simulated by a sensor of `beds.SENSORS`."""
     made = sensors.bcg(rng, drive, BCG_HZ, sensor=sensor)
     values, j_times = made.values, made.j_times_s
     rj_s = j_times - drive.beat_times_s
