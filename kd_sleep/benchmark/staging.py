@@ -20,11 +20,12 @@ from kd_sleep.datasets.batches import whole_nights
 from kd_sleep.datasets.nights import blank
 from kd_sleep.inference import container
 from kd_sleep.inference.export import serialized
-from kd_sleep.inference.outputs import stage_file, stage_files
-from kd_sleep.inference.program import PureStudent, card_of, pure
+from kd_sleep.inference.outputs import Reading, stage_file, stage_files
+from kd_sleep.inference.program import Program, card_of
 from kd_sleep.inference.staging import StagingError, StagingStudent, load_student
 from kd_sleep.models.student import Student, columns
 from kd_sleep.provenance import versions
+from kd_sleep.recordings.files import write_bytes
 from kd_sleep.simulation.cohort import write_cohort
 
 PART = "staging"
@@ -41,9 +42,9 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_compilation_cache_dir", sys.argv[4])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 import kd_sleep
-from kd_sleep.inference.outputs import stage_file
+from kd_sleep.inference.outputs import Reading, stage_file
 student = kd_sleep.load_student(sys.argv[1])
-stage_file(student, Path(sys.argv[2]), "night", Path(sys.argv[3]), picture="none")
+stage_file(student, Path(sys.argv[2]), "night", Path(sys.argv[3]), Reading(picture="none"))
 print(json.dumps({"cpu_s": time.process_time(),
                   "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
 """
@@ -83,7 +84,6 @@ def write_student(preset: Preset, path: Path) -> None:
     module = Student(preset.student)
     example = next(whole_nights(blank(), columns(preset.student), 1))
     params = module.init(jax.random.PRNGKey(0), *module.inputs(example))["params"]
-    function, weights = pure(module, params)
     settings = {
         "model": to_dict(preset.student),
         "distill": to_dict(preset.distill),
@@ -94,14 +94,14 @@ def write_student(preset: Preset, path: Path) -> None:
     }
     about = {"versions": versions(), "git_revision": "unknown"}
     card = card_of(about, settings, "parameters are made up", preset.student, None)
-    trained = PureStudent(function, weights, card)
-    container.write(path, container.pack(container.Content(card, weights, serialized(trained))))
+    student = Program.of_module(module, params, card)
+    write_bytes(path, container.pack(container.Content(card, student.weights, serialized(student))))
 
 
 def _stageable(student: StagingStudent, path: Path, out: Path) -> bool:
     """Whether a night shows a heartbeat: some simulated ones are drowned in noise."""
     try:
-        stage_file(student, path, "tried", out, picture="none")
+        stage_file(student, path, "tried", out, Reading(picture="none"))
     except StagingError:
         return False
     return True
@@ -148,7 +148,7 @@ def warm(student: StagingStudent, night: Path, root: Path, repeats: int) -> list
         (
             "EDF to CSV, EDF+ and JSON, warm",
             AIM_WARM_S,
-            lambda: stage_file(student, night, "warm", root, picture="none"),
+            lambda: stage_file(student, night, "warm", root, Reading(picture="none")),
         ),
         ("the same with a picture", None, lambda: stage_file(student, night, "warm", root)),
         ("the network alone, 960 windows", None, lambda: student.network(inputs)),
@@ -175,7 +175,7 @@ def folder(exported: Path, files: list[Path], root: Path, nights: int) -> Row:
         os.link(files[number % len(files)], root / "many" / f"{number}.edf")
     began = time.perf_counter()
     with _quiet():
-        done = list(stage_files(exported, [root / "many"], root / "out", picture="none"))
+        done = list(stage_files(exported, [root / "many"], root / "out", Reading(picture="none")))
     seconds = time.perf_counter() - began
     failed = sum(bool(outcome.problem) for outcome in done)
     return Row(

@@ -19,14 +19,17 @@ flags.platform()
 
 
 def main(student: Path, out: Path, onnx: Path | None) -> None:
-    from kd_sleep.inference.export import export_student, summary
+    from kd_sleep.inference.export import export_student
     from kd_sleep.inference.onnx import assert_installed, export_onnx
+    from kd_sleep.inference.program import Program
+    from kd_sleep.training.trained import load_trained
 
     if onnx:
         assert_installed()
-    print(summary(export_student(student, out)))
+    program = Program.of_trained(load_trained(student, "student"))
+    print(export_student(program, out))
     if onnx:
-        difference = export_onnx(student, onnx)
+        difference = export_onnx(program, onnx)
         print(f"{onnx}: ONNX, float32; its logits are the student's to {difference:.0e}.")
 
 

@@ -1,21 +1,24 @@
-"""Stages BCG recordings of nights: no ECG, no scorer.
+"""Stages nights: a BCG by a student, without ECG or scorer; or an ECG by a teacher.
 
     kd-sleep stage_night --student=WORKDIR --bcg=night.edf --out=DIR
     kd-sleep stage_night --student=student.kdsleep --bcg=folder,other.csv --out=DIR
+    kd-sleep stage_night --teacher=WORKDIR --ecg=night.edf --out=DIR
 
-Reads EDF, CSV, NPY, NPZ and HDF5 at 40 Hz or more, 5 minutes to 24 hours. For each recording --out
-gets a hypnogram as CSV and as EDF+, a summary as JSON and a picture. A recording that cannot be
-staged is named with the reason and does not stop the others; the exit status is 2 then.
+Reads EDF, CSV, NPY, NPZ and HDF5, 5 minutes to 24 hours: a BCG at 40 Hz or more, an ECG at 50 Hz or
+more, or in its place a file of beats (CSV with a column time_s, NSRR's R points, NPY of seconds).
+For each recording --out gets a hypnogram as CSV and as EDF+, a summary as JSON and a picture.
+--stages compares the night with a scorer's stages. A recording that cannot be staged is named with
+the reason and does not stop the others; the exit status is 2 then.
 """
 
 import datetime
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
 
 from kd_sleep.commands.flags import FILE, FILES, FOLDER, TEXT, Flags, Kind, choice, number
 from kd_sleep.config import PICTURES
+from kd_sleep.errors import ConfigError
 
 
 def _time(text: str) -> datetime.datetime:
@@ -27,9 +30,11 @@ def _time(text: str) -> datetime.datetime:
 
 flags = Flags(__doc__)
 flags.define(
-    "Input", "student", FILE, "Work folder of a trained student, or a file of export_student."
+    "Input", "student", FILE, "Work folder of a trained student, or a file of export_student.", None
 )
-flags.define("Input", "bcg", FILES, "Recordings, or folders of them.")
+flags.define("Input", "bcg", FILES, "Recordings, or folders of them.", None)
+flags.define("Input", "teacher", FOLDER, "Work folder of a trained teacher.", None)
+flags.define("Input", "ecg", FILES, "Recordings of an ECG or of beats, or folders of them.", None)
 flags.define(
     "Input", "channel", TEXT, "Channel of the files.", "", shown="the only one, or the best"
 )
@@ -40,6 +45,10 @@ flags.define(
 flags.define(
     "Input", "start", Kind("TIME", _time), "When a lone recording began, such as"
     " 2026-01-31T22:30.", None, shown="what its file says",
+)  # fmt: skip
+flags.define(
+    "Input", "stages", FILE, "A scorer's stages of a lone recording, to compare with: CSV, EDF+, or"
+    " XML of NSRR or Profusion.", None,
 )  # fmt: skip
 flags.define("Output", "out", FOLDER, "Folder for the results.")
 flags.define(
@@ -52,20 +61,26 @@ flags.define(
 
 
 def main(
-    student: Path, bcg: list[Path], channel: str, rate: float, start: datetime.datetime | None,
+    student: Path | None, bcg: list[Path] | None, teacher: Path | None, ecg: list[Path] | None,
+    channel: str, rate: float, start: datetime.datetime | None, stages: Path | None,
     out: Path, picture: str | None, workers: int,
 ) -> int:  # fmt: skip
-    from kd_sleep.inference.outputs import stage_files
+    from kd_sleep.inference.outputs import Reading, stage_files
 
-    refused = []
+    given = {"student": (student, bcg), "teacher": (teacher, ecg)}
+    kinds = [kind for kind, values in given.items() if any(values)]
+    network, recordings = given[kinds[0]] if len(kinds) == 1 else (None, None)
+    if not (network and recordings):
+        raise ConfigError("Give --student with --bcg, or --teacher with --ecg.")
     if picture is None:
         picture = "png" if importlib.util.find_spec("matplotlib") else "none"
-    how: dict[str, Any] = {"channel": channel, "rate_hz": rate, "start": start, "picture": picture}
-    for outcome in stage_files(student, bcg, out, workers=workers, **how):
+    reading = Reading(channel, rate, start, stages, picture)
+    refused = []
+    for outcome in stage_files(network, recordings, out, reading, kind=kinds[0], workers=workers):
         if outcome.problem:
             refused.append(outcome)
         else:
-            print(f"{outcome.path}: {outcome.said}")
+            print(f"{outcome.path}: {outcome.report}")
     for outcome in refused:
         print(f"not staged: {outcome.path}: {outcome.problem}", file=sys.stderr)
     return 2 if refused else 0

@@ -7,7 +7,6 @@ alone, and sleepecg where the beats of an ECG are looked for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -95,35 +94,30 @@ def bcg_fields(bcg: Series, windows: int, samples: bool = True) -> dict[str, Any
     ready = prepared(uniform)
     scale = max(float(np.abs(ready.values_NS).max()), 1.0) / 32767.0
     counts = np.rint(ready.values_NS / scale).astype(np.int16)
-    series = bcg_series(uniform, windows).fields()
     snr_db = np.where(ready.usable_N, quality.snr_db(ready.values_NS, schema.BCG_HZ), np.nan)
-    return {
-        **series,
-        "bcg": counts if samples else counts[:0],
-        "bcg_scale": np.float32(scale),
-        "bcg_digest": _digest(counts, scale, series),
-        "bcg_missing": ready.missing_N.astype(np.float32),
-        "bcg_snr_db": snr_db.astype(np.float32),
-    }
+    found = _bcg_fields(uniform, counts, scale, ready.missing_N, snr_db)
+    return found if samples else found | {"bcg": counts[:0]}
 
 
 def no_bcg_fields(windows: int) -> dict[str, Any]:
     """The same fields of a night without BCG."""
     empty = Series.of(np.full(windows * schema.BCG_SAMPLES, np.nan), schema.BCG_HZ)
-    series = bcg_series(empty, windows).fields()
     nothing = np.zeros((0, schema.BCG_SAMPLES), np.int16)
-    return {
-        **series,
-        "bcg": nothing,
-        "bcg_scale": np.float32(1.0),
-        "bcg_digest": _digest(nothing, 1.0, series),
-        "bcg_missing": np.ones(windows, np.float32),
-        "bcg_snr_db": np.full(windows, np.nan, np.float32),
-    }
+    return _bcg_fields(empty, nothing, 1.0, np.ones(windows), np.full(windows, np.nan))
 
 
-def _digest(counts: NDArray[np.int16], scale: float, series: Mapping[str, NDArray]) -> str:
+def _bcg_fields(
+    uniform: Series, counts: NDArray[np.int16], scale: float, missing_N: NDArray, snr_db_N: NDArray
+) -> dict[str, Any]:
+    series = bcg_series(uniform, len(missing_N)).fields()
     digest = hashlib.sha256(counts.tobytes() + np.float32(scale).tobytes())
     for array in series.values():
         digest.update(array.tobytes())
-    return digest.hexdigest()
+    return {
+        **series,
+        "bcg": counts,
+        "bcg_scale": np.float32(scale),
+        "bcg_digest": digest.hexdigest(),
+        "bcg_missing": missing_N.astype(np.float32),
+        "bcg_snr_db": snr_db_N.astype(np.float32),
+    }

@@ -12,18 +12,15 @@ The teacher takes both from the whole night. A student's `scope` says which wind
 from __future__ import annotations
 
 import bisect
+import dataclasses
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_sleep.features.bcg import MOST_MISSING
 from kd_sleep.features.rr import HRV_SPAN_WINDOWS
-from kd_sleep.schema import (
-    BCG_SAMPLES,
-    HRV_FEATURES,
-    MOVEMENT_SAMPLES,
-    SERIES_SAMPLES,
-)
+from kd_sleep.schema import BCG_SAMPLES, HRV_FEATURES, MOVEMENT_SAMPLES, SERIES_SAMPLES
 
 SCOPES = ("night", "past", "window")
 TYPICAL_S = 0.95  # NN interval of a sleeper: the reference where none is known
@@ -46,31 +43,40 @@ INPUT_SHAPES: dict[str, tuple[int, ...]] = {
 }
 
 
-def student_inputs(
-    names: Iterable[str],
-    series: Mapping[str, NDArray],
-    missing_N: NDArray,
-    bcg_NS: NDArray | None = None,
-) -> dict[str, NDArray[np.float32]]:
-    """What a student is shown of a night, [N, …] each.
+@dataclasses.dataclass(frozen=True)
+class BcgWindows:
+    """What is known of a BCG's N windows before they are staged.
 
-    Args:
-      names: of `INPUT_SHAPES`.
-      series: of the night, as `features.series.BcgSeries.fields` has them.
-      missing_N: [N] share of each window that is missing.
-      bcg_NS: samples at `BCG_HZ` in heartbeat amplitudes, as `features.bcg.prepared` has them;
-        needed by students that read `bcg` alone.
+    Attributes:
+      series: [N, …] as a night's record has them: `features.series.RECORD_FIELDS`.
+      missing_N: share of each that is missing.
+      snr_db_N: power in 1-8 Hz over power in 10-20 Hz; NaN where half or more is missing.
+      bcg_NS: samples at `BCG_HZ` in heartbeat amplitudes, 0 where missing; None if not asked for.
     """
-    shown = {}
-    for name in names:
-        if name == "bcg":
-            assert bcg_NS is not None
-            shown[name] = bcg_NS
-        elif name.startswith("summary_"):
-            shown[name] = summary(series, missing_N, name.removeprefix("summary_"))
-        else:
-            shown[name] = series[name]
-    return {name: np.asarray(array, np.float32) for name, array in shown.items()}
+
+    series: Mapping[str, NDArray]
+    missing_N: NDArray[np.float64]
+    snr_db_N: NDArray[np.float64]
+    bcg_NS: NDArray[np.float64] | None = None
+
+    @property
+    def usable_N(self) -> NDArray[np.bool_]:
+        """Windows of which more than half is there."""
+        return self.missing_N < MOST_MISSING
+
+    def inputs(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """What a student is shown, [N, …] each, by names of `INPUT_SHAPES`."""
+        shown: dict[str, NDArray] = {}
+        for name in names:
+            if name == "bcg":
+                assert self.bcg_NS is not None
+                shown[name] = self.bcg_NS
+            elif name.startswith("summary_"):
+                scope = name.removeprefix("summary_")
+                shown[name] = summary(self.series, self.missing_N, scope)
+            else:
+                shown[name] = self.series[name]
+        return {name: np.asarray(array, np.float32) for name, array in shown.items()}
 
 
 def teacher_inputs(tachogram: NDArray, hrv: NDArray) -> tuple[NDArray, NDArray, NDArray]:

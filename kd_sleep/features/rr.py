@@ -16,13 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from kd_sleep.features.windows import spans, to_windows
 from kd_sleep.schema import HRV_FEATURES, TACHOGRAM_HZ, WINDOW_S
 
-RR_RANGE_S = (
-    0.3,
-    2.5,
-)  # beyond it no heart of a sleeper beats; NSRR's own HRV analysis drops > 2.5 s
+# Beyond it no heart of a sleeper beats; NSRR's own HRV analysis drops > 2.5 s.
+RR_RANGE_S = (0.3, 2.5)
 ECTOPIC_CHANGE = 0.2  # of the local median: a change of a fifth marks an ectopic beat or a lost one
 ECTOPIC_BEATS = 11  # intervals that the local median is over
 MAX_GAP_S = 3.0  # the tachogram bridges one lost beat, no more
@@ -97,7 +94,7 @@ def tachogram(intervals: Intervals, windows: int) -> NDArray[np.float64]:
     after = np.searchsorted(times, grid, side="right").clip(1, len(times) - 1)
     bridged = times[after] - times[after - 1] <= MAX_GAP_S
     inside = (grid >= times[0]) & (grid <= times[-1])
-    return to_windows(np.where(bridged & inside, series, np.nan), TACHOGRAM_HZ, windows)
+    return _to_windows(np.where(bridged & inside, series, np.nan), TACHOGRAM_HZ, windows)
 
 
 def hrv(intervals: Intervals, tachogram_NT: NDArray) -> NDArray[np.float64]:
@@ -136,7 +133,7 @@ def hrv(intervals: Intervals, tachogram_NT: NDArray) -> NDArray[np.float64]:
     out["rmssd_s"] = np.sqrt(mean_over(step_s**2, a, b))
     out["pnn50"] = mean_over((np.abs(step_s) > 0.050).astype(float), a, b)
 
-    share, powers = _band_powers(spans(tachogram_NT, HRV_SPAN_WINDOWS))
+    share, powers = _band_powers(_spans(tachogram_NT, HRV_SPAN_WINDOWS))
     for name, power in powers.items():
         out[name] = np.log(np.maximum(power, 1e-9))
     out["log_lf_hf"] = out["log_lf"] - out["log_hf"]
@@ -179,3 +176,25 @@ def _band_powers(span_NT: NDArray) -> tuple[NDArray[np.float64], dict[str, NDArr
             inside = spectrum[:, band]
             powers[name][block] = (inside.real**2 + inside.imag**2).sum(1) * scale
     return share, powers
+
+
+def _to_windows(values: NDArray, rate_hz: float, windows: int) -> NDArray:
+    """[windows, WINDOW_S * rate_hz] of a night's series; NaN where it is too short."""
+    size = round(WINDOW_S * rate_hz)
+    out = np.full(windows * size, np.nan)
+    length = min(len(values), len(out))
+    out[:length] = values[:length]
+    return out.reshape(windows, size)
+
+
+def _spans(windows_NT: NDArray, span_windows: int) -> NDArray:
+    """[N, span_windows * T]: each window with its neighbours; NaN beyond the night's ends.
+
+    Args:
+      windows_NT: [N, T].
+      span_windows: odd number of windows in a span.
+    """
+    side = span_windows // 2
+    padded = np.pad(windows_NT, ((side, side), (0, 0)), constant_values=np.nan)
+    view = np.lib.stride_tricks.sliding_window_view(padded, span_windows, axis=0)  # [N, T, span]
+    return view.swapaxes(1, 2).reshape(len(windows_NT), -1)

@@ -1,26 +1,28 @@
-"""The series of a BCG while it is recorded: what `features.series` does, from the past alone.
+"""The series of a BCG while it is recorded: `features.series` and `features.bcg` of the past alone.
 
 A window's series come from the minutes up to `DELAY_S` behind its end: its last tachogram samples
 lie between two beats, and the second of them comes later. No sample after that plays a part.
 
-Departures from `bcg_series` on the whole night, beside those of `RunningGrid`:
+Departures from `bcg_series` and `prepared` on the whole night, beside those of `RunningGrid`:
 
-  - beats are looked for in the last `HELD_WINDOWS` windows, not in the night;
+  - beats are looked for, and filters run, in the last `HELD_WINDOWS` windows, not in the night;
   - movement and breath depth are relative to the level of the first window that has one, which
     shifts them by a constant for the whole stream (networks subtract references);
-  - `jj_hrv` is over the 5.5 min that end with the window, where the record of a night has the HRV
-    of the 5.5 min around it: `as_record` moves one to the place of the other.
+  - one heartbeat amplitude is the median over the windows so far, this one included;
+  - `jj_hrv` is over the 5.5 min that end with the window, where a night's record has the HRV of the
+    5.5 min around it: `joined` moves one to the place of the other.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_sleep.features.bcg import MOST_MISSING, RunningBcg
+from kd_sleep.features.bcg import MOST_MISSING, NoHeartbeatBand, prepared
+from kd_sleep.features.inputs import BcgWindows
 from kd_sleep.features.rr import HRV_SPAN_WINDOWS
 from kd_sleep.features.series import bcg_series
 from kd_sleep.schema import BCG_HZ, BCG_SAMPLES
@@ -40,39 +42,33 @@ class RunningWindow:
     """A window that has ended.
 
     Attributes:
-      series: its row of `series.RECORD_FIELDS`, but `jj_hrv` over the 5.5 min that end with it.
-      missing: share of it that is missing.
-      snr_db: power in 1-8 Hz over power in 10-20 Hz, in dB; NaN where half or more is missing.
+      own: this window alone, N = 1; its `jj_hrv` is over the 5.5 min that end with it.
       minutes: at `BCG_HZ`, the windows held, this one the last, in the sensor's unit relative to
         the first sample of all.
       beats: J peaks in `minutes`, and up to `DELAY_S` behind them.
-      bcg: [S] samples in heartbeat amplitudes, as `RunningBcg` has them; None if not asked for.
     """
 
-    series: dict[str, NDArray]
-    missing: float
-    snr_db: float
+    own: BcgWindows
     minutes: Series
     beats: Beats
-    bcg: NDArray[np.float64] | None
 
 
 class RunningSeries:
-    """Samples of a BCG in, windows' series out, however the samples are cut into pieces."""
+    """Samples of a BCG in, windows out, however the samples are split into pieces."""
 
-    def __init__(self, rate_hz: float, *, prepared: bool = False):
+    def __init__(self, rate_hz: float, *, samples: bool = False):
         """A stream that begins.
 
         Args:
           rate_hz: samples per second.
-          prepared: whether the windows need `bcg`.
+          samples: whether the windows need `bcg_NS`.
         """
-        self._rate = RunningGrid(rate_hz, BCG_HZ)
-        self._prepared = RunningBcg() if prepared else None
-        self._bcg_NS = np.empty((0, BCG_SAMPLES))  # of windows that wait for DELAY_S
-        self._samples, self._missing = np.empty(0), np.empty(0, bool)  # from the first held on
+        self._grid = RunningGrid(rate_hz, BCG_HZ)
+        self._with_samples = samples
+        self._values, self._missing = np.empty(0), np.empty(0, bool)  # from the first held on
         self._held = 0  # windows before the next one
-        self._unit: float | None = None
+        self._level: float | None = None  # of movement and breath depth
+        self._rms: list[float] = []  # of all windows, in the heartbeat band; NaN if unusable
 
     def push(self, samples: Series) -> list[RunningWindow]:
         """The windows that are finished by these samples; often none.
@@ -80,64 +76,79 @@ class RunningSeries:
         Args:
           samples: [n] the next ones, in any unit but always the same.
         """
-        return self._windows(*self._rate.push(samples))
+        return self._windows(*self._grid.push(samples))
 
     def finish(self) -> list[RunningWindow]:
         """The windows that only waited for `DELAY_S` and what a change of rate looks ahead."""
-        values, missing = self._rate.finish()
+        values, missing = self._grid.finish()
         return self._windows(
             np.append(values, np.zeros(_AHEAD)), np.append(missing, [True] * _AHEAD)
         )
 
     def _windows(self, values: NDArray, missing: NDArray[np.bool_]) -> list[RunningWindow]:
-        self._samples = np.append(self._samples, values)
+        self._values = np.append(self._values, values)
         self._missing = np.append(self._missing, missing)
-        if self._prepared:
-            ready = self._prepared.push(values, missing)
-            self._bcg_NS = np.concatenate([self._bcg_NS, ready.values_NS])
         finished = []
-        while len(self._samples) >= (end := (self._held + 1) * BCG_SAMPLES) + _AHEAD:
+        while len(self._values) >= (end := (self._held + 1) * BCG_SAMPLES) + _AHEAD:
             finished.append(self._window(end))
-            self._bcg_NS = self._bcg_NS[1:]
             if self._held + 1 < HELD_WINDOWS:
                 self._held += 1
             else:
-                self._samples = self._samples[BCG_SAMPLES:]
+                self._values = self._values[BCG_SAMPLES:]
                 self._missing = self._missing[BCG_SAMPLES:]
-        # Lets go of what lies before.
-        self._samples, self._missing = self._samples.copy(), self._missing.copy()
+        # A copy, since a view would keep the samples before it in memory.
+        self._values, self._missing = self._values.copy(), self._missing.copy()
         return finished
 
     def _window(self, end: int) -> RunningWindow:
         """The window that ends before sample `end` of those held."""
         windows = self._held + 1
         missing = self._missing[: end + _AHEAD]
-        minutes = Series.of(self._samples[: end + _AHEAD], BCG_HZ, missing)
-        series = bcg_series(minutes, windows, self._unit)
-        self._unit = series.unit or None
-        row = {name: values[-1] for name, values in series.fields().items()}
-        hrv_NF = np.pad(series.jj_hrv, ((_LATE, 0), (0, 0)), constant_values=np.nan)
-        own, missing = self._samples[end - BCG_SAMPLES : end], missing[end - BCG_SAMPLES : end]
-        usable = missing.mean() < MOST_MISSING
-        centred = np.where(missing, 0.0, own - np.median(own[~missing])) if usable else own
-        return RunningWindow(
-            series=row | {"jj_hrv": hrv_NF[windows - 1]},
-            missing=float(missing.mean()),
-            snr_db=float(snr_db(centred[None], BCG_HZ)[0]) if usable else np.nan,
-            minutes=minutes[:end],
-            beats=series.beats,
-            bcg=self._bcg_NS[0] if self._prepared else None,
-        )
+        minutes = Series.of(self._values[: end + _AHEAD], BCG_HZ, missing)
+        night = bcg_series(minutes, windows, self._level)
+        self._level = night.unit or None
+        series = {name: values[-1:] for name, values in night.fields().items()}
+        hrv_NF = np.pad(night.jj_hrv, ((_LATE, 0), (0, 0)), constant_values=np.nan)
+        series["jj_hrv"] = hrv_NF[windows - 1 : windows]
+        own, gone = self._values[end - BCG_SAMPLES : end], missing[end - BCG_SAMPLES : end]
+        share, ratio_db = gone.mean(), np.nan
+        if share < MOST_MISSING:
+            centred = np.where(gone, 0.0, own - np.median(own[~gone]))
+            ratio_db = snr_db(centred[None], BCG_HZ)[0]
+        samples = self._samples(minutes, windows) if self._with_samples else None
+        shown = BcgWindows(series, np.array([share]), np.array([ratio_db]), samples)
+        return RunningWindow(shown, minutes[:end], night.beats)
+
+    def _samples(self, minutes: Series, windows: int) -> NDArray[np.float64]:
+        """[1, S] the last window in heartbeat amplitudes."""
+        earlier = np.array(self._rms[: len(self._rms) - self._held])
+        self._rms.append(np.nan)
+        try:
+            ready = prepared(minutes, windows, earlier[np.isfinite(earlier)])
+        except NoHeartbeatBand:
+            return np.zeros((1, BCG_SAMPLES))
+        if ready.usable_N[-1]:
+            self._rms[-1] = float(ready.heart_N[-1] * ready.unit)
+        return ready.values_NS[-1:]
 
 
-def as_record(rows: Sequence[Mapping[str, NDArray]]) -> dict[str, NDArray]:
-    """The `series` of windows from the first on, [N, …] each, as a night's record has them.
+def joined(windows: Iterable[BcgWindows]) -> BcgWindows:
+    """Windows from the first on, with their series as a night's record has them.
 
     The HRV of the 5.5 min that end with a window is put to the window in their middle, where
     `features.inputs.summary` with the scope `past` takes it from; the last five windows have none.
     """
-    series = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    parts = list(windows)
+    series = {
+        name: np.concatenate([part.series[name] for part in parts]) for name in parts[0].series
+    }
     trailing = series["jj_hrv"]
-    hrv = np.full_like(trailing, np.nan)
-    hrv[: max(len(rows) - _LATE, 0)] = trailing[_LATE:]
-    return series | {"jj_hrv": hrv}
+    series["jj_hrv"] = np.full_like(trailing, np.nan)
+    series["jj_hrv"][: max(len(parts) - _LATE, 0)] = trailing[_LATE:]
+    samples = [part.bcg_NS for part in parts if part.bcg_NS is not None]
+    return BcgWindows(
+        series,
+        np.concatenate([part.missing_N for part in parts]),
+        np.concatenate([part.snr_db_N for part in parts]),
+        np.concatenate(samples) if samples else None,
+    )

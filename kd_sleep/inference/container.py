@@ -23,7 +23,6 @@ import os
 import struct
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,14 +76,6 @@ def pack(content: Content) -> bytes:
     body = b"".join([header, *arrays, program])
     head = _HEAD.pack(MAGIC, FORMAT, len(header), _HEAD.size + len(body) + _DIGEST)
     return head + body + hashlib.sha256(head + body).digest()
-
-
-def write(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def read(path: str | os.PathLike) -> Content:

@@ -9,31 +9,37 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
-from kd_sleep.datasets.nights import Nights
+from kd_sleep.datasets.nights import Nights, stack
 from kd_sleep.errors import TrainingError
+from kd_sleep.features import fields
 from kd_sleep.features.bcg import MOST_MISSING
 from kd_sleep.features.inputs import mean_nn_s
-from kd_sleep.inference.staging import Staging
+from kd_sleep.inference.staged_night import Stager, Staging
+from kd_sleep.schema import RECORDED
 from kd_sleep.stages import UNSCORED
+from kd_sleep.training.seen_subjects import TRAINED_ON
 from kd_sleep.training.trained import Trained, load_trained
 
 
-class StagingTeacher:
-    """A teacher at use. `kd_sleep.fit_teacher` and `load_teacher` make one.
+class StagingTeacher(Stager):
+    """A teacher at use. `kd_sleep.fit_teacher` and `load_teacher` make one."""
 
-    Attributes:
-      trained: the network with its training.
-    """
+    trained: Trained
 
     def __init__(self, trained: Trained):
-        self.trained = trained
-
-    def started(self) -> str:
-        """Whether fine-tuning improved validation, in a sentence; "" of a teacher trained anew."""
-        return self.trained.started()
+        settings = trained.settings
+        card = {
+            "teacher": trained.name,
+            "model": settings["model"],
+            "data": settings.get(TRAINED_ON),
+            "versions": trained.record["versions"],
+        }
+        if started := trained.started():
+            card["start"] = {"from": settings["start"], "outcome": started}
+        super().__init__(card, trained)
 
     def stage(
         self,
@@ -51,7 +57,7 @@ class StagingTeacher:
           beat_times_s: [M] increasing seconds, in place of an ECG.
 
         Returns:
-          `staging.Staging` with NaN in what only a BCG tells, and no window flagged.
+          The staged night, with NaN in what only a BCG tells, and no window flagged.
 
         Raises:
           DatasetError: arrays that are no ECG of a night; it names the argument.
@@ -59,38 +65,44 @@ class StagingTeacher:
         """
         if (ecg is None) == (beat_times_s is None):
             raise TrainingError("stage: expected ecg with rate_hz, or beat_times_s.")
-        nights = Nights.from_arrays(
-            subject_ids=["night"],
-            ecg=None if ecg is None else [ecg],
-            ecg_rate_hz=rate_hz,
-            beat_times_s=None if beat_times_s is None else [beat_times_s],
+        return self._staged(
+            Nights.from_arrays(
+                subject_ids=["night"],
+                ecg=None if ecg is None else [ecg],
+                ecg_rate_hz=rate_hz,
+                beat_times_s=None if beat_times_s is None else [beat_times_s],
+            )
         )
+
+    def stage_beats(
+        self, times_s: NDArray, normal: NDArray[np.bool_] | None, windows: int
+    ) -> Staging:
+        """Stages a night of N windows from beats and their types, as `features.night` finds them.
+
+        Args:
+          times_s: [M] increasing.
+          normal: [M] False for ectopic beats and artefacts; None where unknown.
+          windows: N.
+
+        Raises:
+          TrainingError: as `Trained.logits`.
+        """
+        record = {
+            **dict.fromkeys(("recording_id", "subject_id"), "night"),
+            "cohort": RECORDED,
+            "bcg_source": "none",
+            "label": np.full(windows, UNSCORED, np.int8),
+            **fields.heart_fields(times_s, normal, windows),
+            **fields.no_bcg_fields(windows),
+        }
+        return self._staged(stack([record]))
+
+    def _staged(self, nights: Nights) -> Staging:
         (logits,) = self.trained.logits(nights)
-        usable = nights.rr_missing < MOST_MISSING
-        probs = np.where(usable[:, None], softmax(logits.astype(np.float64), -1), np.nan)
-        unknown = np.full(len(usable), np.nan)
         nn_s = mean_nn_s(nights.tachogram, nights.tachogram_valid, nights.hrv)
-        settings = self.trained.settings
-        return Staging(
-            stages=np.where(usable, logits.argmax(-1), UNSCORED).astype(np.int8),
-            probs=probs.astype(np.float32),
-            sqi=unknown.astype(np.float32),
-            signal_sqi=unknown,
-            flagged=np.zeros(len(usable), bool),
-            flagged_by="of an ECG none is",
-            missing=nights.rr_missing.astype(np.float64),
-            amplitude=unknown,
-            heart_bpm=np.where(usable, 60.0 / nn_s, np.nan),
-            breaths_per_min=unknown,
-            snr_db=unknown,
-            warnings=(),
-            card={
-                "teacher": self.trained.name,
-                "model": settings["model"],
-                "data": settings.get("trained_on"),
-                "versions": self.trained.record["versions"],
-            },
-        )
+        probs, missing = softmax(logits.astype(np.float64), -1), nights.rr_missing
+        heart_bpm = np.where(missing < MOST_MISSING, 60.0 / nn_s, np.nan)
+        return Staging.of(probs, missing, heart_bpm, self.card)
 
 
 def load_teacher(path: str | os.PathLike) -> StagingTeacher:

@@ -1,7 +1,7 @@
 """Writes a trained student as an ONNX model, for onnxruntime where there is no jax.
 
-The student's jaxpr, with B and L left open, is translated primitive by primitive (`_OPERATORS` and
-the methods of `_Graph`), so that a front end that is added needs no line here. A primitive that is
+The student's jaxpr, with B and L left open, is translated primitive by primitive (`_OPERATORS`,
+`_TRANSLATIONS`), so that a front end that is added needs no line here. A primitive that is
 not among them is refused by name. Before a model is in place onnxruntime runs it, and its logits
 are held to the student's.
 
@@ -13,7 +13,6 @@ model's metadata under "card", in JSON.
 from __future__ import annotations
 
 import ast
-import itertools
 import json
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -27,44 +26,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from kd_sleep.errors import ExportError
 from kd_sleep.extras import optional_packages
-from kd_sleep.inference import container
 from kd_sleep.inference.export import TOLERANCE, largest_difference, open_arguments
-from kd_sleep.inference.program import Program, PureStudent, Shapes, checked, pure_student, trained
+from kd_sleep.inference.program import Program, Shapes, checked
+from kd_sleep.recordings.files import write_bytes
 
 OPSET, IR_VERSION = 18, 9  # of 2022 and 2023: onnxruntime 1.15 and later read them
 # Primitives that are one operator, or a few, of the same inputs.
 _OPERATORS = {
-    "abs": "Abs",
-    "add": "Add",
-    "add_any": "Add",
-    "and": "And",
-    "asinh": "Asinh",
-    "copy": "Identity",
-    "cos": "Cos",
-    "div": "Div",
-    "eq": "Equal",
-    "erf": "Erf",
-    "exp": "Exp",
-    "floor": "Floor",
-    "ge": "GreaterOrEqual",
-    "gt": "Greater",
-    "le": "LessOrEqual",
-    "log": "Log",
-    "logistic": "Sigmoid",
-    "lt": "Less",
-    "max": "Max",
-    "min": "Min",
-    "mul": "Mul",
-    "neg": "Neg",
-    "not": "Not",
-    "or": "Or",
-    "pow": "Pow",
-    "sign": "Sign",
-    "sin": "Sin",
-    "sqrt": "Sqrt",
-    "sub": "Sub",
-    "tanh": "Tanh",
-}
+    name: name.capitalize()
+    for name in (
+        "abs", "add", "and", "asinh", "cos", "div", "erf", "exp", "floor", "log", "max", "min",
+        "mul", "neg", "not", "or", "pow", "sign", "sin", "sqrt", "sub", "tanh",
+    )
+} | {
+    "add_any": "Add", "copy": "Identity", "eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater",
+    "le": "LessOrEqual", "logistic": "Sigmoid", "lt": "Less",
+}  # fmt: skip
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint")
 
 
@@ -75,19 +52,17 @@ def assert_installed() -> None:
         import onnxruntime  # noqa: F401
 
 
-def export_onnx(workdir: Path, out: Path) -> float:
-    """Writes the student of `workdir` to `out`, and runs the model before it is in place.
+def export_onnx(student: Program, out: Path) -> float:
+    """Writes a student to `out`, and runs the model before it is in place.
 
     Returns:
       The largest difference of its logits from the student's.
 
     Raises:
-      TrainingError: no trained student in the folder.
       ExportError: the student computes what cannot be translated, or in bfloat16, which ONNX's
         float32 is not equal to; or the model's logits are not the student's.
     """
     assert_installed()
-    student = pure_student(trained(workdir))
     if (dtype := student.card["train"]["compute_dtype"]) != "float32":
         raise ExportError(
             out, f"not written: this student computes in {dtype}.", "Use the .kdsleep file."
@@ -100,14 +75,14 @@ def export_onnx(workdir: Path, out: Path) -> float:
         raise ExportError(
             out, f"not written: {reason}.", "Use the .kdsleep file, or extend inference/onnx.py."
         ) from error
-    difference = largest_difference(Program(student.card, call), student.program())
+    difference = largest_difference(call, student)
     if not difference < TOLERANCE:
         raise ExportError(
             out,
             f"not written: its logits would differ from the student's by {difference:.2g}.",
             "Please report this; the .kdsleep file is not concerned.",
         )
-    container.write(out, data)
+    write_bytes(out, data)
     return difference
 
 
@@ -128,7 +103,7 @@ def onnx_call(data: bytes, shapes: Shapes) -> Callable:
     return call
 
 
-def model_of(student: PureStudent) -> bytes:
+def model_of(student: Program) -> bytes:
     """The model's bytes.
 
     Raises:
@@ -170,8 +145,7 @@ def model_of(student: PureStudent) -> bytes:
 class _Graph:
     """Nodes and constants, as they are added.
 
-    A value is the name of a tensor, or a NumPy array that is not in the graph yet. A method named
-    after a primitive takes its equation and values and returns its only output, or all of them.
+    A value is the name of a tensor, or a NumPy array that is not in the graph yet.
     """
 
     def __init__(self) -> None:
@@ -255,176 +229,142 @@ class _Graph:
             return [*map(np.asarray, out if equation.primitive.multiple_results else [out])]
         if name in _OPERATORS:
             return [self.op(_OPERATORS[name], *values)]
-        translate = getattr(self, f"_{name}", None)
-        if translate is None:
+        if name not in _TRANSLATIONS:
             raise NotImplementedError(f"the primitive {name} has no translation to ONNX")
-        out = translate(equation, *values)
+        out = _TRANSLATIONS[name](self, equation, *values)
         return out if isinstance(out, list) else [out]
 
-    def part(self, x: Any, starts: ArrayLike, ends: Any, steps: Sequence[int]) -> str:
-        return self.op("Slice", x, np.array(starts), ends, np.arange(len(steps)), np.array(steps))
 
-    # Primitives that are no single operator
+def _slice(graph: _Graph, x: Any, starts: Any, ends: Any, steps: Sequence[int]) -> str:
+    return graph.op("Slice", x, np.array(starts), ends, np.arange(len(steps)), np.array(steps))
 
-    def _broadcast_in_dim(self, equation: Any, x: Any, *_: Any) -> str:
-        dims, shape = equation.params["broadcast_dimensions"], equation.params["shape"]
-        new = [axis for axis in range(len(shape)) if axis not in dims]
-        if new:
-            x = self.op("Unsqueeze", x, np.array(new))
-        return self.op("Expand", x, self.shape(shape))
 
-    def _clamp(self, equation: Any, low: Any, x: Any, high: Any) -> str:
-        return self.op("Min", self.op("Max", x, low), high)
+def _broadcast(graph: _Graph, equation: Any, x: Any, *_: Any) -> str:
+    dims, shape = equation.params["broadcast_dimensions"], equation.params["shape"]
+    new = [axis for axis in range(len(shape)) if axis not in dims]
+    if new:
+        x = graph.op("Unsqueeze", x, np.array(new))
+    return graph.op("Expand", x, graph.shape(shape))
 
-    def _concatenate(self, equation: Any, *x: Any) -> str:
-        return self.op("Concat", *x, axis=equation.params["dimension"])
 
-    def _conv_general_dilated(self, equation: Any, x: Any, kernel: Any) -> str:
-        p = equation.params
-        lhs, rhs, out = p["dimension_numbers"]
-        if any(d != 1 for d in p["lhs_dilation"]) or p["batch_group_count"] != 1:
-            raise NotImplementedError("a transposed convolution has no translation to ONNX")
-        before, after = zip(*p["padding"], strict=True)
-        y = self.op(
-            "Conv",
-            self.op("Transpose", x, perm=lhs),
-            self.op("Transpose", kernel, perm=rhs),
-            strides=p["window_strides"],
-            pads=[*before, *after],
-            dilations=p["rhs_dilation"],
-            group=p["feature_group_count"],
-        )
-        return self.op("Transpose", y, perm=np.argsort(out).tolist())
+def _cast(graph: _Graph, equation: Any, x: Any) -> str:
+    from onnx import helper
 
-    def _convert_element_type(self, equation: Any, x: Any) -> str:
-        from onnx import helper
+    dtype = np.dtype(equation.params["new_dtype"])
+    return graph.op("Cast", x, to=helper.np_dtype_to_tensor_dtype(dtype))
 
-        dtype = np.dtype(equation.params["new_dtype"])
-        return self.op("Cast", x, to=helper.np_dtype_to_tensor_dtype(dtype))
 
-    def _dot_general(self, equation: Any, x: Any, y: Any) -> str:
-        (sum_x, sum_y), (batch_x, batch_y) = equation.params["dimension_numbers"]
-        axes_x, axes_y = (range(len(atom.aval.shape)) for atom in equation.invars)
-        if not batch_x and sum_x == (len(axes_x) - 1,) and sum_y == (0,) and len(axes_y) == 2:
-            return self.op("MatMul", x, y)
-        letters = iter(string.ascii_lowercase)
-        of_x = {axis: next(letters) for axis in axes_x}
-        shared = dict(
-            zip([*sum_y, *batch_y], [of_x[axis] for axis in (*sum_x, *batch_x)], strict=True)
-        )
-        of_y = {axis: shared.get(axis) or next(letters) for axis in axes_y}
-        out = [of_x[axis] for axis in batch_x]
-        out += [of_x[axis] for axis in axes_x if axis not in (*sum_x, *batch_x)]
-        out += [of_y[axis] for axis in axes_y if axis not in shared]
-        terms = "".join(of_x.values()), "".join(of_y.values()), "".join(out)
-        return self.op("Einsum", x, y, equation="{},{}->{}".format(*terms))
+def _convolution(graph: _Graph, equation: Any, x: Any, kernel: Any) -> str:
+    p = equation.params
+    lhs, rhs, out = p["dimension_numbers"]
+    if any(d != 1 for d in p["lhs_dilation"]) or p["batch_group_count"] != 1:
+        raise NotImplementedError("a transposed convolution has no translation to ONNX")
+    before, after = zip(*p["padding"], strict=True)
+    y = graph.op(
+        "Conv",
+        graph.op("Transpose", x, perm=lhs),
+        graph.op("Transpose", kernel, perm=rhs),
+        strides=p["window_strides"],
+        pads=[*before, *after],
+        dilations=p["rhs_dilation"],
+        group=p["feature_group_count"],
+    )
+    return graph.op("Transpose", y, perm=np.argsort(out).tolist())
 
-    def _expand_dims(self, equation: Any, x: Any) -> str:
-        return self.op("Unsqueeze", x, np.array(equation.params["dimensions"]))
 
-    def _gather(self, equation: Any, x: Any, index: Any) -> str:
-        """A slice from a constant place, or constant places along each of some axes."""
-        numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
-        mapped, dropped = numbers.start_index_map, numbers.collapsed_slice_dims
-        if isinstance(index, str) or numbers.operand_batching_dims:
-            raise NotImplementedError("a gather from computed places has no translation to ONNX")
-        index = index.astype(np.int64)
-        if index.ndim == 1:
-            starts = np.zeros(len(sizes), np.int64)
-            starts[list(mapped)] = index
-            ends = [int(start) + size for start, size in zip(starts, sizes, strict=True)]
-            x = self.part(x, starts, self.shape(ends), [1] * len(sizes))
-            return self.op("Squeeze", x, np.array(dropped)) if dropped else x
-        # Places [..., len(mapped)]; each axis has its own dimensions of them.
-        batch = index.ndim - 1
-        along = [
-            [k for k in range(batch) if (places != places.take([0], k)).any()]
-            for places in np.moveaxis(index, -1, 0)
-        ]
-        free = [k for k in range(batch) if not any(k in dims for dims in along)]
-        along[0] = sorted(along[0] + free)
-        taken = sorted(itertools.chain(*along))
-        if sorted(dropped) != sorted(mapped) or taken != [*range(batch)]:
-            raise NotImplementedError("a gather of scattered places has no translation to ONNX")
-        axes: list[Any] = [("own", axis) for axis in range(len(sizes))]
-        for number in np.argsort(mapped)[::-1]:  # from the last: axes before it stay in place
-            axis, dims = mapped[number], along[number]
-            here = tuple(slice(None) if k in dims else 0 for k in range(batch))
-            x = self.op("Gather", x, index[(*here, number)], axis=axis)
-            axes[axis : axis + 1] = [("place", k) for k in dims]
-        places, own = iter(range(batch)), iter(a for a in axes if a[0] == "own")
-        wanted = [
-            next(own) if place in numbers.offset_dims else ("place", next(places))
-            for place in range(len(axes))
-        ]
-        return self.op("Transpose", x, perm=[axes.index(axis) for axis in wanted])
+def _dot(graph: _Graph, equation: Any, x: Any, y: Any) -> str:
+    (sum_x, sum_y), (batch_x, batch_y) = equation.params["dimension_numbers"]
+    axes_x, axes_y = (range(len(atom.aval.shape)) for atom in equation.invars)
+    if not batch_x and sum_x == (len(axes_x) - 1,) and sum_y == (0,) and len(axes_y) == 2:
+        return graph.op("MatMul", x, y)
+    letters = iter(string.ascii_lowercase)
+    of_x = {axis: next(letters) for axis in axes_x}
+    shared = dict(zip([*sum_y, *batch_y], [of_x[axis] for axis in (*sum_x, *batch_x)], strict=True))
+    of_y = {axis: shared.get(axis) or next(letters) for axis in axes_y}
+    out = [of_x[axis] for axis in batch_x]
+    out += [of_x[axis] for axis in axes_x if axis not in (*sum_x, *batch_x)]
+    out += [of_y[axis] for axis in axes_y if axis not in shared]
+    terms = "".join(of_x.values()), "".join(of_y.values()), "".join(out)
+    return graph.op("Einsum", x, y, equation="{},{}->{}".format(*terms))
 
-    def _integer_pow(self, equation: Any, x: Any) -> str:
-        return self.op("Pow", x, np.array(equation.params["y"], np.float32))
 
-    def _is_finite(self, equation: Any, x: Any) -> str:
-        return self.op("Not", self.op("Or", self.op("IsNaN", x), self.op("IsInf", x)))
+def _gather(graph: _Graph, equation: Any, x: Any, index: Any) -> str:
+    """A slice from a constant place, as indexing with integers makes it."""
+    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
+    if isinstance(index, str) or index.ndim != 1 or numbers.operand_batching_dims:
+        raise NotImplementedError("a gather, such as x[:, places], has no translation to ONNX")
+    starts = np.zeros(len(sizes), np.int64)
+    starts[list(numbers.start_index_map)] = index
+    ends = [int(start) + size for start, size in zip(starts, sizes, strict=True)]
+    x = _slice(graph, x, starts, graph.shape(ends), [1] * len(sizes))
+    dropped = numbers.collapsed_slice_dims
+    return graph.op("Squeeze", x, np.array(dropped)) if dropped else x
 
-    def _ne(self, equation: Any, x: Any, y: Any) -> str:
-        return self.op("Not", self.op("Equal", x, y))
 
-    def _log1p(self, equation: Any, x: Any) -> str:
-        return self.op("Log", self.op("Add", x, np.float32(1.0)))
+def _padded(graph: _Graph, equation: Any, x: Any, value: Any) -> str:
+    before, after, inside = zip(*equation.params["padding_config"], strict=True)
+    if any(inside):
+        raise NotImplementedError("padding between samples has no translation to ONNX")
+    return graph.op("Pad", x, np.array([*before, *after]), value)
 
-    def _pad(self, equation: Any, x: Any, value: Any) -> str:
-        before, after, inside = zip(*equation.params["padding_config"], strict=True)
-        if any(inside):
-            raise NotImplementedError("padding between samples has no translation to ONNX")
-        return self.op("Pad", x, np.array([*before, *after]), value)
 
-    def _reduce(self, kind: str, equation: Any, x: Any) -> str:
-        return self.op(kind, x, np.array(equation.params["axes"]), keepdims=0)
+def _select(graph: _Graph, equation: Any, which: Any, *cases: Any) -> str:
+    if len(cases) != 2 or equation.invars[0].aval.dtype != bool:
+        raise NotImplementedError("a choice of more than two has no translation to ONNX")
+    return graph.op("Where", which, cases[1], cases[0])
 
-    def _reduce_max(self, equation: Any, x: Any) -> str:
-        return self._reduce("ReduceMax", equation, x)
 
-    def _reduce_min(self, equation: Any, x: Any) -> str:
-        return self._reduce("ReduceMin", equation, x)
+def _sliced(graph: _Graph, equation: Any, x: Any) -> str:
+    p = equation.params
+    steps = p["strides"] or [1] * len(p["start_indices"])
+    return _slice(graph, x, p["start_indices"], graph.shape(p["limit_indices"]), steps)
 
-    def _reduce_sum(self, equation: Any, x: Any) -> str:
-        return self._reduce("ReduceSum", equation, x)
 
-    def _reshape(self, equation: Any, x: Any, *_: Any) -> str:
-        return self.op("Reshape", x, self.shape(equation.params["new_sizes"]))
+def _split(graph: _Graph, equation: Any, x: Any) -> list[Any]:
+    axis, sizes = equation.params["axis"], equation.params["sizes"]
+    ends = np.cumsum(sizes)
+    return [
+        graph.op("Slice", x, [int(end - size)], [int(end)], [axis])
+        for end, size in zip(ends, sizes, strict=True)
+    ]
 
-    def _rsqrt(self, equation: Any, x: Any) -> str:
-        return self.op("Reciprocal", self.op("Sqrt", x))
 
-    def _select_n(self, equation: Any, which: Any, *cases: Any) -> str:
-        if len(cases) != 2 or equation.invars[0].aval.dtype != bool:
-            raise NotImplementedError("a choice of more than two has no translation to ONNX")
-        return self.op("Where", which, cases[1], cases[0])
+def _reduction(kind: str) -> Callable:
+    return lambda graph, equation, x: graph.op(
+        kind, x, np.array(equation.params["axes"]), keepdims=0
+    )
 
-    def _slice(self, equation: Any, x: Any) -> str:
-        p = equation.params
-        steps = p["strides"] or [1] * len(p["start_indices"])
-        return self.part(x, p["start_indices"], self.shape(p["limit_indices"]), steps)
 
-    def _split(self, equation: Any, x: Any) -> list[Any]:
-        axis, sizes = equation.params["axis"], equation.params["sizes"]
-        ends = np.cumsum(sizes)
-        return [
-            self.op("Slice", x, [int(end - size)], [int(end)], [axis])
-            for end, size in zip(ends, sizes, strict=True)
-        ]
-
-    def _square(self, equation: Any, x: Any) -> str:
-        return self.op("Mul", x, x)
-
-    def _squeeze(self, equation: Any, x: Any) -> str:
-        return self.op("Squeeze", x, np.array(equation.params["dimensions"]))
-
-    def _stack(self, equation: Any, *x: Any) -> str:
-        axis = equation.params["axis"]
-        return self.op("Concat", *(self.op("Unsqueeze", v, [axis]) for v in x), axis=axis)
-
-    def _stop_gradient(self, equation: Any, x: Any) -> Any:
-        return x
-
-    def _transpose(self, equation: Any, x: Any) -> str:
-        return self.op("Transpose", x, perm=equation.params["permutation"])
+# Primitives that are no single operator: (graph, equation, values) -> value, or all values.
+_TRANSLATIONS: dict[str, Callable] = {
+    "broadcast_in_dim": _broadcast,
+    "clamp": lambda g, _, low, x, high: g.op("Min", g.op("Max", x, low), high),
+    "concatenate": lambda g, eqn, *x: g.op("Concat", *x, axis=eqn.params["dimension"]),
+    "conv_general_dilated": _convolution,
+    "convert_element_type": _cast,
+    "dot_general": _dot,
+    "expand_dims": lambda g, eqn, x: g.op("Unsqueeze", x, np.array(eqn.params["dimensions"])),
+    "gather": _gather,
+    "integer_pow": lambda g, eqn, x: g.op("Pow", x, np.array(eqn.params["y"], np.float32)),
+    "is_finite": lambda g, _, x: g.op("Not", g.op("Or", g.op("IsNaN", x), g.op("IsInf", x))),
+    "ne": lambda g, _, x, y: g.op("Not", g.op("Equal", x, y)),
+    "log1p": lambda g, _, x: g.op("Log", g.op("Add", x, np.float32(1.0))),
+    "pad": _padded,
+    "reduce_max": _reduction("ReduceMax"),
+    "reduce_min": _reduction("ReduceMin"),
+    "reduce_sum": _reduction("ReduceSum"),
+    "reshape": lambda g, eqn, x, *_: g.op("Reshape", x, g.shape(eqn.params["new_sizes"])),
+    "rsqrt": lambda g, _, x: g.op("Reciprocal", g.op("Sqrt", x)),
+    "select_n": _select,
+    "slice": _sliced,
+    "split": _split,
+    "square": lambda g, _, x: g.op("Mul", x, x),
+    "squeeze": lambda g, eqn, x: g.op("Squeeze", x, np.array(eqn.params["dimensions"])),
+    "stack": lambda g, eqn, *x: g.op(
+        "Concat",
+        *(g.op("Unsqueeze", v, [eqn.params["axis"]]) for v in x),
+        axis=eqn.params["axis"],
+    ),
+    "stop_gradient": lambda g, _, x: x,
+    "transpose": lambda g, eqn, x: g.op("Transpose", x, perm=eqn.params["permutation"]),
+}

@@ -1,10 +1,10 @@
-"""Files of BCG -> files of stages: a CSV, an EDF+, a JSON summary and a picture each.
+"""Files of BCG or ECG -> files of stages: a CSV, an EDF+, a JSON summary and a picture each.
 
 | file | holds |
 |---|---|
 | `<name>-hypnogram.csv` | under a header, a line a window: start, stage, probabilities, SQI, flag |
 | `<name>-hypnogram.edf` | the stages as EDF+ annotations, and spans whose stages are doubtful |
-| `<name>-summary.json` | sleep measures, share flagged, warnings, the student, versions |
+| `<name>-summary.json` | sleep measures, agreement, share flagged, warnings, network, versions |
 | `<name>-night.png` or `.svg` | the night on one page |
 
 `<name>` is the recording's file name without suffix and without what is no plain character: nothing
@@ -22,7 +22,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import edfio
 import jax
@@ -31,15 +31,23 @@ from numpy.typing import NDArray
 
 from kd_sleep.errors import ConfigError, KdSleepError, RecordingError
 from kd_sleep.extras import optional_packages
-from kd_sleep.inference.staging import Staging, StagingStudent, load_student
+from kd_sleep.inference.staged_night import Staging
+from kd_sleep.inference.staging import StagingStudent, load_student
 from kd_sleep.parallel import map_nights
 from kd_sleep.provenance import versions, write_json
 from kd_sleep.recordings.bcg_formats import SUFFIXES
+from kd_sleep.recordings.beat_files import holds_beats
 from kd_sleep.recordings.files import hidden
-from kd_sleep.recordings.paired_bcg import BcgRecording, read_bcg
+from kd_sleep.recordings.paired_bcg import read_bcg
+from kd_sleep.recordings.scoring import fitted, refuse_one_kind
+from kd_sleep.recordings.night_table import SeparateFiles
+from kd_sleep.recordings.stage_files import read_stages_of
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.signals.timeseries import runs
 from kd_sleep.stages import UNSCORED, Stage
+
+if TYPE_CHECKING:  # flax is for teachers alone
+    from kd_sleep.inference.ecg_staging import StagingTeacher
 
 # The names of AASM, which EDFbrowser and MNE know. Light is N1 or N2, and N2 the more common.
 EDF_TEXTS = {
@@ -54,6 +62,7 @@ DOUBTFUL = "doubtful"
 _OWN = ("-hypnogram.edf", "-hypnogram.csv")
 _LONGEST_NAME = 100
 _DIGITS = 4
+_LOOK = "Look at --bcg or --ecg."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,62 +71,73 @@ class Outcome:
 
     Attributes:
       path: the recording.
-      said: sentences for its reader; empty where it could not be staged.
+      report: sentences for its reader; empty where it could not be staged.
       problem: why it could not be, and what to do; empty where it was.
     """
 
     path: str
-    said: str
+    report: str
     problem: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How recordings are read and what is written of them.
+
+    Attributes:
+      channel: as `read_bcg` takes it; empty for the only one, or the best.
+      rate_hz: of files that do not state theirs; 0 refuses these.
+      start: of a lone recording's first sample, in place of what its file states.
+      stages: a scorer's stages of a lone recording, as `stage_files.read_stages_of` takes them.
+      picture: of `config.PICTURES`.
+    """
+
+    channel: str = ""
+    rate_hz: float = 0.0
+    start: datetime.datetime | None = None
+    stages: Path | None = None
+    picture: str = "png"
+
+
 def stage_files(
-    student: Path,
+    network: Path,
     recordings: Sequence[Path],
     out: Path,
+    reading: Reading = Reading(),
     *,
-    channel: str = "",
-    rate_hz: float = 0.0,
-    start: datetime.datetime | None = None,
-    picture: str = "png",
+    kind: str = "student",
     workers: int = 0,
 ) -> Iterator[Outcome]:
-    """Stages BCG recordings into `out`; one that cannot be staged does not stop the others.
+    """Stages recordings into `out`; one that cannot be staged does not stop the others.
 
     Args:
-      student: its work folder or exported file.
-      recordings: files, and folders whose files of a known suffix are taken, but no hidden ones.
+      network: a student's work folder or exported file, or a teacher's work folder.
+      recordings: files, and folders whose files of a known suffix are taken, but no hidden ones:
+        BCGs for a student; for a teacher ECGs, or beats as `beat_files.read_beats` takes them.
       out: folder, made where it is not.
-      channel, rate_hz: as for `read_bcg`.
-      start: of a lone recording's first sample, in place of what its file says.
-      picture: of `config.PICTURES`.
+      reading: how they are read, and what is written.
+      kind: of `network`: student or teacher.
       workers: processes; 0 takes one per core.
 
     Raises:
-      ConfigError: no recording there, or one start for several.
-      ExportError, TrainingError: no student there.
+      ConfigError: no recording there, or one start or one scoring for several.
+      ExportError, TrainingError: no such network there.
       MissingPackage: Matplotlib is not installed.
     """
     paths = found(recordings)
-    if start is not None and len(paths) > 1:
-        raise ConfigError(
-            f"--start={start.isoformat()}: one start for {len(paths)} recordings.",
-            "Stage them one by one.",
-        )
-    # What is wrong with these is said before any work is done.
-    _student(os.fspath(student))
-    if picture != "none":
+    for name, value in (("start", reading.start), ("stages", reading.stages)):
+        if value is not None and len(paths) > 1:
+            raise ConfigError(
+                f"--{name}={value}: one for {len(paths)} recordings.", "Stage them one by one."
+            )
+    # What is wrong with these is reported before any work is done.
+    _network(os.fspath(network), kind)
+    if reading.picture != "none":
         with optional_packages():
             import matplotlib  # noqa: F401
     out.mkdir(parents=True, exist_ok=True)
     stage_one = functools.partial(
-        _outcome,
-        student=os.fspath(student),
-        out=out,
-        channel=channel,
-        rate_hz=rate_hz,
-        start=start,
-        picture=picture,
+        _outcome, network=os.fspath(network), kind=kind, out=out, reading=reading
     )
     yield from map_nights(stage_one, names(paths), workers, "Staging")
 
@@ -131,7 +151,7 @@ def found(recordings: Sequence[Path]) -> list[Path]:
     paths = []
     for place in recordings:
         if not place.exists():
-            raise ConfigError(f"{place}: no such file or folder.", "Look at --bcg.")
+            raise ConfigError(f"{place}: no such file or folder.", _LOOK)
         inside = [place]
         if place.is_dir():
             inside = sorted(
@@ -142,7 +162,7 @@ def found(recordings: Sequence[Path]) -> list[Path]:
                 and not (hidden(path.name) or path.is_dir())
             )
         if not inside:
-            raise ConfigError(f"{place}: no BCG in it ({', '.join(SUFFIXES)}).", "Look at --bcg.")
+            raise ConfigError(f"{place}: no recording in it ({', '.join(SUFFIXES)}).", _LOOK)
         paths += inside
     return list(dict.fromkeys(paths))
 
@@ -163,53 +183,94 @@ def names(paths: Sequence[Path]) -> list[tuple[Path, str]]:
 
 
 def stage_file(
-    student: StagingStudent,
+    network: StagingStudent | StagingTeacher,
     path: Path,
     name: str,
     out: Path,
-    *,
-    channel: str = "",
-    rate_hz: float = 0.0,
-    start: datetime.datetime | None = None,
-    picture: str = "png",
+    reading: Reading = Reading(),
 ) -> Staging:
     """Stages one recording and writes its files.
 
     Raises:
-      RecordingError: a file that cannot be read.
+      RecordingError: a file that cannot be read, or stages of another night.
       StagingError: a BCG whose stages would be noise.
     """
-    recording = read_bcg(path, channel, rate_hz, spelt=("--channel", "--rate"))
-    began = start or recording.start
-    staging = student.stage(recording.signal.values, recording.signal.rate_hz)
-    stem = out / name
-    write_csv(stem.with_name(f"{name}-hypnogram.csv"), staging, began)
-    write_edf(stem.with_name(f"{name}-hypnogram.edf"), staging, began)
-    write_json(stem.with_name(f"{name}-summary.json"), summary(staging, path, recording, began))
-    if picture != "none":
-        from kd_sleep.inference.picture import write_picture  # Matplotlib takes half a second
-
-        write_picture(stem.with_name(f"{name}-night.{picture}"), staging, name, began)
-    return staging
-
-
-def summary(
-    staging: Staging, path: Path, recording: BcgRecording, start: datetime.datetime | None
-) -> dict[str, Any]:
-    """The JSON beside a hypnogram."""
-    signal = recording.signal
-    return {
+    if isinstance(network, StagingStudent):
+        staging, start, about = _stage_bcg(network, path, reading)
+    else:
+        staging, start, about = _stage_ecg(network, path, reading)
+    if reading.stages is not None:
+        staging = staging.against(_labels(reading.stages, start, len(staging)))
+    write_csv(out / f"{name}-hypnogram.csv", staging, start)
+    write_edf(out / f"{name}-hypnogram.edf", staging, start)
+    summary = {
         "recording": path.name.encode(errors="backslashreplace").decode(),
-        "channel": signal.label,
-        "rate_hz": signal.rate_hz,
-        "duration_s": len(signal.values) / signal.rate_hz,
         "start": start.isoformat() if start else None,
-        "other_channels": list(recording.other_channels),
-        "notes": list(recording.notes),
+        **about,
         **staging.summary(),
         "edf_texts": {Stage(stage).name.title(): EDF_TEXTS[stage] for stage in Stage},
         "versions": _versions(),
     }
+    write_json(out / f"{name}-summary.json", summary)
+    if reading.picture != "none":
+        from kd_sleep.inference.picture import write_picture  # Matplotlib takes half a second
+
+        write_picture(out / f"{name}-night.{reading.picture}", staging, name, start)
+    return staging
+
+
+_Staged = tuple[Staging, datetime.datetime | None, dict[str, Any]]
+
+
+def _stage_bcg(student: StagingStudent, path: Path, reading: Reading) -> _Staged:
+    """A BCG's staging, its start, and what the summary has of the recording."""
+    found = read_bcg(path, reading.channel, reading.rate_hz, spelt=("--channel", "--rate"))
+    signal = found.signal
+    about = {
+        "channel": signal.label,
+        "rate_hz": signal.rate_hz,
+        "duration_s": len(signal.values) / signal.rate_hz,
+        "other_channels": list(found.other_channels),
+        "notes": list(found.notes),
+    }
+    return student.stage(signal.values, signal.rate_hz), reading.start or found.start, about
+
+
+class _NightOfEcg(SeparateFiles):
+    """Its errors name the flags of `stage_night`."""
+
+    ecg_spelt: ClassVar = ("--channel", "--rate")
+
+
+def _stage_ecg(teacher: StagingTeacher, path: Path, reading: Reading) -> _Staged:
+    """The same of an ECG, or of a file with its beats."""
+    from kd_sleep.features.night import heartbeats  # and with it, reading
+
+    beats_alone = holds_beats(path)
+    files = _NightOfEcg(
+        recording_id="night",
+        subject_id="night",
+        ecg_channel=reading.channel,
+        ecg_rate_hz=reading.rate_hz,
+        start=reading.start,
+        beats=path if beats_alone else None,
+        ecg=None if beats_alone else path,
+    )
+    night = files.read()
+    beats, normal, _ = heartbeats(files, night)
+    about = {
+        "channel": night.ecg.label if night.ecg else "beats",
+        "rate_hz": night.ecg.rate_hz if night.ecg else None,
+        "duration_s": night.duration_s,
+    }
+    return teacher.stage_beats(beats, normal, len(night.labels)), night.start, about
+
+
+def _labels(path: Path, start: datetime.datetime | None, windows: int) -> NDArray[np.int8]:
+    """A scorer's stages of the night's windows."""
+    scored = read_stages_of(path, start)
+    refuse_one_kind(path, scored.scoring)
+    return fitted(path, scored.scoring.labels, windows, timed=scored.timed)
 
 
 def write_csv(path: Path, staging: Staging, start: datetime.datetime | None) -> None:
@@ -250,8 +311,7 @@ def write_edf(path: Path, staging: Staging, start: datetime.datetime | None) -> 
         for first, last in zip(first_doubtful.tolist(), behind_last.tolist(), strict=True)
     ]
     warned = [
-        edfio.EdfAnnotation(0.0, None, f"unlike the training data: {warning.reason}")
-        for warning in staging.warnings
+        edfio.EdfAnnotation(0.0, None, f"warning: {warning.reason}") for warning in staging.warnings
     ]
     note = edfio.EdfAnnotation(0.0, None, EDF_NOTE)
     # The header holds the years 1985 to 2084.
@@ -273,7 +333,7 @@ def _versions() -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=1)
-def _student(path: str) -> StagingStudent:
+def _network(path: str, kind: str) -> StagingStudent | StagingTeacher:
     """Loaded once in each process, to run on the CPU: an accelerator takes longer to start.
 
     What is compiled is kept in the user's cache folder, unless JAX is told of another.
@@ -284,21 +344,31 @@ def _student(path: str) -> StagingStudent:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "kd_sleep"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    return load_student(path)
+    if kind == "student":
+        return load_student(path)
+    from kd_sleep.inference.ecg_staging import load_teacher  # and with it, flax
+
+    return load_teacher(path)
 
 
-def _outcome(job: tuple[Path, str], *, student: str, **how: Any) -> Outcome:
+def _outcome(
+    job: tuple[Path, str], *, network: str, kind: str, out: Path, reading: Reading
+) -> Outcome:
     """Stages one file; whatever is wrong with it is an outcome, so that the others go on."""
     path, name = job
     shown = os.fspath(path).encode(errors="backslashreplace").decode()
     try:
-        staging = stage_file(_student(student), path, name, **how)
+        staging = stage_file(_network(network, kind), path, name, out, reading)
     except RecordingError as error:  # which names the file itself
-        return Outcome(shown, "", f"{error.problem} {error.remedy}".strip())
+        same = error.path == os.fspath(path)
+        problem = f"{error.problem} {error.remedy}".strip() if same else str(error)
+        return Outcome(shown, "", problem)
     except (KdSleepError, OSError) as error:
         return Outcome(shown, "", str(error))
     except Exception as error:
         remedy = "Please report this with the file's header."
         return Outcome(shown, "", f"unforeseen {type(error).__name__}: {error}. {remedy}")
-    said = [staging.said(), *(f"Warning: {warned.text}." for warned in staging.warnings)]
-    return Outcome(shown, " ".join(said).replace("?.", "?"), "")
+    report = [staging.reliability(), *(f"Warning: {one.text}." for one in staging.warnings)]
+    if found := staging.agreement:
+        report.append(f"{found.sentence()}\n{found.table()}")
+    return Outcome(shown, " ".join(report).replace("?.", "?"), "")

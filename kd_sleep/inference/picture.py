@@ -1,4 +1,4 @@
-"""A staged night on one page: hypnogram, hypnodensity, SQI, BCG, heart and breathing rate."""
+"""A staged night on one page: hypnograms, hypnodensity, SQI, BCG, heart and breathing rate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator, NullFormatter
 from numpy.typing import NDArray
 
-from kd_sleep.inference.staging import Staging
+from kd_sleep.inference.staged_night import Staging
 from kd_sleep.pages import STAGE_COLOURS
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.signals.timeseries import runs
@@ -22,6 +22,7 @@ from kd_sleep.stages import STAGE_NAMES, UNSCORED, Stage
 
 # Dark on white, to be printed.
 INK, MUTED, ALARM, GAP = "#1b2026", "#5c6670", "#D55E00", "#e3e6e9"
+SCORED = "#0072B2"  # a scorer's hypnogram
 SIZE = (11.0, 9.2)  # inches: a sheet on its side, a little taller
 DPI = 110
 LINE = 0.17  # inches of a title's line
@@ -63,25 +64,29 @@ def write_picture(path: Path, staging: Staging, name: str, start: datetime.datet
 
 def _night(staging: Staging, name: str, start: datetime.datetime | None) -> Figure:
     figure = Figure(figsize=SIZE)
-    panels = figure.subplots(6, 1, sharex=True, height_ratios=[1.7, 1.5, 1.0, 1.0, 1.0, 1.0])
-    hypnogram, density, sqi, bcg, heart, breath = panels
     edges = np.arange(len(staging) + 1) * WINDOW_S / 3600.0
-    _hypnogram(hypnogram, staging, edges)
-    _density(density, staging, edges)
-    _sqi(sqi, staging, edges)
-    bcg.stairs(staging.amplitude, edges, baseline=None, color=INK)
-    bcg.set_yscale("log")
-    bcg.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    bcg.yaxis.set_minor_formatter(NullFormatter())
-    bcg.set_ylabel("BCG, heartbeats")
-    heart.stairs(staging.heart_bpm, edges, baseline=None, color=INK)
-    heart.set_ylabel("heart,\nbeats/min")
-    breath.stairs(staging.breaths_per_min, edges, baseline=None, color=INK)
-    breath.set_ylabel("breathing,\nbreaths/min")
-    for axes in panels:
+    drawn = [  # height, and what draws it; tracks that nothing is known of are left out
+        (1.7, _hypnogram),
+        (1.5, _density),
+        *(
+            (1.0, draw)
+            for draw, values in (
+                (_sqi, staging.signal_sqi),
+                (_amplitude, staging.amplitude),
+                (_heart, staging.heart_bpm),
+                (_breath, staging.breaths_per_min),
+            )
+            if np.isfinite(values).any()
+        ),
+    ]
+    panels = figure.subplots(
+        len(drawn), 1, sharex=True, height_ratios=[height for height, _ in drawn]
+    )
+    for axes, (_, draw) in zip(panels, drawn, strict=True):
+        draw(axes, staging, edges)
         _shade(axes, ~staging.staged, edges, GAP)
-    breath.set_xlim(edges[0], edges[-1])
-    _clock(breath, start, edges[-1])
+    panels[-1].set_xlim(edges[0], edges[-1])
+    _clock(panels[-1], start, edges[-1])
     figure.align_ylabels(panels)
     title = _title(staging, name)
     figure.text(0.01, 0.99, title, ha="left", va="top", fontsize=10)
@@ -89,6 +94,24 @@ def _night(staging: Staging, name: str, start: datetime.datetime | None) -> Figu
     top = 0.97 - LINE * (title.count("\n") + 1) / SIZE[1]
     figure.subplots_adjust(left=0.085, right=0.985, bottom=0.055, top=top, hspace=0.3)
     return figure
+
+
+def _amplitude(axes: Axes, staging: Staging, edges: NDArray) -> None:
+    axes.stairs(staging.amplitude, edges, baseline=None, color=INK)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel("BCG, heartbeats")
+
+
+def _heart(axes: Axes, staging: Staging, edges: NDArray) -> None:
+    axes.stairs(staging.heart_bpm, edges, baseline=None, color=INK)
+    axes.set_ylabel("heart,\nbeats/min")
+
+
+def _breath(axes: Axes, staging: Staging, edges: NDArray) -> None:
+    axes.stairs(staging.breaths_per_min, edges, baseline=None, color=INK)
+    axes.set_ylabel("breathing,\nbreaths/min")
 
 
 def _title(staging: Staging, name: str) -> str:
@@ -105,10 +128,14 @@ def _title(staging: Staging, name: str) -> str:
     ):
         if found[key] is not None:
             parts.append(f"{label} {found[key]:.0f} {unit}".replace(" %", "%").replace(" /", "/"))
-    lines = [", ".join(parts), _wrapped(staging.said())]
+    lines = [", ".join(parts), _wrapped(staging.reliability())]
+    if staging.agreement:
+        lines.append(staging.agreement.sentence())
     lines += [_wrapped(f"WARNING: {warned.text}.") for warned in staging.warnings]
     if (staging.card.get("data") or {}).get("simulated"):
-        lines.append("The student was trained on simulated nights. This is no medical device.")
+        lines.append(
+            f"The {staging.kind} was trained on simulated nights. This is no medical device."
+        )
     else:
         lines.append("This is no medical device.")
     return "\n".join(lines)
@@ -119,10 +146,11 @@ def _wrapped(text: str) -> str:
 
 
 def _hypnogram(axes: Axes, staging: Staging, edges: NDArray) -> None:
-    level = np.array([_UPWARDS.index(Stage(k)) for k in range(len(Stage))], float)
-    there = staging.stages != UNSCORED
-    height = np.where(there, level[staging.stages], np.nan)
-    axes.stairs(height, edges, baseline=None, color=INK)
+    if staging.agreement:  # below the staged line, and a little off it
+        scored = _heights(staging.agreement.labels)
+        axes.stairs(scored + 0.12, edges, baseline=None, color=SCORED, lw=1.4, label="scored")
+    height = _heights(staging.stages)
+    axes.stairs(height, edges, baseline=None, color=INK, label="staged")
     rem = np.where(staging.stages == Stage.REM, height, np.nan)
     axes.stairs(rem, edges, baseline=None, color=STAGE_COLOURS["REM"], lw=3)
     _shade(axes, staging.flagged, edges, ALARM, top=0.05)
@@ -133,6 +161,14 @@ def _hypnogram(axes: Axes, staging: Staging, edges: NDArray) -> None:
         1.0, 1.02, "orange below: doubtful; grey: missing", transform=axes.transAxes, ha="right",
         fontsize=8, color=MUTED,
     )  # fmt: skip
+    if staging.agreement:
+        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.0)
+
+
+def _heights(stages: NDArray) -> NDArray[np.float64]:
+    """Where stages stand on the axis; NaN where there is none."""
+    level = np.array([_UPWARDS.index(Stage(k)) for k in range(len(Stage))], float)
+    return np.where(stages != UNSCORED, level[stages], np.nan)
 
 
 def _density(axes: Axes, staging: Staging, edges: NDArray) -> None:
@@ -188,6 +224,8 @@ def _clock(axes: Axes, start: datetime.datetime | None, hours: float) -> None:
     midnight = start.replace(hour=0, minute=0, second=0, microsecond=0)
     began = (start - midnight).total_seconds() / 3600.0
     ticks = np.arange(np.ceil(began / step) * step, began + hours, step)
-    told = [(midnight + datetime.timedelta(hours=float(tick))).strftime("%H:%M") for tick in ticks]
-    axes.set_xticks(ticks - began, told)
+    labels = [
+        (midnight + datetime.timedelta(hours=float(tick))).strftime("%H:%M") for tick in ticks
+    ]
+    axes.set_xticks(ticks - began, labels)
     axes.set_xlabel("time" if start.tzinfo is None else "time, UTC")

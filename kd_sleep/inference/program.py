@@ -1,16 +1,15 @@
-"""A student ready to run: from the work folder it was trained in, or from an exported file.
+"""A student's network at use: a pure function, its weights, and a card that says what it is.
 
-An exported file needs jax, NumPy and SciPy alone; flax, optax, Orbax and TFDS are imported only
-where a work folder is read.
+`Program.of_trained` makes one of a trained student, which takes flax; `export.read_student` one of
+an exported file, which needs jax, NumPy and SciPy alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,13 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kd_sleep import schema
-from kd_sleep.errors import ExportError
 from kd_sleep.features import bcg, inputs, rr, series
 from kd_sleep.inference import container
 from kd_sleep.models.kept_share import KeptShare
 from kd_sleep.signals import j_peaks
-from kd_sleep.stages import NUM_STAGES, STAGE_NAMES
-from kd_sleep.training.mesh import default_platform
+from kd_sleep.stages import STAGE_NAMES
 
 if TYPE_CHECKING:  # flax is for students in training alone
     from kd_sleep.config import StudentConfig
@@ -35,12 +32,9 @@ if TYPE_CHECKING:  # flax is for students in training alone
 Weights = Mapping[str, Any]  # float32 arrays by name
 Shapes = Mapping[str, Sequence[int]]  # of a window, of a student's inputs by name
 Function = Callable[[tuple, tuple, jax.Array], jax.Array]
-# The only call out of XLA's own arithmetic that an exported student makes: of B and L, that they
-# are what the program takes them for. A program that makes another is no student.
-_ALLOWED_CALL = "custom_call @shape_assertion("
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """A student ready to run.
 
@@ -52,53 +46,68 @@ class Program:
         trained on (cohort, bcg_source, simulated, nights, labelled_nights, …; None where the folder
         does not have it); "distill", "train", "augment", their configs; "teacher" and "student",
         fingerprints; "versions" and "git_revision" of the training.
-      call: (inputs, valid_BL) -> logits_BLK, float32 on the host. `inputs` are [B, L, …] by name,
-        as `features.inputs.student_inputs` makes them; `valid_BL` is 0 for padding, whose inputs
-        are not looked at. Any B and L from 1 on; each new shape is compiled, for seconds.
-    """
-
-    card: Mapping[str, Any]
-    call: Callable[[Mapping[str, ArrayLike], ArrayLike], NDArray[np.float32]]
-
-
-@dataclasses.dataclass(frozen=True)
-class PureStudent:
-    """A trained student as a pure function and what it reads.
-
-    Attributes:
+      weights: of the network.
       function: (weights, inputs, valid_BL) -> logits_BLK, to be jitted; weights and inputs are
         tuples in the order of `weights` and of the card's "inputs".
-      weights: of the network.
-      card: as of `Program`.
     """
 
-    function: Function
-    weights: Weights
     card: Mapping[str, Any]
+    weights: Weights
+    function: Function
 
-    def program(self) -> Program:
-        """Ready to run."""
-        return Program(self.card, bound(self.function, self.weights, self.card["inputs"]))
+    @classmethod
+    def of_trained(cls, trained: Trained) -> Program:
+        """A student that was trained, in memory or from its folder."""
+        from kd_sleep.models.student import Student
 
+        module = trained.run.module
+        assert isinstance(module, Student)
+        card = card_of(trained.record, trained.settings, trained.name, module.config, trained.sqi)
+        if started := trained.started():
+            card["start"] = {"from": trained.settings["start"], "outcome": started}
+        return cls.of_module(module, trained.params, card)
 
-def load_program(path: str | os.PathLike) -> Program:
-    """A student from a work folder of `kd-sleep distill_student`, or from an exported file.
+    @classmethod
+    def of_module(cls, module: Student, params: Any, card: Mapping[str, Any]) -> Program:
+        """A network with its parameters."""
+        leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+        reads_samples = "bcg" in card["inputs"]
 
-    Raises:
-      ExportError: nothing there, or a file that cannot be used.
-      TrainingError: a folder without a trained student.
-      ConfigError: JAX_PLATFORMS names what is absent.
-    """
-    default_platform()
-    if Path(path).is_dir():
-        return pure_student(trained(path)).program()
-    if not Path(path).exists():
-        raise ExportError(
-            path,
-            "no student here.",
-            "Name a student's work folder, or a file of `kd-sleep export_student`.",
-        )
-    return of_content(container.read(path), path)
+        def function(weights: tuple, arrays: tuple, valid_BL: jax.Array) -> jax.Array:
+            # Padding may hold any finite number, since it is masked.
+            shown = tuple(jnp.where(valid_BL[..., None] > 0, array, 1.0) for array in arrays)
+            if reads_samples:  # and their scale, which is 1 in heartbeat amplitudes
+                shown = (*shown, jnp.ones_like(valid_BL))
+            params = jax.tree.unflatten(structure, weights)
+            logits_BLK = module.apply({"params": params}, shown, valid_BL)
+            assert isinstance(logits_BLK, jax.Array)  # and no mutable collections
+            return logits_BLK
+
+        weights = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, np.float32)
+            for path, leaf in leaves
+        }
+        return cls(card, weights, function)
+
+    @functools.cached_property
+    def _run(self) -> tuple[Callable, tuple]:
+        return jax.jit(self.function), jax.device_put(tuple(self.weights.values()))
+
+    def call(self, inputs: Mapping[str, ArrayLike], valid_BL: ArrayLike) -> NDArray[np.float32]:
+        """logits_BLK, on the host.
+
+        Args:
+          inputs: [B, L, …] by name, as `features.inputs.BcgWindows.inputs` makes them. Any B and L
+            from 1 on; each new shape is compiled, for seconds.
+          valid_BL: 0 for padding, whose inputs are not looked at.
+
+        Raises:
+          ValueError: as `checked`.
+        """
+        arrays, valid_BL = checked(inputs, valid_BL, self.card["inputs"])
+        run, weights = self._run
+        with jax.enable_x64(False):
+            return np.asarray(run(weights, arrays, valid_BL))
 
 
 def preprocessing() -> dict[str, Any]:
@@ -113,18 +122,6 @@ def preprocessing() -> dict[str, Any]:
         if name.isupper() and isinstance(value, int | float | str | tuple)
     }
     return json.loads(json.dumps({"schema": schema.SCHEMA_VERSION, **constants}))
-
-
-def bound(function: Function, weights: Weights, shapes: Shapes) -> Callable:
-    """`Program.call` of a function, its weights and the shapes of its inputs."""
-    run, values = jax.jit(function), jax.device_put(tuple(weights.values()))
-
-    def call(inputs: Mapping[str, ArrayLike], valid_BL: ArrayLike) -> NDArray[np.float32]:
-        arrays, valid_BL = checked(inputs, valid_BL, shapes)
-        with jax.enable_x64(False):
-            return np.asarray(run(values, arrays, valid_BL))
-
-    return call
 
 
 def checked(
@@ -151,154 +148,8 @@ def checked(
     return tuple(arrays.values()), valid_BL
 
 
-def of_content(content: container.Content, path: str | os.PathLike) -> Program:
-    """The student that an exported file holds; `path` is for its errors.
-
-    Raises:
-      ExportError: a program that is no student's, or inputs made in another way than here.
-    """
-    card = content.card
-    here, there = preprocessing(), card.get("preprocessing")
-    if there != here:
-        said = there if isinstance(there, dict) else {}
-        differing = [
-            f"{name} {said.get(name)} there, {here.get(name)} here"
-            for name in sorted({*said, *here})
-            if said.get(name) != here.get(name)
-        ]
-        raise ExportError(
-            path,
-            f"this student's inputs are made in another way: {'; '.join(differing)}.",
-            f"Use the kd_sleep it is of ({_version(card)}), or train it again with this one.",
-        )
-    try:
-        _check(card)
-        function = _deserialized(content.program, content.arrays, card["inputs"])
-        return Program(card, bound(function, content.arrays, card["inputs"]))
-    except Exception as error:  # whatever jax makes of bytes that are no program
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ExportError(
-            path,
-            f"its program cannot be used by jax {jax.__version__}: {reason}.",
-            f"Export it again; it is of kd_sleep {_version(card)}.",
-        ) from error
-
-
-def _check(card: Mapping[str, Any]) -> None:
-    """Raises ValueError where a card lacks what running a student takes."""
-    if card.get("stages") != list(STAGE_NAMES):
-        raise ValueError("its stages are others")
-    absent = [
-        name
-        for name in ("model", "inputs", "reach", "data", "distill", "train", "versions")
-        if not isinstance(card.get(name), dict)
-    ]
-    if absent:
-        raise ValueError(f"its card has no {', '.join(absent)}")
-    unknown = {
-        name: shape
-        for name, shape in card["inputs"].items()
-        if tuple(shape) != inputs.INPUT_SHAPES.get(name)
-    }
-    if unknown or not card["inputs"]:
-        raise ValueError(f"it takes inputs that nobody makes: {unknown}")
-    reach = card["reach"]
-    if set(reach) != {"before", "after"} or not all(
-        type(n) is int and n >= 0 for n in reach.values()
-    ):
-        raise ValueError(f"its reach is {reach}")
-    if card.get("sqi") is not None:
-        KeptShare.from_json(card["sqi"])
-
-
-def _version(card: Mapping[str, Any]) -> str:
-    versions = card.get("versions")
-    found = versions.get("kd_sleep") if isinstance(versions, dict) else None
-    return found[:40] if isinstance(found, str) else "unknown"
-
-
-def _deserialized(program: bytes, weights: Weights, inputs: Shapes) -> Function:
-    from jax import export
-
-    exported = export.deserialize(bytearray(program))
-    text = exported.mlir_module()
-    if text.count("custom_call") != text.count(_ALLOWED_CALL):
-        raise ValueError("it calls what no student calls")
-    taken = list(map(_described, exported.in_avals))
-    if taken[: len(weights)] != [f"float32{list(array.shape)}" for array in weights.values()]:
-        raise ValueError("it takes other weights than these")
-    batch, length = exported.in_avals[-1].shape
-    shapes = [[batch, length, *shape] for shape in (*inputs.values(), (), (NUM_STAGES,))]
-    if [*taken[len(weights) :], *map(_described, exported.out_avals)] != [
-        f"float32{shape}" for shape in shapes
-    ]:
-        raise ValueError("it takes or gives other arrays than a student does")
-    return exported.call
-
-
-def _described(array: Any) -> str:
-    return f"{np.dtype(array.dtype)}{list(array.shape)}"
-
-
-def trained(workdir: str | os.PathLike) -> Trained:
-    """The student of a work folder.
-
-    Raises:
-      TrainingError: no trained student in the folder, or an SQI that is not its own.
-    """
-    from kd_sleep.training.trained import load_trained
-
-    default_platform()
-    return load_trained(Path(workdir), "student")
-
-
-def pure_student(student: Trained) -> PureStudent:
-    """A trained student, in memory or from its folder, at use."""
-    from kd_sleep.models.student import Student
-
-    module = student.run.module
-    assert isinstance(module, Student)
-    function, weights = pure(module, student.params)
-    card = card_of(student.record, student.settings, student.name, module.config, student.sqi)
-    if started := student.started():
-        card["start"] = {"from": student.settings["start"], "outcome": started}
-    return PureStudent(function, weights, card)
-
-
-def input_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of a window of each of a student's inputs, by name."""
-    from kd_sleep.models.student import columns
-
-    # `bcg_scale` is 1 at use: the samples come in heartbeat amplitudes.
-    return {name: inputs.INPUT_SHAPES[name] for name in columns(config) if name != "bcg_scale"}
-
-
-def pure(module: Student, params: Any) -> tuple[Function, Weights]:
-    """A student at use as `PureStudent.function` and `PureStudent.weights`."""
-    shapes = input_shapes(module.config)
-
-    def inputs_of(arrays: tuple, valid_BL: jax.Array) -> tuple[tuple, jax.Array]:
-        there = valid_BL[..., None] > 0
-        # Any finite number: padding is masked. A student of samples reads their scale, too.
-        shown = tuple(jnp.where(there, array, 1.0) for array in arrays)
-        return (*shown, jnp.ones_like(valid_BL)) if "bcg" in shapes else shown, valid_BL
-
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-
-    def function(weights: tuple, arrays: tuple, valid_BL: jax.Array) -> jax.Array:
-        params = jax.tree.unflatten(structure, weights)
-        logits_BLK = module.apply({"params": params}, *inputs_of(arrays, valid_BL))
-        assert isinstance(logits_BLK, jax.Array)  # and no mutable collections
-        return logits_BLK
-
-    return function, {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, np.float32)
-        for path, leaf in leaves
-    }
-
-
 def card_of(
-    about: Mapping[str, Any],
+    record: Mapping[str, Any],
     settings: Mapping[str, Any],
     student: str,
     model: StudentConfig,
@@ -307,32 +158,28 @@ def card_of(
     """A `Program.card`.
 
     Args:
-      about: the folder's settings.json.
+      record: the folder's settings.json.
       settings: those of the training in it.
       student: fingerprint of its parameters.
       model: its network.
-      sqi: what the folder holds of it, or None.
+      sqi: its SQI, or None.
     """
-    from kd_sleep.models.student import reach
+    from kd_sleep.models.student import columns, reach
 
     before, after = reach(model)
+    names = [name for name in columns(model) if name != "bcg_scale"]  # which is 1 at use
     unknown = dict.fromkeys(("cohort", "bcg_source", "simulated", "nights"))
+    trained_on = settings.get("trained_on", {})
     return {
         "format": container.FORMAT,
         "stages": list(STAGE_NAMES),
         "model": settings["model"],
-        "inputs": {name: list(shape) for name, shape in input_shapes(model).items()},
+        "inputs": {name: list(inputs.INPUT_SHAPES[name]) for name in names},
         "reach": {"before": before, "after": after},
         "sqi": None if sqi is None else sqi.to_json(),
         "preprocessing": preprocessing(),
-        "data": unknown
-        | settings.get("trained_on", {})
-        | {"labelled_nights": settings["labelled"]},
-        "distill": settings["distill"],
-        "train": settings["train"],
-        "augment": settings["augment"],
-        "teacher": settings["teacher"],
+        "data": unknown | trained_on | {"labelled_nights": settings["labelled"]},
+        **{name: settings[name] for name in ("distill", "train", "augment", "teacher")},
         "student": student,
-        "versions": about["versions"],
-        "git_revision": about["git_revision"],
+        **{name: record[name] for name in ("versions", "git_revision")},
     }

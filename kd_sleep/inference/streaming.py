@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kd_sleep.errors import KdSleepError
-from kd_sleep.features.bcg import MOST_MISSING
-from kd_sleep.features.inputs import SUMMARISED, median_by_window, student_inputs
-from kd_sleep.features.running_series import RunningSeries, RunningWindow, as_record
-from kd_sleep.inference.staging import Shown, series_of
+from kd_sleep.errors import KdSleepError, SamplesError
+from kd_sleep.features.inputs import SUMMARISED, BcgWindows, median_by_window
+from kd_sleep.features.running_series import RunningSeries, RunningWindow, joined
+from kd_sleep.inference.staged_night import StagingError
 from kd_sleep.schema import BCG_SAMPLES, WINDOW_S
 from kd_sleep.signals.sqi import signal_sqi
+from kd_sleep.signals.timeseries import Series
 from kd_sleep.stages import STAGE_NAMES, UNSCORED
 
 if TYPE_CHECKING:
@@ -79,9 +79,8 @@ class Stream:
                 "Train one with --causal, or with --student=single_window.",
             )
         self._student, self._rate_hz, self._closed = student, rate_hz, False
-        self._running = RunningSeries(rate_hz, prepared="bcg" in student.inputs)
-        self._past: list[dict[str, NDArray]] = []  # of all windows: what `summary` reads of them
-        self._missing: list[float] = []  # of all windows
+        self._running = RunningSeries(rate_hz, samples="bcg" in student.inputs)
+        self._past: list[BcgWindows] = []  # of all windows: what `summary` reads of them
         self._inputs: list[dict[str, NDArray]] = []  # of the windows that a stage depends on
 
     def push(self, samples: ArrayLike) -> list[StagedWindow]:
@@ -110,32 +109,32 @@ class Stream:
         return list(map(self._staged, self._running.finish()))
 
     def _staged(self, window: RunningWindow) -> StagedWindow:
-        student, shown = self._student, Shown.of([window])
-        self._inputs.append(self._shown(window, shown))
+        student = self._student
+        self._inputs.append(self._inputs_of(window.own))
         self._inputs = self._inputs[-student.before - 1 :]
         logits_NK = student.network(
             {name: np.concatenate([row[name] for row in self._inputs]) for name in student.inputs}
         )
-        probs_NK, sqi_N = student.judged(logits_NK[-1:], shown)
-        usable = window.missing < MOST_MISSING
+        probs_NK, sqi_N = student.judged(logits_NK[-1:], window.own)
+        usable = bool(window.own.usable_N[0])
         doubtful, _ = student.doubtful(sqi_N, np.array([usable and self._reliable(window)]))
         return StagedWindow(
-            number=len(self._missing) - 1,
+            number=len(self._past) - 1,
             stage=int(probs_NK[0].argmax()) if usable else UNSCORED,
-            probs=probs_NK[0],
-            sqi=float(sqi_N[0]),
+            probs=(probs_NK[0] if usable else np.full_like(probs_NK[0], np.nan)).astype(np.float32),
+            sqi=float(sqi_N[0]) if usable else np.nan,
             flagged=bool(doubtful[0]) and usable,
         )
 
-    def _shown(self, window: RunningWindow, shown: Shown) -> dict[str, NDArray]:
+    def _inputs_of(self, own: BcgWindows) -> dict[str, NDArray]:
         """A window's row [1, …] of every input; its summary is by all windows so far."""
-        levels = {name: median_by_window(window.series[name][None]) for name in ("jj", "movement")}
-        self._past.append({name: (window.series | levels)[name] for name in SUMMARISED})
-        self._missing.append(window.missing)
+        levels = {name: median_by_window(own.series[name])[:, None] for name in ("jj", "movement")}
+        read = {name: (dict(own.series) | levels)[name] for name in SUMMARISED}
+        self._past.append(BcgWindows(read, own.missing_N, own.snr_db_N))
         summaries = [name for name in self._student.inputs if name.startswith("summary_")]
-        past = student_inputs(summaries, as_record(self._past), np.array(self._missing))
-        own = shown.inputs(name for name in self._student.inputs if name not in summaries)
-        return own | {name: values[-1:] for name, values in past.items()}
+        past = joined(self._past).inputs(summaries)
+        others = [name for name in self._student.inputs if name not in summaries]
+        return own.inputs(others) | {name: values[-1:] for name, values in past.items()}
 
     def _reliable(self, window: RunningWindow) -> bool:
         """Whether the signal SQI calls a window so; only asked where the student has none."""
@@ -143,3 +142,15 @@ class Stream:
             return True
         minutes = signal_sqi(window.minutes, window.beats)
         return bool(minutes.by_window(len(window.minutes) // BCG_SAMPLES).reliable()[-1])
+
+
+def series_of(samples: ArrayLike, rate_hz: float) -> Series:
+    """Samples of a caller's array.
+
+    Raises:
+      StagingError: several channels, or something else than real numbers.
+    """
+    try:
+        return Series.of(samples, rate_hz)
+    except SamplesError as error:
+        raise StagingError("samples", error.problem, error.remedy) from error

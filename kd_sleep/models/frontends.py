@@ -59,9 +59,8 @@ def heart_matrices() -> tuple[np.ndarray, np.ndarray]:
 def frames_of(bcg_NS: jax.Array) -> jax.Array:
     """[N, frames, frame samples]: frames of 5 s, one every 2 s, within each window."""
     frame, hop = round(FRAME_S * BCG_HZ), round(HOP_S * BCG_HZ)
-    count = (bcg_NS.shape[-1] - frame) // hop + 1
-    index = np.arange(count)[:, None] * hop + np.arange(frame)
-    return bcg_NS[:, index]
+    starts = range(0, bcg_NS.shape[-1] - frame + 1, hop)
+    return jnp.stack([bcg_NS[:, start : start + frame] for start in starts], axis=1)
 
 
 def autocorrelation(bcg_NS: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -6,6 +6,7 @@ R points: https://github.com/nsrr/shhs-documentation, pages/13-hrv-analysis.md.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from kd_sleep.schema import WINDOW_S
 
 TIME_COLUMN = "time_s"
 _USUAL_S = (0.3, 2.5)  # between two beats of a sleeper
+_LONGEST_HEADER = 10_000
 _MAX_NPY_BYTES = 8_000_000  # 500,000 beats in float64, and more
 _EXPECTED = (
     f"Expected seconds from the recording's start: a CSV with a column {TIME_COLUMN}, an NPY array"
@@ -93,6 +95,27 @@ def _rpoints(path: str | os.PathLike, table: Table) -> RPoints:
     order = np.lexsort((normal, times_s))  # by time; of equal times, normal beats last
     unique, first = np.unique(times_s[order], return_index=True)
     return RPoints(times_s=unique, normal=normal[order][first])
+
+
+def holds_beats(path: str | os.PathLike) -> bool:
+    """Whether a file that may be an ECG's lists beats: by its columns, or an NPY of rising times.
+
+    Raises:
+      RecordingError: a file that is missing.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".npy":
+        try:
+            times_s = _from_npy(path)
+        except RecordingError:
+            return False  # a two-dimensional array, which a reader of signals may know
+        return len(times_s) > 1 and bool((np.diff(times_s) > 0).all())
+    if suffix not in (".csv", ".tsv", ".txt"):
+        return False
+    with files.opened(path) as file:
+        header = file.readline(_LONGEST_HEADER).decode("utf-8-sig", "replace").lower()
+    names = {name.strip(" \"'") for name in re.split(r"[,;\t]", header.strip())}
+    return {"seconds", "type"} <= names or names == {TIME_COLUMN}
 
 
 def _from_npy(path: str | os.PathLike) -> NDArray[np.float64]:

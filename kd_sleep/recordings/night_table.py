@@ -88,6 +88,7 @@ class SeparateFiles(NightFiles):
     cohort: str = RECORDED
 
     bcg_spelt: ClassVar = ("column bcg_channel", "column bcg_rate_hz")
+    ecg_spelt: ClassVar = ("column ecg_channel", "column ecg_rate_hz")
 
     @property
     def parts(self) -> dict[str, Path | None]:
@@ -154,13 +155,12 @@ class SeparateFiles(NightFiles):
                     "Give no rate, or correct it.",
                 )
             return _Heart(ecg, shhs.effort_of(edf), edf.start, edf.duration_s, edf.recording_text)
-        spelt = ("column ecg_channel", "column ecg_rate_hz")
-        found = read_bcg(path, self.ecg_channel, self.ecg_rate_hz, spelt=spelt)
+        found = read_bcg(path, self.ecg_channel, self.ecg_rate_hz, spelt=self.ecg_spelt)
         if found.other_channels and not self.ecg_channel:
             raise RecordingError(
                 path,
                 f"has several channels: {', '.join((found.signal.label, *found.other_channels))}.",
-                "Say which one is the ECG (column ecg_channel).",
+                f"Say which one is the ECG ({self.ecg_spelt[0]}).",
             )
         return dataclasses.replace(_clock_of(found), ecg=found.signal)
 

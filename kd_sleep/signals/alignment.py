@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, special
 
+from kd_sleep.signals.filters import parabola
 from kd_sleep.signals.j_peaks import beat_energy
 from kd_sleep.signals.resampling import on_grid
 from kd_sleep.signals.timeseries import Series
@@ -371,20 +372,6 @@ def _highest_sums(z_SL: NDArray, lag_L: NDArray) -> list[tuple[float, float]]:
     return lines
 
 
-def _parabola(values: NDArray) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Where along the last axis the highest sample lies: refined to a fraction, and as an index."""
-    peak = np.argmax(values, axis=-1)
-    inner = np.clip(peak, 1, values.shape[-1] - 2)
-    left, middle, right = (
-        np.take_along_axis(values, inner[..., None] + step, -1)[..., 0] for step in (-1, 0, 1)
-    )
-    curvature = left - 2 * middle + right
-    shift = np.divide(
-        0.5 * (left - right), curvature, out=np.zeros(peak.shape), where=curvature < 0
-    )
-    return peak + np.where(inner == peak, shift, 0.0), peak
-
-
 def _look_closely(
     energy: NDArray, bumps_s: NDArray, start_s: float, slope: float, segments: int
 ) -> _Clock:
@@ -447,12 +434,8 @@ def _look_closely(
 def _peak(values: NDArray) -> NDArray[np.float64]:
     """Place of the highest sample along the last axis, refined by a parabola."""
     peak = np.clip(np.argmax(values, axis=-1), 1, values.shape[-1] - 2)
-    left, middle, right = (
-        np.take_along_axis(values, peak[:, None] + step, -1)[:, 0] for step in (-1, 0, 1)
-    )
-    curvature = left - 2 * middle + right
-    shift = np.divide(0.5 * (left - right), curvature, out=np.zeros(len(peak)), where=curvature < 0)
-    return peak + np.clip(shift, -1.0, 1.0)
+    row = np.arange(len(peak))
+    return peak + parabola(*(values[row, peak + step] for step in (-1, 0, 1)))[0]
 
 
 def _best(clocks: list[_Clock]) -> tuple[_Clock, float]:

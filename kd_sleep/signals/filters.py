@@ -42,3 +42,12 @@ def moving_sd(values: NDArray, rate_hz: float, seconds: float) -> NDArray[np.flo
     mean = ndimage.uniform_filter1d(np.asarray(values, np.float64), size, mode="nearest")
     square = ndimage.uniform_filter1d(np.asarray(values, np.float64) ** 2, size, mode="nearest")
     return np.sqrt(np.maximum(square - mean**2, 0.0))
+
+
+def parabola(left: NDArray, middle: NDArray, right: NDArray) -> tuple[NDArray, NDArray]:
+    """Place, within half a sample of the middle one, and height of a parabola's maximum."""
+    curvature = left - 2 * middle + right
+    shift = np.divide(
+        0.5 * (left - right), curvature, out=np.zeros_like(middle), where=curvature < 0
+    ).clip(-0.5, 0.5)
+    return shift, middle - 0.25 * (left - right) * shift

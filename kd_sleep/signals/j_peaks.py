@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from kd_sleep.signals.filters import bandpass, moving_sd
+from kd_sleep.signals.filters import bandpass, moving_sd, parabola
 from kd_sleep.signals.resampling import on_grid
 from kd_sleep.signals.timeseries import Series
 
@@ -55,7 +55,6 @@ MOST_WEIGHT = 12.0
 CONFIDENCE_AT = (0.475, 0.525, 0.575, 0.625, 0.675, 0.725, 0.775, 0.85)
 CONFIDENCE = (0.33, 0.41, 0.54, 0.75, 0.90, 0.95, 0.97, 0.99)
 CLOSEST_S = 0.3  # no two beats are nearer
-RJ_WINDOW_S = (0.1, 0.4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,22 +89,6 @@ def beat_energy(bcg: NDArray, rate_hz: float) -> NDArray[np.float64]:
     floor = 0.05 * np.median(spread) + 1e-12
     centred = envelope - bandpass(envelope, rate_hz, None, 0.3)
     return np.clip(centred / np.maximum(spread, floor), -2.0, 3.0)
-
-
-def rj_delays(r_times_s: NDArray, j_times_s: NDArray) -> NDArray[np.float64]:
-    """Seconds from each R to the first J that lies 0.1 to 0.4 s behind it; NaN where none does.
-
-    Args:
-      r_times_s: [M] increasing.
-      j_times_s: [K] increasing, on the same clock.
-
-    Returns:
-      [M].
-    """
-    first_s, last_s = RJ_WINDOW_S
-    following = np.append(np.asarray(j_times_s, np.float64), np.inf)
-    delay = following[np.searchsorted(j_times_s, r_times_s + first_s)] - r_times_s
-    return np.where(delay <= last_s, delay, np.nan)
 
 
 def j_peaks(bcg: Series) -> Beats:
@@ -278,19 +261,10 @@ def _local_interval(
     last = min(longest + 2, int(np.ceil(1.4 * usual)))
     peak = first + np.argmax(similar_FL[:, first : last + 1], axis=1)
     row = np.arange(len(peak))
-    shift, _ = _parabola(*(similar_FL[row, peak + step] for step in (-1, 0, 1)))
+    shift, _ = parabola(*(similar_FL[row, peak + step] for step in (-1, 0, 1)))
     interval = ndimage.median_filter((peak + shift) / FRAME_HZ, 5, mode="nearest")
     interval = ndimage.uniform_filter1d(interval, 3, mode="nearest")
     return row * int(HOP_S * FRAME_HZ) / FRAME_HZ, interval
-
-
-def _parabola(left: NDArray, middle: NDArray, right: NDArray) -> tuple[NDArray, NDArray]:
-    """Place, within half a sample of the middle one, and height of a parabola's peak."""
-    curvature = left - 2 * middle + right
-    shift = np.divide(
-        0.5 * (left - right), curvature, out=np.zeros_like(middle), where=curvature < 0
-    ).clip(-0.5, 0.5)
-    return shift, middle - 0.25 * (left - right) * shift
 
 
 def _blocks(values: NDArray, outside: float = 0.0) -> NDArray:
@@ -307,7 +281,7 @@ def _candidates(score_BN: NDArray, floor: float) -> tuple[NDArray[np.float64], N
     inner = score_BN[:, 1:-1]
     is_peak = (inner > score_BN[:, :-2]) & (inner >= score_BN[:, 2:]) & (inner > floor)
     block, at = np.nonzero(is_peak)
-    shift, height = _parabola(*(score_BN[block, at + step] for step in (0, 1, 2)))
+    shift, height = parabola(*(score_BN[block, at + step] for step in (0, 1, 2)))
     count_B = is_peak.sum(1)
     number = np.arange(len(block)) - np.repeat(np.cumsum(count_B) - count_B, count_B)
     shape = (len(score_BN), max(int(count_B.max()), 1))
@@ -442,7 +416,7 @@ def _anchor_s(template_BK: NDArray) -> NDArray[np.float64]:
     size = np.abs(template_BK)
     peak = np.argmax(size[:, 1:-1], axis=1) + 1
     row = np.arange(len(peak))
-    shift, _ = _parabola(size[row, peak - 1], size[row, peak], size[row, peak + 1])
+    shift, _ = parabola(size[row, peak - 1], size[row, peak], size[row, peak + 1])
     return (peak - BEFORE + shift) / RATE_HZ
 
 

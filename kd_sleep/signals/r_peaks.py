@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.extras import optional_packages
+from kd_sleep.signals.filters import parabola
 from kd_sleep.signals.timeseries import Series, runs
 
 MIN_DEAD_S = 0.05  # a shorter gap is bridged: no beat can be invented in it
@@ -193,9 +194,6 @@ def _refined(ecg: NDArray[np.float64], peaks: NDArray[np.int64]) -> NDArray[np.f
         higher = np.where(right > left, 1, -1)
         peaks = peaks + np.where(np.maximum(left, right) > middle, higher, 0)
     left, middle, right = (ecg[peaks + step] for step in (-1, 0, 1))
-    curvature = left - 2 * middle + right
-    shift = np.divide(
-        0.5 * (left - right), curvature, out=np.zeros(len(peaks)), where=curvature != 0
-    )
+    shift, _ = parabola(left, middle, right)
     extremum = (middle - left) * (middle - right) > 0
-    return np.where(extremum, peaks + np.clip(shift, -0.5, 0.5), np.asarray(peaks, np.float64))
+    return np.where(extremum, peaks + shift, np.asarray(peaks, np.float64))

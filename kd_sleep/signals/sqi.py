@@ -7,28 +7,22 @@ movement, saturation and dropout. Beats are those of `j_peaks`; nothing here is 
 Departures from the article:
 
   - "The last 20 clean beats" are another posture's after a turn in bed, which would make the first
-    beats after it look bad, though they are as good as any. So a segment has two templates, the 20
-    clean beats before and the 20 after each beat, and the one that it is more like counts. In this
-    way 40 beats judge a segment, the number that makes a template dependable (Bicen & Inan); they
-    come from anywhere within `REACH_S`, across windows. Where fewer are near, `template_beats`
-    says so.
+    beats after it look bad, though they are as good as any. So a beat has two templates, the 20
+    clean beats before and the 20 after it, and the one that its segment is more like counts. They
+    come from anywhere within `REACH_S`, across windows.
   - Breathing is taken out first. It is some 30 dB above the beats, and what the spectrum's taper
     leaks of it into 1-8 Hz would count as heart.
-  - The three thresholds do not cut: each measure goes through a logistic curve, which has them at
-    named places, so that the score ranks segments on either side of a threshold, too.
+  - Each measure goes through a logistic curve that has the thresholds at named places, so that the
+    score ranks segments on either side of a threshold, too.
 
-What the thresholds are worth on a given BCG is for `beats_against_snr` to tell. On simulated nights
-at rest, above 6 dB 0.2-2 % of beats are missed and 0.1-0.4 % of J peaks are false: reliable, as the
-article says. Its lower threshold is lenient there: 82 % are missed already at 0-3 dB, and hardly a
-segment is below 0. The ratio compares 1-8 with 10-20 Hz, so that noise that rises towards low
-frequencies, as that sensor's does, reads 2 dB without any heart.
+On simulated nights at rest, above 6 dB 0.2-2 % of beats are missed and 0.1-0.4 % of J peaks are
+false. The article's lower threshold is lenient there: 82 % are missed already at 0-3 dB, and hardly
+a segment is below 0, since the sensors' noise rises towards low frequencies.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +44,6 @@ REACH_S = 120.0  # beats further away than this are not part of a template
 BREATH_HZ, BREATH_ORDER = 0.7, 4  # breathing lies below: it is some 30 dB above the beats
 HEART_HZ = 1.0, 8.0
 LEVEL_SEGMENTS = 31  # of the median that movement is measured against: some 5 minutes
-MATCH_S = 0.15  # a beat is found if a J peak lies within; chance finds a third
-NEAR_S = 0.05  # of a J peak that is where it should be
-SNR_EDGES_DB = (-np.inf, 0.0, 3.0, 6.0, 9.0, 12.0, np.inf)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +54,6 @@ class SignalQuality:
       snr_db: [S] 10 log10(P[1-8 Hz] / P[10-20 Hz]); NaN where half and more is missing.
       correlation: [S] mean of the beats with their template; NaN where there is no beat or no
         template.
-      template_beats: [S] clean beats that the templates are made of: 0, 20, or 40, which are
-        dependable; of a window the least.
       movement, saturation, dropout: [S] share of the time. What lies beyond the recording's end is
         dropout.
       score: [S] in [0, 1], higher is better.
@@ -72,18 +61,16 @@ class SignalQuality:
 
     snr_db: NDArray[np.float64]
     correlation: NDArray[np.float64]
-    template_beats: NDArray[np.int64]
     movement: NDArray[np.float64]
     saturation: NDArray[np.float64]
     dropout: NDArray[np.float64]
     score: NDArray[np.float64]
 
-    def reliable(
-        self, snr_db: float = RELIABLE_SNR_DB, correlation: float = HEALTHY_CORRELATION
-    ) -> NDArray[np.bool_]:
+    def reliable(self) -> NDArray[np.bool_]:
         """[S] the article's rule: both thresholds reached, and next to nothing spoilt."""
         spoilt = np.maximum(np.maximum(self.movement, self.saturation), self.dropout)
-        return (self.snr_db >= snr_db) & (self.correlation >= correlation) & (spoilt <= MAX_SPOILT)
+        good = (self.snr_db >= RELIABLE_SNR_DB) & (self.correlation >= HEALTHY_CORRELATION)
+        return good & (spoilt <= MAX_SPOILT)
 
     def by_window(self, windows: int) -> SignalQuality:
         """The first N windows of 30 s: means of their three segments, of the known ones for dB and
@@ -91,19 +78,20 @@ class SignalQuality:
         """
         per_window = round(WINDOW_S / SEGMENT_S)
 
-        def folded(values: NDArray, beyond: float) -> NDArray:
-            whole = np.full(windows * per_window, beyond, values.dtype)
-            whole[: len(values)] = values[: len(whole)]
-            return whole.reshape(windows, per_window)
+        def folded(values: NDArray, beyond: float) -> NDArray[np.float64]:
+            padded = np.full(windows * per_window, beyond)
+            padded[: len(values)] = values[: len(padded)]
+            known = np.isfinite(padded).reshape(windows, per_window)
+            total = np.where(known, padded.reshape(known.shape), 0.0).sum(1)
+            count = known.sum(1)
+            return np.divide(total, count, out=np.full(windows, np.nan), where=count > 0)
 
+        beyond = {"snr_db": np.nan, "correlation": np.nan, "dropout": 1.0}
         return SignalQuality(
-            snr_db=_mean_of_known(folded(self.snr_db, np.nan)),
-            correlation=_mean_of_known(folded(self.correlation, np.nan)),
-            template_beats=folded(self.template_beats, 0).min(1),
-            movement=folded(self.movement, 0.0).mean(1),
-            saturation=folded(self.saturation, 0.0).mean(1),
-            dropout=folded(self.dropout, 1.0).mean(1),
-            score=folded(self.score, 0.0).mean(1),
+            **{
+                field.name: folded(getattr(self, field.name), beyond.get(field.name, 0.0))
+                for field in dataclasses.fields(self)
+            }
         )
 
 
@@ -127,13 +115,12 @@ def signal_sqi(bcg: Series, beats: Beats | None = None) -> SignalQuality:
         )
     segments = int(np.ceil(round(bcg.duration_s / SEGMENT_S, 6)))
     if segments == 0:
-        none = np.empty(0)
-        return SignalQuality(none, none, np.empty(0, np.int64), none, none, none, none)
+        return SignalQuality(*[np.empty(0)] * 6)
     flat, saturated = stuck(bcg)
-    whole = bcg.without(flat | saturated)
-    dropped = whole.missing & ~saturated
-    calm = bandpass(whole.values, rate_hz, BREATH_HZ, None, BREATH_ORDER)
-    heart = bandpass(calm, rate_hz, *HEART_HZ)
+    filled = bcg.without(flat | saturated)
+    dropped = filled.missing & ~saturated
+    without_breath = bandpass(filled.values, rate_hz, BREATH_HZ, None, BREATH_ORDER)
+    heart = bandpass(without_breath, rate_hz, *HEART_HZ)
     # Segments of a whole number of samples; where the rate has none they are out by less than one.
     size = round(SEGMENT_S * rate_hz)
 
@@ -148,10 +135,10 @@ def signal_sqi(bcg: Series, beats: Beats | None = None) -> SignalQuality:
     dropout = by_segment(dropped, True).mean(1)
     saturation = by_segment(saturated, False).mean(1)
     known = dropout + saturation < 0.5
-    ratio_db = np.where(known, snr_db(by_segment(calm, 0.0), rate_hz), np.nan)
+    ratio_db = np.where(known, snr_db(by_segment(without_breath, 0.0), rate_hz), np.nan)
     moving_SN = _moving(by_segment(heart, 0.0), rate_hz, known)
     found = j_peaks(bcg) if beats is None else beats
-    correlation, template_beats = _likeness(heart, rate_hz, found.times_s, moving_SN, dropped)
+    correlation = _likeness(heart, rate_hz, found.times_s, moving_SN, dropped)
 
     movement = moving_SN.mean(1)
     intact = (1.0 - movement) * (1.0 - saturation) * (1.0 - dropout)
@@ -160,27 +147,13 @@ def signal_sqi(bcg: Series, beats: Beats | None = None) -> SignalQuality:
     of_snr = _logistic(2 * (ratio_db - middle_db) / (RELIABLE_SNR_DB - POOR_SNR_DB))
     margin = HEALTHY_CORRELATION - NOISE_CORRELATION
     of_likeness = _logistic((correlation - HEALTHY_CORRELATION) / margin)
-    return SignalQuality(
-        ratio_db,
-        correlation,
-        template_beats,
-        movement,
-        saturation,
-        dropout,
-        intact * np.sqrt(of_snr * of_likeness),
-    )
+    score = intact * np.sqrt(of_snr * of_likeness)
+    return SignalQuality(ratio_db, correlation, movement, saturation, dropout, score)
 
 
 def _logistic(x: NDArray) -> NDArray[np.float64]:
     """From 0.1 at -1 over 0.5 at 0 to 0.9 at 1; 0 for NaN, what is unknown is not good."""
     return np.nan_to_num(1.0 / (1.0 + 9.0 ** -np.clip(x, -99.0, 99.0)), nan=0.0)
-
-
-def _mean_of_known(values_NK: NDArray) -> NDArray[np.float64]:
-    known = np.isfinite(values_NK)
-    count = known.sum(1)
-    total = np.where(known, values_NK, 0.0).sum(1)
-    return np.divide(total, count, out=np.full(len(values_NK), np.nan), where=count > 0)
 
 
 def _moving(heart_SN: NDArray, rate_hz: float, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -206,8 +179,8 @@ def _likeness(
     times_s: NDArray[np.float64],
     moving_SN: NDArray[np.bool_],
     dropped: NDArray[np.bool_],
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Correlation of each segment's beats with the better of its two templates; their beats.
+) -> NDArray[np.float64]:
+    """[S] correlation of each segment's beats with the better of its two templates.
 
     Args:
       heart: [n] samples, 1-8 Hz.
@@ -232,150 +205,23 @@ def _likeness(
     shapes_MK /= np.maximum(np.linalg.norm(shapes_MK, axis=1, keepdims=True), 1e-12)
 
     second = np.minimum((times_s - segment * SEGMENT_S).astype(np.int64), moving_SN.shape[1] - 1)
-    at = np.rint(times_s * rate_hz).astype(np.int64)
-    clean = ~moving_SN[segment, second] & ~dropped[at]
+    clean = ~moving_SN[segment, second] & ~dropped[np.rint(times_s * rate_hz).astype(np.int64)]
     clean_s = times_s[clean]
     total_CK = np.zeros((len(clean_s) + 1, len(offset_s)))
     np.cumsum(shapes_MK[clean], axis=0, out=total_CK[1:])
     earlier = np.cumsum(clean) - clean  # clean beats before each one
     later = earlier + clean
 
-    correlation_S2 = np.full((segments, 2), np.nan)
-    beats_S2 = np.zeros((segments, 2), np.int64)
-    for side, (first, last) in enumerate(
-        ((earlier - TEMPLATE_BEATS, earlier), (later, later + TEMPLATE_BEATS))
-    ):
+    def mean_likeness(first: NDArray, last: NDArray, farthest: NDArray) -> NDArray[np.float64]:
+        """With the clean beats from `first` to `last`, if the `farthest` is near enough."""
         there = np.flatnonzero((first >= 0) & (last <= len(clean_s)))
-        farthest_s = clean_s[first[there]] if side == 0 else clean_s[last[there] - 1]
-        there = there[np.abs(farthest_s - times_s[there]) <= REACH_S]
+        there = there[np.abs(clean_s[farthest[there]] - times_s[there]) <= REACH_S]
         template_MK = total_CK[last[there]] - total_CK[first[there]]
         template_MK /= np.maximum(np.linalg.norm(template_MK, axis=1, keepdims=True), 1e-12)
         alike = np.einsum("mk,mk->m", shapes_MK[there], template_MK)
         count = np.bincount(segment[there], minlength=segments)
         total = np.bincount(segment[there], alike, minlength=segments)
-        np.divide(total, count, out=correlation_S2[:, side], where=count > 0)
-        beats_S2[:, side] = np.where(count > 0, TEMPLATE_BEATS, 0)
-    return np.fmax(correlation_S2[:, 0], correlation_S2[:, 1]), beats_S2.sum(1)
+        return np.divide(total, count, out=np.full(segments, np.nan), where=count > 0)
 
-
-@dataclasses.dataclass(frozen=True)
-class BeatsAtSnr:
-    """What became of the beats in segments whose SNR lies in [low_db, high_db).
-
-    Attributes:
-      segments: how many.
-      beats: true J peaks in them.
-      missed: share of these without a J peak found within `MATCH_S`, one to one.
-      peaks: J peaks found in them.
-      false: share of these that belong to no beat.
-      near: share of these within `NEAR_S` of the beat that they belong to.
-      score: mean signal SQI.
-    """
-
-    low_db: float
-    high_db: float
-    segments: int
-    beats: int
-    missed: float
-    peaks: int
-    false: float
-    near: float
-    score: float
-
-
-def beats_against_snr(
-    nights: Iterable[tuple[Series, NDArray[np.float64]]],
-    edges_db: Sequence[float] = SNR_EDGES_DB,
-    calm: bool = False,
-) -> list[BeatsAtSnr]:
-    """What SNR thresholds mean on given nights: beats missed and J peaks to be relied on.
-
-    Args:
-      nights: BCG and the true J peaks [M], in s from its first sample, of each night.
-      edges_db: of the rows, increasing.
-      calm: leave out segments with any movement, saturation or dropout.
-
-    Returns:
-      One row for each pair of edges; shares of nothing are NaN. `snr_table` writes them out.
-    """
-    columns: list[NDArray] = []
-    for bcg, j_times_s in nights:
-        beats = j_peaks(bcg)
-        quality = signal_sqi(bcg, beats)
-        segments = len(quality.score)
-        owner, distance_s = _matched_beats(beats.times_s, j_times_s)
-        right, was_found = owner >= 0, np.zeros(len(j_times_s), bool)
-        was_found[owner[right]] = True
-
-        def count(times_s: NDArray, which: NDArray, segments: int = segments) -> NDArray:
-            index = np.clip(times_s[which] // SEGMENT_S, 0, segments - 1).astype(np.int64)
-            return np.bincount(index, minlength=segments)
-
-        spoilt = quality.movement + quality.saturation + quality.dropout
-        columns.append(
-            np.stack(
-                [
-                    np.where((spoilt > 0) & calm, np.nan, quality.snr_db),
-                    quality.score,
-                    count(j_times_s, np.ones(len(j_times_s), bool)),
-                    count(j_times_s, ~was_found),
-                    count(beats.times_s, np.ones(len(right), bool)),
-                    count(beats.times_s, ~right),
-                    count(beats.times_s, right & (distance_s <= NEAR_S)),
-                ]
-            )
-        )
-    ratio_db, *rest = np.concatenate(columns, axis=1) if columns else np.empty((7, 0))
-    table = []
-    for low_db, high_db in itertools.pairwise(edges_db):
-        within = (ratio_db >= low_db) & (ratio_db < high_db)
-        score, true, missed, peaks, false, near = (float(row[within].sum()) for row in rest)
-        segments = int(within.sum())
-
-        def share(part: float, whole: float) -> float:
-            return part / whole if whole else float("nan")
-
-        table.append(
-            BeatsAtSnr(
-                low_db,
-                high_db,
-                segments,
-                int(true),
-                share(missed, true),
-                int(peaks),
-                share(false, peaks),
-                share(near, peaks),
-                share(score, segments),
-            )
-        )
-    return table
-
-
-def snr_table(rows: Iterable[BeatsAtSnr]) -> str:
-    """The rows of `beats_against_snr` as lines of text; `-` stands for a share of nothing."""
-    lines = ["  SNR, dB      segments    beats  missed %    peaks  false %  in 50 ms %  score"]
-    for row in rows:
-        span = f"{row.low_db:g} to {row.high_db:g}".replace("-inf to", "below")
-        span = f"from {row.low_db:g}" if row.high_db == np.inf else span
-        shares = [
-            "-" if np.isnan(value) else f"{100 * value:.1f}"
-            for value in (row.missed, row.false, row.near)
-        ]
-        score = "-" if np.isnan(row.score) else f"{row.score:.2f}"
-        lines.append(
-            f"  {span:12}{row.segments:9}{row.beats:9}{shares[0]:>10}{row.peaks:9}"
-            f"{shares[1]:>9}{shares[2]:>13}{score:>7}"
-        )
-    return "\n".join(lines)
-
-
-def _matched_beats(
-    times_s: NDArray[np.float64], j_times_s: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The true beat that each J peak belongs to, -1 for none; and their distance."""
-    if not len(times_s) or not len(j_times_s):
-        return np.full(len(times_s), -1), np.full(len(times_s), np.inf)
-    # J peaks are at least two MATCH_S apart, so no beat has two.
-    nearest = np.rint(np.interp(times_s, j_times_s, np.arange(len(j_times_s)))).astype(np.int64)
-    distance_s = np.abs(times_s - j_times_s[nearest])
-    return np.where(distance_s < MATCH_S, nearest, -1), distance_s
+    first, last = earlier - TEMPLATE_BEATS, later + TEMPLATE_BEATS
+    return np.fmax(mean_likeness(first, earlier, first), mean_likeness(later, last, last - 1))

@@ -22,6 +22,7 @@ from kd_sleep.config import DistillConfig, ExecutionConfig, StudentConfig, Teach
 from kd_sleep.datasets.nights import Nights, read_split
 from kd_sleep.datasets.splits import assert_disjoint
 from kd_sleep.errors import DatasetError, TrainingError
+from kd_sleep.features.inputs import mean_nn_s, median_by_window
 from kd_sleep.schema import SCHEMA_VERSION
 from kd_sleep.stages import NUM_STAGES, UNSCORED
 from kd_sleep.training.run import Run, reads_samples
@@ -31,7 +32,7 @@ from kd_sleep.training.soft_labels import opinions
 if TYPE_CHECKING:
     from kd_sleep.training.trained import Trained
 
-_SNR_PERCENTILES = {"p01": 1, "p50": 50, "p99": 99}
+_PERCENTILES = {"p01": 1, "p50": 50, "p99": 99}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,8 @@ class TrainingSet:
             **self.nights.origin(),
             "nights": len(self.nights),
             "subjects": len(set(self.nights.subject_ids)),
-            "snr_db": _snr_db(self.nights),
+            "snr_db": _range(self.nights.bcg_snr_db),
+            "heart_bpm": _range(_heart_bpm(self.nights)),
             "left_out": sorted({*self.given} - {*self.nights.recording_ids}),
         }
         return self.settings | {TRAINED_ON: words}
@@ -249,9 +251,15 @@ def labelled_rows(nights: Nights, distill: DistillConfig) -> NDArray[np.int64]:
     return np.array(sorted(sorted(scored, key=rank)[:wanted]), np.int64)
 
 
-def _snr_db(nights: Nights) -> dict[str, float] | None:
-    """The range of the windows' SNR, for staging to know an unlike night by; None if unknown."""
-    known = nights.bcg_snr_db[np.isfinite(nights.bcg_snr_db)]
+def _range(values: NDArray) -> dict[str, float] | None:
+    """Percentiles over windows, for staging to know an unlike night by; None if unknown."""
+    known = values[np.isfinite(values)]
     if not known.size:
         return None
-    return {name: round(float(np.percentile(known, p)), 2) for name, p in _SNR_PERCENTILES.items()}
+    return {name: round(float(np.percentile(known, p)), 2) for name, p in _PERCENTILES.items()}
+
+
+def _heart_bpm(nights: Nights) -> NDArray[np.float64]:
+    """Heart rate of each window, of the ECG where there is one, else of the BCG."""
+    nn_s = mean_nn_s(nights.tachogram, nights.tachogram_valid, nights.hrv)
+    return 60.0 / np.where(np.isfinite(nn_s), nn_s, median_by_window(nights.jj))

@@ -12,7 +12,6 @@ import sleepecg
 from scipy import ndimage
 
 from kd_sleep.features import rr
-from kd_sleep.features.windows import spans, to_windows
 from kd_sleep.schema import HRV_FEATURES, WINDOW_S
 
 COLUMN = {name: n for n, name in enumerate(HRV_FEATURES)}
@@ -123,11 +122,11 @@ def test_a_night_without_beats_is_all_missing(beats):
 
 def test_windows_and_spans_keep_time():
     series = np.arange(1000.0)
-    windows = to_windows(series, 4.0, 10)
+    windows = rr._to_windows(series, 4.0, 10)
     assert windows.shape == (10, 120)
     np.testing.assert_array_equal(windows.ravel()[:1000], series)
     assert np.isnan(windows.ravel()[1000:]).all()
-    around = spans(windows, 3)
+    around = rr._spans(windows, 3)
     np.testing.assert_array_equal(around[4], series[3 * 120 : 6 * 120])
     assert np.isnan(around[0, :120]).all()
 

@@ -12,7 +12,7 @@ import pytest
 from kd_sleep.config import StudentConfig, to_dict
 from kd_sleep.datasets.batches import whole_nights
 from kd_sleep.datasets.nights import blank
-from kd_sleep.inference.program import PureStudent, card_of, pure
+from kd_sleep.inference.program import Program, card_of
 from kd_sleep.inference.staging import StagingStudent
 from kd_sleep.models.kept_share import FEATURES, KeptShare
 from kd_sleep.models.student import Student, columns
@@ -33,15 +33,14 @@ def bcg(bcg_path: Path) -> Signal:
 
 
 @pytest.fixture(scope="session")
-def make_trained() -> Callable[..., PureStudent]:
+def make_trained() -> Callable[..., Program]:
     """Students by StudentConfig fields and card entries; with `sqi` they have one of their own."""
 
     def make(
         *, sqi: bool = False, card: dict | None = None, student: Student | None = None, **config
-    ) -> PureStudent:
+    ) -> Program:
         model = StudentConfig(**({"context_windows": 3, "width": 8} | config))
         student = student or Student(model)
-        function, weights = pure(student, made_up_params(student))
         settings = {
             "model": to_dict(model),
             "distill": {},
@@ -54,7 +53,7 @@ def make_trained() -> Callable[..., PureStudent]:
         about = {"versions": {"kd_sleep": "0.1.0"}, "git_revision": "unknown"}
         fitted = made_up_sqi() if sqi else None
         found = card_of(about, settings, "a student", model, fitted)
-        return PureStudent(function, weights, found | (card or {}))
+        return Program.of_module(student, made_up_params(student), found | (card or {}))
 
     return make
 
@@ -62,7 +61,7 @@ def make_trained() -> Callable[..., PureStudent]:
 @pytest.fixture(scope="session")
 def make_student(make_trained) -> Callable[..., StagingStudent]:
     """The same, at use."""
-    return lambda **options: StagingStudent(make_trained(**options).program())
+    return lambda **options: StagingStudent(make_trained(**options))
 
 
 def made_up_params(student: Student) -> dict:

@@ -19,7 +19,7 @@ from jax import export as jax_export
 from kd_sleep.config import StudentConfig
 from kd_sleep.errors import ConfigError, ExportError
 from kd_sleep.extras import MissingPackage
-from kd_sleep.inference import container, export, onnx, program
+from kd_sleep.inference import container, export, onnx
 from kd_sleep.models import frontends
 from kd_sleep.stages import NUM_STAGES
 
@@ -48,12 +48,6 @@ def data(content):
     return container.pack(content)
 
 
-def exported(monkeypatch, student, out, **options):
-    monkeypatch.setattr(export, "trained", lambda workdir: student)
-    monkeypatch.setattr(export, "pure_student", lambda student: student)
-    return export.export_student(out.parent, out, **options)
-
-
 def assert_alike(one, other, shapes, tolerance):
     for seed, (batch, length) in enumerate(((1, 1), (3, 9))):
         inputs, valid_BL = export.noise(shapes, batch, length, seed)
@@ -67,13 +61,13 @@ def assert_alike(one, other, shapes, tolerance):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_says_what_the_student_says(students, kind, tmp_path, monkeypatch):
     student, out = students[kind], tmp_path / "made" / "s.kdsleep"
-    done = exported(monkeypatch, student, out)
+    done = export.export_student(student, out)
     assert done.difference < 1e-5
     assert done.size == out.stat().st_size
-    loaded = program.load_program(out)
+    loaded = export.read_student(out)
     assert loaded.card == done.card
     assert loaded.card["sqi"]["temperature"] == 1.5
-    assert_alike(loaded.call, student.program().call, student.card["inputs"], 1e-5)
+    assert_alike(loaded.call, student.call, student.card["inputs"], 1e-5)
     assert [path.name for path in out.parent.iterdir()] == ["s.kdsleep"]
 
 
@@ -94,8 +88,8 @@ def test_running_a_file_takes_jax_alone(data, tmp_path):
     (tmp_path / "s.kdsleep").write_bytes(data)
     code = (
         "import sys, numpy as np\n"
-        "from kd_sleep.inference.program import load_program\n"
-        f"found = load_program({str(tmp_path / 's.kdsleep')!r})\n"
+        "from kd_sleep.inference.export import read_student\n"
+        f"found = read_student({str(tmp_path / 's.kdsleep')!r})\n"
         "inputs = {n: np.ones((1, 2, *s)) for n, s in found.card['inputs'].items()}\n"
         "assert np.isfinite(found.call(inputs, np.ones((1, 2)))).all()\n"
         "print(*sorted({m.split('.')[0] for m in sys.modules}))"
@@ -120,24 +114,22 @@ def test_a_file_that_says_another_thing_is_not_put_in_place(students, tmp_path, 
 
     monkeypatch.setattr(export, "serialized", other)
     with pytest.raises(ExportError, match="not written: its logits would differ"):
-        exported(monkeypatch, students["beats"], out)
+        export.export_student(students["beats"], out)
     assert out.read_bytes() == b"the old one"
 
 
 def test_logits_that_are_not_numbers_are_a_difference(students):
-    student = students["beats"]
-    right = student.program()
+    right = students["beats"]
 
-    def call(inputs, valid_BL):
+    def wrong(inputs, valid_BL):
         return np.full_like(right.call(inputs, valid_BL), np.nan)
 
-    wrong = dataclasses.replace(right, call=call)
     assert not export.largest_difference(wrong, right) < export.TOLERANCE
 
 
-def test_a_folder_is_no_file(tmp_path):
+def test_a_folder_is_no_file(students, tmp_path):
     with pytest.raises(ConfigError, match="is a folder"):
-        export.export_student(tmp_path, tmp_path)
+        export.export_student(students["beats"], tmp_path)
 
 
 # Bad files
@@ -194,7 +186,7 @@ def test_a_newer_format_and_another_kind_of_file_are_told_apart(data, tmp_path):
     for other in (b"", b"PK\3\4 a zip", b"\x80\x04\x95 a pickle"):
         (tmp_path / "other").write_bytes(other)
         with pytest.raises(ExportError, match=r"no \.kdsleep file"):
-            program.load_program(tmp_path / "other")
+            export.read_student(tmp_path / "other")
 
 
 BOMBS = {
@@ -254,7 +246,7 @@ CARDS = {
 def test_a_card_that_cannot_be_is_refused(content, name):
     bad = dataclasses.replace(content, card={**content.card, **CARDS[name]})
     with pytest.raises(ExportError, match="its program cannot be used"):
-        program.of_content(bad, "s")
+        export.of_content(bad, "s")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +262,7 @@ def test_inputs_made_by_another_version_are_refused_by_name(content, name, there
     other = {**content.card["preprocessing"], name: there}
     bad = dataclasses.replace(content, card={**content.card, "preprocessing": other})
     with pytest.raises(ExportError, match=f"in another way: {said}.*kd_sleep it is of .0.1.0"):
-        program.of_content(bad, "s")
+        export.of_content(bad, "s")
 
 
 def test_weights_of_another_program_are_refused(content):
@@ -281,7 +273,7 @@ def test_weights_of_another_program_are_refused(content):
         {key: array for key, array in arrays.items() if key != name},
     ):
         with pytest.raises(ExportError, match="its program cannot be used"):
-            program.of_content(dataclasses.replace(content, arrays=bad), "s")
+            export.of_content(dataclasses.replace(content, arrays=bad), "s")
 
 
 def test_programs_that_are_none_are_refused(content):
@@ -294,7 +286,7 @@ def test_programs_that_are_none_are_refused(content):
     refused = 0
     for mutant in mutants:
         try:
-            program.of_content(dataclasses.replace(content, program=mutant), "s")
+            export.of_content(dataclasses.replace(content, program=mutant), "s")
         except ExportError as error:
             refused += "its program cannot be used by jax" in str(error)
     assert refused >= 2  # others changed a constant
@@ -310,7 +302,7 @@ def test_a_program_that_calls_other_code_is_refused(students):
     calling = dataclasses.replace(student, function=function)
     bad = container.Content(student.card, dict(student.weights), export.serialized(calling))
     with pytest.raises(ExportError, match="it calls what no student calls"):
-        program.of_content(bad, "s")
+        export.of_content(bad, "s")
 
 
 # ONNX
@@ -326,12 +318,10 @@ def test_without_its_packages_onnx_is_one_clear_error(monkeypatch):
 def test_onnx_says_what_the_student_says(students, kind, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnx and onnxruntime: pip install -e '.[onnx]'")
     student, out = students[kind], tmp_path / "s.onnx"
-    monkeypatch.setattr(onnx, "trained", lambda workdir: student)
-    monkeypatch.setattr(onnx, "pure_student", lambda student: student)
-    assert onnx.export_onnx(tmp_path, out) < 1e-4
+    assert onnx.export_onnx(student, out) < 1e-4
     shapes = student.card["inputs"]
     call = onnx.onnx_call(out.read_bytes(), shapes)
-    assert_alike(call, student.program().call, shapes, 1e-4)
+    assert_alike(call, student.call, shapes, 1e-4)
 
 
 class Odd(nn.Module):
@@ -362,9 +352,7 @@ def test_a_front_end_that_is_added_exports_without_a_line_of_onnx(
     pytest.importorskip("onnxruntime", reason="onnx and onnxruntime: pip install -e '.[onnx]'")
     monkeypatch.setitem(frontends.FRONT_ENDS, "autocorrelation", Odd)
     student = make_trained(front_end="autocorrelation")
-    monkeypatch.setattr(onnx, "trained", lambda workdir: student)
-    monkeypatch.setattr(onnx, "pure_student", lambda student: student)
-    assert onnx.export_onnx(tmp_path, tmp_path / "s.onnx") < 1e-4
+    assert onnx.export_onnx(student, tmp_path / "s.onnx") < 1e-4
 
 
 def test_onnx_names_a_primitive_that_it_cannot_translate(make_trained, tmp_path, monkeypatch):
@@ -372,21 +360,15 @@ def test_onnx_names_a_primitive_that_it_cannot_translate(make_trained, tmp_path,
     sorting = functools.partial(Odd, sort=True)
     monkeypatch.setitem(frontends.FRONT_ENDS, "autocorrelation", sorting)
     student = make_trained(front_end="autocorrelation")
-    monkeypatch.setattr(onnx, "trained", lambda workdir: student)
-    monkeypatch.setattr(onnx, "pure_student", lambda student: student)
     with pytest.raises(ExportError, match="not written: the primitive sort has no translation"):
-        onnx.export_onnx(tmp_path, tmp_path / "s.onnx")
+        onnx.export_onnx(student, tmp_path / "s.onnx")
     assert not (tmp_path / "s.onnx").exists()
 
 
 def test_onnx_refuses_a_student_in_bfloat16(students, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnx and onnxruntime: pip install -e '.[onnx]'")
-    student = students["beats"]
-    half = dataclasses.replace(
-        student, card={**student.card, "train": {"compute_dtype": "bfloat16"}}
-    )
-    monkeypatch.setattr(onnx, "trained", lambda workdir: half)
-    monkeypatch.setattr(onnx, "pure_student", lambda student: student)
+    card = {**students["beats"].card, "train": {"compute_dtype": "bfloat16"}}
+    half = dataclasses.replace(students["beats"], card=card)
     with pytest.raises(ExportError, match="computes in bfloat16"):
-        onnx.export_onnx(tmp_path, tmp_path / "s.onnx")
+        onnx.export_onnx(half, tmp_path / "s.onnx")
     assert not (tmp_path / "s.onnx").exists()

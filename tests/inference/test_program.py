@@ -12,7 +12,8 @@ from kd_sleep.config import PRESETS, DistillConfig
 from kd_sleep.datasets.batches import whole_nights
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import ExportError, TrainingError
-from kd_sleep.inference import program
+from kd_sleep.inference.program import card_of
+from kd_sleep.inference.staging import load_student
 from kd_sleep.models.kept_share import KeptShare
 from kd_sleep.models.student import columns
 from kd_sleep.schema import SCHEMA_VERSION
@@ -20,6 +21,7 @@ from kd_sleep.stages import STAGE_NAMES
 from kd_sleep.training.run import claim
 from kd_sleep.training.seen_subjects import seen
 from kd_sleep.training.soft_labels import fingerprint
+from kd_sleep.training.trained import load_trained
 
 TINY = PRESETS["tiny"]
 
@@ -36,7 +38,7 @@ def workdir(data_dir, teacher_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(workdir):
-    return program.load_program(workdir)
+    return load_student(workdir).program
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +56,12 @@ def batch(validation):
 
 
 def test_a_folder_is_read_without_a_warning(workdir, caplog):
-    program.load_program(workdir)
+    load_student(workdir)
     assert not caplog.records
 
 
 def test_it_says_what_the_student_said_in_training(loaded, workdir, validation, batch):
-    student = program.trained(workdir)
+    student = load_trained(workdir, "student")
     logits_BLK = loaded.call(*batch)
     assert logits_BLK.dtype == np.float32
     for row, night in enumerate(student.logits(validation)):
@@ -78,7 +80,7 @@ def test_what_lies_in_padding_is_not_looked_at(loaded, batch):
 
 def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
     card = loaded.card
-    student = program.trained(workdir)
+    student = load_trained(workdir, "student")
     params, settings = student.params, student.settings
     assert json.loads(json.dumps(card, allow_nan=False)) == card
     assert card["stages"] == list(STAGE_NAMES)
@@ -111,7 +113,11 @@ def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
             f"p{percent:02}": round(float(np.nanpercentile(train.bcg_snr_db, percent)), 2)
             for percent in (1, 50, 99)
         },
+        "heart_bpm": card["data"]["heart_bpm"],
     }
+    p01, p50, p99 = (card["data"]["heart_bpm"][name] for name in ("p01", "p50", "p99"))
+    assert 35 < p01 < p50 < p99 < 120
+    assert p50 == pytest.approx(60.0 / np.nanmedian(train.jj), abs=4.0)
 
 
 def test_a_folder_of_before_the_data_card_goes_on_and_tells_what_it_knows(workdir, tmp_path):
@@ -123,7 +129,7 @@ def test_a_folder_of_before_the_data_card_goes_on_and_tells_what_it_knows(workdi
     claim(tmp_path, "student", now)  # the same run: no error
     with pytest.raises(TrainingError, match="width"):
         claim(tmp_path, "student", now | {"model": now["model"] | {"width": 9}})
-    data = program.card_of(about, before, "student", TINY.student, None)["data"]
+    data = card_of(about, before, "student", TINY.student, None)["data"]
     assert data["labelled_nights"] == 2
     assert data["cohort"] is data["simulated"] is data["nights"] is None
 
@@ -134,9 +140,9 @@ def test_a_folder_without_an_sqi_and_with_anothers(workdir, tmp_path):
     found = json.loads((folder / "sqi.json").read_text())
     (folder / "sqi.json").write_text(json.dumps(found | {"student": "another"}))
     with pytest.raises(TrainingError, match="the SQI of another student"):
-        program.load_program(folder)
+        load_student(folder)
     (folder / "sqi.json").unlink()
-    assert program.load_program(folder).card["sqi"] is None
+    assert load_student(folder).program.card["sqi"] is None
 
 
 def test_other_inputs_than_a_students_are_refused(loaded, batch):
@@ -156,8 +162,8 @@ def test_where_there_is_no_student(tmp_path, teacher_dir):
     with pytest.raises(
         ExportError, match=r"nowhere: no student here\. Name a student's work folder"
     ):
-        program.load_program(tmp_path / "nowhere")
+        load_student(tmp_path / "nowhere")
     with pytest.raises(TrainingError, match="expected a trained student, found nothing trained"):
-        program.load_program(tmp_path)
+        load_student(tmp_path)
     with pytest.raises(TrainingError, match="expected a trained student, found teacher"):
-        program.load_program(teacher_dir)
+        load_student(teacher_dir)

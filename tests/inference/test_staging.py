@@ -15,7 +15,7 @@ from kd_sleep.features.bcg import on_windows, prepared
 from kd_sleep.features.inputs import summary
 from kd_sleep.features.series import bcg_series
 from kd_sleep.inference import staging
-from kd_sleep.inference.staging import REASONS, StagingError
+from kd_sleep.inference.staged_night import REASONS, Staging, StagingError
 from kd_sleep.models.kept_share import window_features
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.resampling import on_grid
@@ -116,7 +116,7 @@ def test_gaps_stay_gaps(student, night, bcg):
     assert not gone.flagged[missing].any()
     assert gone.flags()[10] == "missing"
     assert gone.stage_names()[10] == "Unscored"
-    assert "have no stage" in gone.said()
+    assert "have no stage" in gone.reliability()
 
 
 def _noise(bcg):
@@ -179,12 +179,55 @@ def test_what_is_unlike_the_training_data_is_said(make_student, student, night, 
     assert set(warned.columns()["warnings"]) == {"snr"}
 
 
+def _night_of(counts, heart_bpm=60.0, card=None):
+    """A night with so many windows of each stage."""
+    probs = np.eye(4)[np.repeat(np.arange(4), counts)]
+    windows = len(probs)
+    return Staging.of(probs, np.zeros(windows), np.full(windows, heart_bpm), card or {})
+
+
+@pytest.mark.parametrize(
+    ("counts", "reasons"),
+    [
+        ((100, 100, 500, 100), set()),
+        ((100, 0, 600, 100), {"absent_stage"}),
+        ((0, 0, 700, 100), {"absent_stage"}),
+        ((0, 0, 800, 0), {"single_stage"}),
+        ((60, 0, 0, 0), {"single_stage"}),
+        ((20, 0, 100, 20), set()),  # a nap need not have REM
+        ((0, 0, 20, 0), set()),
+    ],
+)
+def test_stages_that_never_occur_are_warned_of(counts, reasons):
+    night = _night_of(counts)
+    assert _warned(night) == reasons
+    text = " ".join(warned.text for warned in night.warnings)
+    for stage, count in zip(STAGE_NAMES, counts, strict=True):
+        assert (stage in text) == (count == 0) or reasons != {"absent_stage"}
+    if reasons == {"single_stage"}:
+        assert f"are {STAGE_NAMES[np.argmax(counts)]}" in text
+
+
+@pytest.mark.parametrize(
+    ("heart_bpm", "reasons"),
+    [(60.0, set()), (49.0, {"heart_rate_range"}), (85.0, {"heart_rate_range"}), (np.nan, set()),
+     (35.0, {"heart_rate", "heart_rate_range"})],
+)  # fmt: skip
+def test_a_heart_rate_outside_the_training_datas_is_warned_of(heart_bpm, reasons):
+    card = {"data": {"heart_bpm": {"p01": 50.0, "p50": 60.0, "p99": 80.0}}}
+    night = _night_of((10, 10, 10, 10), heart_bpm, card)
+    assert _warned(night) == reasons
+    if "heart_rate_range" in reasons:
+        assert any("lie between 50.0 and 80.0 beats/min" in w.text for w in night.warnings)
+    assert not _warned(_night_of((10, 10, 10, 10), 60.0, {"data": None}))
+
+
 def test_the_flag_is_by_the_students_sqi_or_else_by_the_signals(make_student, night, bcg):
     there = night.staged
     np.testing.assert_array_equal(night.flagged, there & (night.sqi < 0.5))
     assert 0 < night.flagged_share < 1
-    assert "student's own SQI of them is below 0.50" in night.said()
-    assert f"{night.flagged.sum()} of {there.sum()}" in night.said()
+    assert "student's own SQI of them is below 0.50" in night.reliability()
+    assert f"{night.flagged.sum()} of {there.sum()}" in night.reliability()
     plain = make_student()
     values = bcg.values.copy()
     shaken = slice(40 * 3000, 44 * 3000)
@@ -193,7 +236,7 @@ def test_the_flag_is_by_the_students_sqi_or_else_by_the_signals(make_student, ni
     assert np.isnan(shaken_night.sqi).all()
     assert shaken_night.flagged[40:44].all()
     assert not shaken_night.flagged.all()
-    assert "by the BCG alone" in shaken_night.said()
+    assert "by the BCG alone" in shaken_night.reliability()
     assert shaken_night.signal_sqi[40:44].max() < 0.2
 
 

@@ -6,7 +6,7 @@ import pytest
 from kd_sleep.errors import KdSleepError
 from kd_sleep.features.running_series import DELAY_S
 from kd_sleep.inference.export import noise
-from kd_sleep.inference.staging import StagingError
+from kd_sleep.inference.staged_night import StagingError
 from kd_sleep.signals.resampling import on_grid
 from kd_sleep.signals.timeseries import Series
 
@@ -163,7 +163,7 @@ def test_a_stream_holds_minutes_however_long_it_runs(make_student, bcg):
     stream = make_student(causal=True, sqi=True).stream(bcg.rate_hz)
 
     def held() -> int:
-        parts = [*vars(stream._running).values(), *vars(stream._running._rate).values()]
+        parts = [*vars(stream._running).values(), *vars(stream._running._grid).values()]
         for row in stream._inputs:
             parts += row.values()
         return sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
@@ -175,4 +175,4 @@ def test_a_stream_holds_minutes_however_long_it_runs(make_student, bcg):
     assert sizes[1] == sizes[2] < 1e6
     # And of each window some numbers: a night's are a third of a megabyte.
     assert len(stream._past) == 119
-    assert sum(part.nbytes for part in stream._past[0].values()) < 100
+    assert sum(part.nbytes for part in stream._past[0].series.values()) < 100
