@@ -36,12 +36,8 @@ from kd_sleep.inference.staging import StagingStudent, load_student
 from kd_sleep.parallel import map_nights
 from kd_sleep.provenance import versions, write_json
 from kd_sleep.recordings.bcg_formats import SUFFIXES
-from kd_sleep.recordings.beat_files import holds_beats
 from kd_sleep.recordings.files import hidden
 from kd_sleep.recordings.paired_bcg import read_bcg
-from kd_sleep.recordings.scoring import fitted, refuse_one_kind
-from kd_sleep.recordings.night_table import SeparateFiles
-from kd_sleep.recordings.stage_files import read_stages_of
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.signals.timeseries import runs
 from kd_sleep.stages import UNSCORED, Stage
@@ -236,18 +232,17 @@ def _stage_bcg(student: StagingStudent, path: Path, reading: Reading) -> _Staged
     return student.stage(signal.values, signal.rate_hz), reading.start or found.start, about
 
 
-class _NightOfEcg(SeparateFiles):
-    """Its errors name the flags of `stage_night`."""
-
-    ecg_spelt: ClassVar = ("--channel", "--rate")
-
-
 def _stage_ecg(teacher: StagingTeacher, path: Path, reading: Reading) -> _Staged:
     """The same of an ECG, or of a file with its beats."""
-    from kd_sleep.features.night import heartbeats  # and with it, reading
+    from kd_sleep.features.night import heartbeats  # these need kd_sleep[data]
+    from kd_sleep.recordings.beat_files import holds_beats
+    from kd_sleep.recordings.night_table import SeparateFiles
+
+    class Night(SeparateFiles):
+        ecg_spelt: ClassVar = ("--channel", "--rate")
 
     beats_alone = holds_beats(path)
-    files = _NightOfEcg(
+    files = Night(
         recording_id="night",
         subject_id="night",
         ecg_channel=reading.channel,
@@ -268,9 +263,10 @@ def _stage_ecg(teacher: StagingTeacher, path: Path, reading: Reading) -> _Staged
 
 def _labels(path: Path, start: datetime.datetime | None, windows: int) -> NDArray[np.int8]:
     """A scorer's stages of the night's windows."""
-    scored = read_stages_of(path, start)
-    refuse_one_kind(path, scored.scoring)
-    return fitted(path, scored.scoring.labels, windows, timed=scored.timed)
+    from kd_sleep.recordings.scored_windows import labels_of_night
+    from kd_sleep.recordings.stage_files import read_scoring  # needs kd_sleep[data]
+
+    return labels_of_night(path, read_scoring(path, start), windows)
 
 
 def write_csv(path: Path, staging: Staging, start: datetime.datetime | None) -> None:

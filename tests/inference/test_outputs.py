@@ -143,7 +143,7 @@ def test_what_is_meant_by_folders(tmp_path):
     assert [path.name for path in found([tmp_path])] == ["a.csv", "b.edf", "c.NPY"]
     assert found([tmp_path / "b.edf", tmp_path / "b.edf"]) == [tmp_path / "b.edf"]
     (tmp_path / "none").mkdir()
-    with pytest.raises(ConfigError, match="no BCG in it"):
+    with pytest.raises(ConfigError, match="no recording in it"):
         found([tmp_path / "none"])
     with pytest.raises(ConfigError, match="no such file"):
         found([tmp_path / "nowhere"])
@@ -158,7 +158,7 @@ def test_one_bad_file_does_not_stop_the_others(student, bcg_path, tmp_path, monk
     (nights / "1 bad.edf").write_text("no EDF")
     np.save(nights / "3 noise.npy", np.random.default_rng(0).normal(size=400 * 100))
     np.save(nights / "4 slow.npy", np.ones(400))
-    with pytest.raises(ConfigError, match="one start for 4"):
+    with pytest.raises(ConfigError, match="one for 4 recordings"):
         list(stage_files(tmp_path, [nights], out, Reading(start=START), workers=1))
     done = list(
         stage_files(tmp_path, [nights], out, Reading(rate_hz=100.0, picture="none"), workers=1)
