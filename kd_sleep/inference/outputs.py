@@ -84,7 +84,7 @@ class Reading:
       channel: as `read_bcg` takes it; empty for the only one, or the best.
       rate_hz: of files that do not state theirs; 0 refuses these.
       start: of a lone recording's first sample, in place of what its file states.
-      stages: a scorer's stages of a lone recording, as `stage_files.read_stages_of` takes them.
+      stages: a scorer's stages of a lone recording, as `stage_files.read_scoring` takes them.
       picture: of `config.PICTURES`.
     """
 
