@@ -1,5 +1,6 @@
 """Signal SQI: what must and must not move it, and what its thresholds mean on simulated nights."""
 
+import itertools
 import time
 
 import numpy as np
