@@ -1,23 +1,25 @@
 """Times of peers, taken in turns in one process, and the rows that a benchmark consists of.
 
-A speed stands as a ratio to a peer in the same run: a shared machine's seconds say little, but what
-disturbs one peer disturbs the other. So peers take turns, a slice of time each, every repeat gives
-a ratio of its own, and their median is reported with its quartiles.
+A speed stands as a ratio to a peer in the same run: what disturbs one peer of a shared machine
+disturbs the other. So peers take turns, a slice of time each, every repeat gives a ratio of its
+own, and their median is reported with its quartiles.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
-SLICE_S = 0.2  # of a peer's turn at least: what another peer's threads leave behind is small then
+SLICE_S = 0.2  # least length of a turn, against effects of another peer's threads
 UNITS = (
     ("s", ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))),
     ("B", ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))),
@@ -96,13 +98,28 @@ def compared(
     theirs: NDArray[np.float64],
     aim: float | None = None,
     note: str = "",
+    work: float | None = None,
+    unit: str = "s",
 ) -> Row:
-    """A row from two peers' seconds, the ratio from each repeat's own pair."""
+    """A row from two peers' seconds, the ratio from each repeat's own pair.
+
+    With `work`, the figures are work per second in `unit`.
+    """
     low, middle, high = np.quantile(theirs / ours, (0.25, 0.5, 0.75)).tolist()
-    return Row(
-        part, what, peer, aim, middle, (low, high),
-        float(np.median(ours)), float(np.median(theirs)), "s", note,
-    )  # fmt: skip
+    a, b = (float(np.median(s if work is None else work / s)) for s in (ours, theirs))
+    return Row(part, what, peer, aim, middle, (low, high), a, b, unit, note)
+
+
+def goal(part: str, what: str, seconds: float, aim_s: float, note: str = "") -> Row:
+    """A row of seconds against the seconds aimed at."""
+    return Row(part, what, f"{aim_s:g} s", 1.0, aim_s / seconds, None, seconds, aim_s, "s", note)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of parts, which would disturb the benchmark's own."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        yield
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,31 +1,44 @@
-"""The student and its train step once more, in PyTorch: what the JAX step is measured against.
+"""The student's train step and the loss in PyTorch: what JAX's are measured against.
 
-The same function of the same parameters: `load_flax` takes them from Flax, and a test compares
-logits, loss and the parameters after several steps. Whoever changes `models/` changes this file.
-
-The only file that imports torch (pip install 'kd_sleep[benchmark]').
+A function of the student's own parameters, by their Flax names; a test compares logits, loss,
+gradients and the parameters after several steps. The only file that imports torch.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from kd_sleep.config import AugmentConfig, DistillConfig, Preset, StudentConfig, TrainConfig
-from kd_sleep.features.inputs import FEATURES, JJ_LEVEL, MOVEMENT_LEVEL, SUMMARY
+from kd_sleep.config import DistillConfig, Preset, StudentConfig, TrainConfig
+from kd_sleep.features.inputs import FEATURES, JJ_LEVEL, MOVEMENT_LEVEL
 from kd_sleep.models.student import BEATS, scope
 from kd_sleep.schema import MOVEMENT_SAMPLES, SERIES_SAMPLES
-from kd_sleep.stages import NUM_STAGES
 
-CHANNELS = 5  # of `series_channels`
 Tensors = dict[str, torch.Tensor]
+
+
+def from_flax(params: Mapping[str, Any]) -> Tensors:
+    """A Flax student's parameters by path, in PyTorch's layout: [out, in], of convolutions
+    [out, in, taps]."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = "/".join(key.key for key in path)
+        tensor = torch.tensor(np.asarray(leaf))
+        if name.endswith("kernel"):
+            tensor = tensor.T
+        for layer, taps in {"StridedConv_0": 9, "StridedConv": 5, "Dilated": 3}.items():
+            if layer in name and name.endswith("kernel"):
+                tensor = tensor.unflatten(1, (taps, -1)).mT
+                break
+        found[name] = tensor.contiguous()
+    return found
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
@@ -33,123 +46,43 @@ def norm(x: torch.Tensor) -> torch.Tensor:
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
-def pool(x: torch.Tensor) -> torch.Tensor:
-    """Mean and maximum over the frames of a window."""
-    return torch.cat([x.mean(1), x.amax(1)], dim=-1)
-
-
-class Convolution(nn.Conv1d):
-    """`models.series_network.StridedConv` and `models.sequence.Dilated`: [N, T, C] in and out."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.mT).mT
-
-
-class Context(nn.Module):
-    """`models.sequence.Context`, not causal: residual convolutions over 1, 2, 4, … windows."""
-
-    def __init__(self, width: int, context_windows: int):
-        super().__init__()
-        reaches = [2**layer for layer in range((context_windows + 1).bit_length() - 1)]
-        self.dilated = nn.ModuleList(
-            Convolution(width, width, 3, dilation=reach, padding=reach) for reach in reaches
-        )
-        denses = [nn.Linear(width, width) for _ in reaches]
-        for dense in denses:
-            nn.init.zeros_(dense.weight)
-        self.denses = nn.ModuleList(denses)
-
-    def forward(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        mask = valid[..., None].to(x.dtype)
-        for dilated, dense in zip(self.dilated, self.denses, strict=True):
-            x = x + dense(F.relu(dilated(norm(x) * mask)))
-        return norm(x)
-
-
-class SeriesNetwork(nn.Module):
-    """`models.series_network.SeriesNetwork`: series [B, L, T, C] and features to logits_BLK."""
-
-    def __init__(self, channels: int, features: int, config: StudentConfig):
-        super().__init__()
-        width, half = config.width, config.width // 2
-        self.strided = nn.ModuleList(
-            Convolution(before, after, size, stride=2, padding=size // 2)
-            for before, after, size in ((channels, half, 9), (half, half, 5), (half, width, 5))
-        )
-        self.dense = nn.Linear(2 * width + features, width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.context = Context(width, config.context_windows)
-        self.out = nn.Linear(width, NUM_STAGES)
-
-    def forward(
-        self, series: torch.Tensor, features: torch.Tensor, valid: torch.Tensor
-    ) -> torch.Tensor:
-        x = series.flatten(0, 1)
-        for strided in self.strided:
-            x = F.relu(strided(x))
-        x = norm(torch.cat([x.mean(1), x.amax(1)], dim=-1)).unflatten(0, valid.shape)
-        x = self.dropout(self.dense(torch.cat([x, features], dim=-1)))
-        return in_float32(self.out, self.context(x, valid))
-
-
-def in_float32(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """As the JAX student has its last layers, whatever it computes in before."""
-    with torch.autocast(x.device.type, enabled=False):
-        return layer(x.float())
-
-
 def series_channels(batch: Tensors, summary: torch.Tensor) -> torch.Tensor:
     """`models.student.series_channels`: [B, L, T, 5]."""
     jj = batch["jj"]
-    there = jj.isfinite()
     relative = (jj / summary[..., JJ_LEVEL, None] - 1.0) * 10.0
     movement = batch["movement"].float() - summary[..., MOVEMENT_LEVEL, None]
     movement = movement.repeat_interleave(SERIES_SAMPLES // MOVEMENT_SAMPLES, dim=-1)
-    channels = [relative.clamp(-10.0, 10.0), there, batch["beat_confidence"]]
+    channels = [relative.clamp(-10.0, 10.0), jj.isfinite(), batch["beat_confidence"]]
     channels += [batch["breath"], movement]
     return torch.stack([channel.float() for channel in channels], dim=-1).nan_to_num(0.0)
 
 
-class Student(nn.Module):
-    """`models.student.Student` with the front end `beats`, not causal: a batch -> logits_BLK."""
+def logits_of(params: Tensors, batch: Tensors, config: StudentConfig) -> torch.Tensor:
+    """`models.student.Student` with the front end `beats`, not causal, training: logits_BLK."""
+    summary, valid = batch[f"summary_{scope(config)}"], batch["valid_BL"]
+    mask = valid[..., None].float()
 
-    def __init__(self, config: StudentConfig):
-        super().__init__()
-        self.config = config
-        self.network = SeriesNetwork(CHANNELS, len(SUMMARY[FEATURES]), config)
+    def dense(x: torch.Tensor, name: str) -> torch.Tensor:
+        name = f"network/{name}"
+        return F.linear(x, params[f"{name}/kernel"], params[f"{name}/bias"])
 
-    def forward(self, batch: Tensors) -> torch.Tensor:
-        summary = batch[f"summary_{scope(self.config)}"]
-        return self.network(
-            series_channels(batch, summary), summary[..., FEATURES], batch["valid_BL"]
-        )
+    def convolved(x: torch.Tensor, name: str, **how: int) -> torch.Tensor:
+        name = f"network/{name}/Dense_0"
+        made = F.conv1d(x.mT, params[f"{name}/kernel"], params[f"{name}/bias"], **how)
+        return F.relu(made.mT)
 
-
-def load_flax(student: Student, params: Mapping[str, Any]) -> None:
-    """Gives the student the parameters of a Flax `Student`.
-
-    Flax numbers the layers of a kind within a module in the order in which they are called.
-    """
-
-    def fill(layers: list[Any], leaves: Mapping[str, Any], name: str) -> None:
-        assert len(layers) == sum(key.startswith(f"{name}_") for key in leaves), name
-        for number, layer in enumerate(layers):
-            leaf = leaves[f"{name}_{number}"]
-            leaf = leaf.get("Dense_0", leaf)
-            layer = getattr(layer, "dense", layer)
-            kernel = torch.tensor(np.asarray(leaf["kernel"])).T  # [out, in]
-            if isinstance(layer, Convolution):
-                kernel = kernel.unflatten(1, (*layer.kernel_size, -1)).mT
-            with torch.no_grad():
-                layer.weight.copy_(kernel)
-                layer.bias.copy_(torch.tensor(np.asarray(leaf["bias"])))
-
-    network, leaves = student.network, params["network"]
-    fill(list(network.strided), leaves, "StridedConv")
-    fill([network.dense, network.out], leaves, "Dense")
-    around = leaves.get("Context_0", {})
-    fill(list(network.context.dilated), around, "Dilated")
-    fill(list(network.context.denses), around, "Dense")
+    x = series_channels(batch, summary).flatten(0, 1)
+    for number, taps in enumerate((9, 5, 5)):
+        x = convolved(x, f"StridedConv_{number}", stride=2, padding=taps // 2)
+    x = norm(torch.cat([x.mean(1), x.amax(1)], dim=-1)).unflatten(0, valid.shape)
+    x = F.dropout(dense(torch.cat([x, summary[..., FEATURES]], dim=-1), "Dense_0"), config.dropout)
+    for layer in range((config.context_windows + 1).bit_length() - 1):
+        reach = 2**layer
+        y = norm(x) * mask
+        y = convolved(y, f"Context_0/Dilated_{layer}", dilation=reach, padding=reach)
+        x = x + dense(y, f"Context_0/Dense_{layer}")
+    with torch.autocast(x.device.type, enabled=False):  # as JAX has its last layer
+        return dense(norm(x).float(), "Dense_1")
 
 
 def loss_of(logits: torch.Tensor, batch: Tensors, config: DistillConfig) -> torch.Tensor:
@@ -172,50 +105,45 @@ def mean_of(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (values * weights).sum() / weights.sum().clamp_min(1e-12)
 
 
-def to_torch(batch: Mapping[str, Any], device: str) -> Tensors:
-    """A batch on a device; labels as the int64 that PyTorch asks for."""
-    tensors = {name: torch.tensor(np.asarray(array)).to(device) for name, array in batch.items()}
-    return tensors | {"label": tensors["label"].long()}
-
-
 class Training:
-    """A student that takes a train step on a batch whenever it is called, and returns the loss.
+    """The preset's student, which takes a train step on a batch whenever it is called.
 
     As one writes it for speed: fused AdamW, forward and loss compiled as one where `compiled`.
     `compute_dtype` is through autocast.
+
+    Raises:
+      NotImplementedError: settings that there is no PyTorch peer of.
     """
 
     def __init__(
-        self,
-        student: Student,
-        loss: DistillConfig,
-        train: TrainConfig,
-        batch: Tensors,
-        *,
-        compiled: bool = False,
+        self, preset: Preset, params: Any, batch: Mapping[str, Any], *, compiled: bool = False
     ):
-        self.student, self.batch, self._clip_norm = student, batch, train.clip_norm
+        assert_supported(preset)
+        device, train = device_for_jax(), preset.student_train
+        made = {name: tensor.to(device) for name, tensor in from_flax(params).items()}
+        self.params = {name: tensor.requires_grad_() for name, tensor in made.items()}
+        self._clip_norm = train.clip_norm
+        tensors = {name: torch.tensor(np.asarray(array)) for name, array in batch.items()}
+        tensors["label"] = tensors["label"].long()
+        self.batch = {name: tensor.to(device) for name, tensor in tensors.items()}
         self._optimizer = torch.optim.AdamW(
-            student.parameters(),
-            lr=train.learning_rate,
-            weight_decay=train.weight_decay,
-            fused=True,
+            self.params.values(), train.learning_rate, weight_decay=train.weight_decay, fused=True
         )
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, schedule_of(train))
         lower = train.compute_dtype == "bfloat16"
 
-        def forward(batch: Tensors) -> torch.Tensor:
-            with torch.autocast(batch["label"].device.type, torch.bfloat16, enabled=lower):
-                logits = student(batch)
-            return loss_of(logits, batch, loss)
+        def loss(params: Tensors, batch: Tensors) -> torch.Tensor:
+            with torch.autocast(device, torch.bfloat16, enabled=lower):
+                logits = logits_of(params, batch, preset.student)
+            return loss_of(logits, batch, preset.distill)
 
-        self._forward = torch.compile(forward) if compiled else forward
+        self.loss = torch.compile(loss) if compiled else loss
 
     def __call__(self) -> torch.Tensor:
         self._optimizer.zero_grad()
-        loss = self._forward(self.batch)
+        loss = self.loss(self.params, self.batch)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.student.parameters(), self._clip_norm)
+        torch.nn.utils.clip_grad_norm_(self.params.values(), self._clip_norm)
         self._optimizer.step()
         self._schedule.step()
         return loss.detach()
@@ -234,52 +162,56 @@ def schedule_of(train: TrainConfig) -> Callable[[int], float]:
     return share
 
 
-def lacks(preset: Preset) -> str:
-    """What of these settings there is no PyTorch peer of; "" where there is one."""
-    plain = dataclasses.replace(
-        DistillConfig(),
-        **{
-            name: getattr(preset.distill, name)
-            for name in ("alpha", "temperature", "labelled_nights", "label_seed")
-        },
-    )
+def assert_supported(preset: Preset) -> None:
+    """Raises NotImplementedError where the preset's student or loss has no PyTorch peer."""
+    kept = ("alpha", "temperature", "labelled_nights", "label_seed")
+    plain = DistillConfig(**{name: getattr(preset.distill, name) for name in kept})
     student, train = preset.student, preset.student_train
     if student.front_end != BEATS or student.causal or preset.distill != plain:
-        return f"the PyTorch student has the front end {BEATS}, both directions, the plain loss"
-    if train.ema_decay or train.accumulate > 1 or preset.augment != AugmentConfig():
-        return "the PyTorch step neither averages parameters nor accumulates nor augments"
-    return ""
-
-
-class KDLoss(nn.Module):
-    """The loss as torchdistill 1.1 has it (`torchdistill.losses.mid_level.KDLoss`), which has no
-    weights: a mean over all windows."""
-
-    def __init__(self, temperature: float, alpha: float):
-        super().__init__()
-        self.divergence = nn.KLDivLoss(reduction="batchmean")
-        self.temperature, self.alpha = temperature, alpha
-        self.cross_entropy = nn.CrossEntropyLoss(ignore_index=-1)
-
-    def forward(
-        self, student: torch.Tensor, teacher: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
-        soft = self.divergence(
-            torch.log_softmax(student / self.temperature, dim=1),
-            torch.softmax(teacher / self.temperature, dim=1),
+        raise NotImplementedError(
+            f"the PyTorch student has the front end {BEATS}, both directions, the plain loss"
         )
-        hard = self.cross_entropy(student, targets)
-        return self.alpha * hard + (1.0 - self.alpha) * self.temperature**2 * soft
+    if train.ema_decay or train.accumulate > 1:
+        raise NotImplementedError("the PyTorch step neither averages parameters nor accumulates")
 
 
-def use_threads(count: int) -> None:
-    """As many threads as XLA has; matrix products in the precision that JAX takes by default."""
-    torch.set_num_threads(count)
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU; float32 on a CPU
+def loss_step(
+    student: Any, teacher: Any, labels: Any, alpha: float, temperature: float, compiled: bool
+) -> Callable[[], torch.Tensor]:
+    """Value and gradient of torchdistill 1.1's `KDLoss`, which has no weights, whenever called."""
+    device = device_for_jax()
+    logits = torch.tensor(student).to(device).requires_grad_()
+    targets, soft = torch.tensor(labels).long().to(device), torch.tensor(teacher).to(device)
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        log_q = torch.log_softmax(logits / temperature, dim=1)
+        divergence = F.kl_div(log_q, torch.softmax(soft / temperature, 1), reduction="batchmean")
+        hard = F.cross_entropy(logits, targets, ignore_index=-1)
+        return alpha * hard + (1.0 - alpha) * temperature**2 * divergence
+
+    function = torch.compile(loss) if compiled else loss
+
+    def call() -> torch.Tensor:
+        logits.grad = None
+        value = function(logits)
+        value.backward()
+        return value.detach()
+
+    return call
 
 
-def device_like(backend: str) -> str:
-    """PyTorch's name of what JAX computes on; "" where this PyTorch cannot."""
-    if backend == "cpu":
-        return "cpu"
-    return "cuda" if backend == "gpu" and torch.cuda.is_available() else ""
+def device_for_jax() -> str:
+    """PyTorch's name of the device that JAX computes on, given as many threads as XLA has.
+
+    Matrix products are in the precision that JAX takes by default: TF32 on a GPU, float32 on a CPU.
+
+    Raises:
+      RuntimeError: this PyTorch has no such device.
+    """
+    backend = jax.default_backend()
+    if backend != "cpu" and not (backend == "gpu" and torch.cuda.is_available()):
+        raise RuntimeError(f"this PyTorch has no {backend}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(cores or 1)
+    torch.set_float32_matmul_precision("high")
+    return "cpu" if backend == "cpu" else "cuda"

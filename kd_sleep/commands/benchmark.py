@@ -16,7 +16,7 @@ flags.define("Output", "out", FOLDER, "Folder for benchmark.json.", None, shown=
 flags.define("Measurement", "what", TEXTS, "Parts to measure.", (), shown="all")
 flags.define("Measurement", "repeats", number(int, low=1), "Turns that each peer takes.", 11)
 flags.define(
-    "Measurement", "nights", number(int, low=0), "Nights that the part scale puts on the device;"
+    "Measurement", "nights", number(int, low=0), "Nights that the part device puts there;"
     " a CPU needs a small number.", 0, shown="SHHS's number, or what fits",
 )  # fmt: skip
 flags.config("student", "student_train")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd_sleep.benchmark.subject import synthetic_nights
+from kd_sleep.benchmark.synthetic import synthetic_nights
 from kd_sleep.config import PRESETS, DistillConfig, to_dict
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import DatasetError, TrainingError

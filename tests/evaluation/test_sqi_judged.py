@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from kd_sleep.benchmark.subject import synthetic_nights
+from kd_sleep.benchmark.synthetic import synthetic_nights
 from kd_sleep.config import EvaluationConfig
 from kd_sleep.errors import DatasetError
 from kd_sleep.evaluation.sqi_judged import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from kd_sleep.benchmark.staging import write_student
+from kd_sleep.benchmark.synthetic import write_student
 from kd_sleep.config import PRESETS
 from kd_sleep.errors import KdSleepError
 from kd_sleep.evaluation.sleep_measures import sleep_measures

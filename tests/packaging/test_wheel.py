@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from kd_sleep.__main__ import COMMANDS
-from kd_sleep.benchmark.staging import write_student
+from kd_sleep.benchmark.synthetic import write_student
 from kd_sleep.config import PRESETS
 from kd_sleep.extras import EXTRAS
 from kd_sleep.recordings.paired_bcg import read_bcg

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from kd_sleep.benchmark.subject import synthetic_nights
+from kd_sleep.benchmark.synthetic import synthetic_nights
 from kd_sleep.errors import TrainingError
 from kd_sleep.training.seen_subjects import assert_unseen, seen
 

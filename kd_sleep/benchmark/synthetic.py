@@ -1,8 +1,9 @@
-"""What is measured: the preset's student, on synthetic nights that need no files."""
+"""What is measured: the preset's networks, on nights of noise that need no files."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,11 +12,17 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from kd_sleep import schema
-from kd_sleep.config import Preset
-from kd_sleep.datasets.batches import Crops, gather
-from kd_sleep.datasets.nights import Nights, stack
+from kd_sleep.config import Preset, to_dict
+from kd_sleep.datasets.batches import Crops, gather, whole_nights
+from kd_sleep.datasets.nights import Nights, blank, stack
+from kd_sleep.inference import container
+from kd_sleep.inference.export import serialized
+from kd_sleep.inference.program import Program, card_of
+from kd_sleep.models.student import Student, columns
+from kd_sleep.provenance import versions
+from kd_sleep.recordings.files import write_bytes
 from kd_sleep.stages import NUM_STAGES
-from kd_sleep.training.mesh import put
+from kd_sleep.training.mesh import data_mesh, put
 from kd_sleep.training.run import Run
 from kd_sleep.training.steps import Batch, TrainState, make_train_step, shardings
 from kd_sleep.training.training_set import TrainingSet
@@ -25,9 +32,10 @@ COHORT_NIGHTS = 41  # training nights of the quickstart's cohort
 SHHS_NIGHTS = 8444  # both visits (NSRR)
 
 
-def student(preset: Preset) -> Run:
-    """The training run of the preset's student."""
-    return Run(preset.student, preset.student_train, preset.distill, preset.augment)
+def student(preset: Preset, width: int = 0) -> Run:
+    """The training run of the preset's student, or of one of another width."""
+    model = dataclasses.replace(preset.student, width=width) if width else preset.student
+    return Run(model, preset.student_train, preset.distill)
 
 
 def sweep_of(run: Run, members: int) -> Run:
@@ -66,45 +74,39 @@ def synthetic_nights(count: int, windows: int = NIGHT_WINDOWS, seed: int = 0) ->
     )
 
 
-def teacher_logits(nights: Nights) -> NDArray[np.float32]:
-    """[W, 1, K] of one teacher."""
-    shape = (len(nights.label), 1, NUM_STAGES)
-    return 2.0 * np.random.default_rng(1).standard_normal(shape, np.float32)
-
-
 def training_set(nights: Nights, validation: Nights | None = None) -> TrainingSet:
     """These nights with a teacher's logits."""
-    return TrainingSet(nights, validation or nights, teacher_logits(nights))
+    shape = (len(nights.label), 1, NUM_STAGES)
+    logits = 2.0 * np.random.default_rng(1).standard_normal(shape, np.float32)
+    return TrainingSet(nights, validation or nights, logits)
 
 
 def columns_of(run: Run, nights: Nights) -> dict[str, NDArray]:
-    """All that a student's batch is taken from."""
+    """All that a batch is taken from."""
     return training_set(nights).columns(run)
 
 
-def crops_of(run: Run, nights: Nights) -> Crops:
-    """Which windows each batch holds."""
+def crops_of(run: Run, windows: NDArray[np.int64]) -> Crops:
+    """Which windows each batch holds, of nights of so many windows."""
     train = run.train
-    return Crops(nights.windows, train.batch_size, train.sequence_windows, train.batch_seed)
+    return Crops(windows, train.batch_size, train.sequence_windows, train.batch_seed)
 
 
 def example_batch(run: Run) -> Batch:
     """A batch in the host's memory, as the loop would put it on the device."""
     windows = max(NIGHT_WINDOWS, run.train.sequence_windows)
     nights = synthetic_nights(min(4, run.train.batch_size), windows)
-    crops = crops_of(run, nights)
+    crops = crops_of(run, nights.windows)
     return gather(columns_of(run, nights), crops.sequences(0), crops.length)
 
 
 class Training:
     """A state that takes a train step whenever it is called."""
 
-    def __init__(self, run: Run, batch: Batch, mesh: Mesh):
-        members = len(run.members)
+    def __init__(self, run: Run, batch: Batch, mesh: Mesh | None = None):
+        mesh, members = mesh or data_mesh(), len(run.members)
         self.batch = put(batch, mesh, members)
-        self.step: Any = make_train_step(
-            run.objective(), run.train, mesh, run.augment, members=members
-        )
+        self.step: Any = make_train_step(run.objective(), run.train, mesh, members=members)
         self.state = begin(run, batch, mesh)
 
     def __call__(self) -> Any:
@@ -119,5 +121,24 @@ def begin(run: Run, batch: Batch, mesh: Mesh) -> TrainState:
 
 
 def sizes(run: Run) -> str:
-    """The batch in words."""
-    return f"{run.train.batch_size} x {run.train.sequence_windows} windows"
+    """Batch and width in words."""
+    train = run.train
+    return f"{train.batch_size} x {train.sequence_windows} windows, width {run.model.width}"
+
+
+def write_student(preset: Preset, path: Path) -> None:
+    """An exported student with parameters as they are before training: speed is the same."""
+    module = Student(preset.student)
+    example = next(whole_nights(blank(), columns(preset.student), 1))
+    params = module.init(jax.random.PRNGKey(0), *module.inputs(example))["params"]
+    settings = {
+        "model": to_dict(preset.student),
+        "distill": to_dict(preset.distill),
+        "train": to_dict(preset.student_train),
+        "teacher": "none",
+        "labelled": 0,
+    }
+    about = {"versions": versions(), "git_revision": "unknown"}
+    card = card_of(about, settings, "parameters are made up", preset.student, None)
+    made = Program.of_module(module, params, card)
+    write_bytes(path, container.pack(container.Content(card, made.weights, serialized(made))))
