@@ -342,11 +342,13 @@ def _mean_beats(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """[B, K] mean of the beats of each block, `at` increasing within one; and their number."""
     windows = np.lib.stride_tricks.sliding_window_view(heart_BN, BEFORE + AFTER, axis=1)
-    sums = np.zeros((len(block) + 1, BEFORE + AFTER))
-    np.cumsum(windows[block, at - BEFORE], axis=0, out=sums[1:])
     edges = np.searchsorted(block, np.arange(len(heart_BN) + 1))
     count = np.diff(edges)
-    mean = np.diff(sums[edges], axis=0) / np.maximum(count, 1)[:, None]
+    mean = np.zeros((len(heart_BN), BEFORE + AFTER))
+    if full := np.flatnonzero(count).tolist():
+        picked = windows[block, at - BEFORE]
+        sums = np.add.reduceat(picked, edges[full], axis=0, dtype=np.float64)
+        mean[full] = sums / count[full, None]
     return mean.astype(np.float32), count
 
 

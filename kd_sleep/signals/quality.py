@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
+from scipy import fft, signal
 
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.signals.timeseries import Series
@@ -49,9 +49,18 @@ def snr_db(windows_NS: NDArray, rate_hz: float) -> NDArray[np.float64]:
     Returns:
       [N] dB; NaN for a constant window.
     """
-    frequency, power = signal.welch(windows_NS, rate_hz, nperseg=round(4 * rate_hz), axis=-1)
-    heart = power[:, (frequency >= 1.0) & (frequency <= 8.0)].mean(-1)
-    noise = power[:, (frequency >= 10.0) & (frequency <= 20.0)].mean(-1)
+    size = round(4 * rate_hz)
+    frames_NFS = np.lib.stride_tricks.sliding_window_view(windows_NS, size, axis=-1)
+    frames_NFS = frames_NFS[:, :: size - size // 2]
+    centred = (frames_NFS - frames_NFS.mean(-1, keepdims=True)).astype(np.float32)
+    centred *= signal.windows.hann(size, sym=False).astype(np.float32)
+    spectrum = fft.rfft(centred, axis=-1)
+    power = (spectrum.real**2 + spectrum.imag**2).mean(1)
+    if size % 2 == 0:
+        power[:, -1] *= 0.5  # Nyquist has no negative twin
+    frequency = fft.rfftfreq(size, 1 / rate_hz)
+    heart = power[:, (frequency >= 1.0) & (frequency <= 8.0)].mean(-1, dtype=np.float64)
+    noise = power[:, (frequency >= 10.0) & (frequency <= 20.0)].mean(-1, dtype=np.float64)
     tiny = 1e-12 * (power.max(initial=0.0) + 1e-30)
     ratio = np.divide(heart, noise, out=np.full(len(heart), np.nan), where=noise > tiny)
     return 10.0 * np.log10(ratio)
