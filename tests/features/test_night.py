@@ -144,16 +144,6 @@ def test_r_points_that_are_not_the_nights_heart_are_refused(files, harm, word):
     assert result.path == str(files.rpoints_csv)
 
 
-def test_a_night_scored_sleep_or_wake_only_is_left_out(files):
-    labels = np.full(len(read_scoring(files.stages_xml).labels), 2)
-    labels[:40] = 0
-    contents = edf.read_signals(files.edf, {})
-    write_nsrr_stages(files.stages_xml, labels, contents.start.time(), 30.0 * len(labels))
-    result = process_night(files, SIMULATED)
-    assert isinstance(result, Exclusion)
-    assert "sleep and wake only" in result.reason
-
-
 def test_what_nobody_foresaw_is_an_exclusion_too(files, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("surprise")
@@ -162,15 +152,6 @@ def test_what_nobody_foresaw_is_an_exclusion_too(files, monkeypatch):
     result = process_night(files, SIMULATED)
     assert isinstance(result, Exclusion)
     assert "unforeseen ZeroDivisionError: surprise" in result.reason
-
-
-def test_a_bcg_of_another_date_is_compared_by_the_time_of_day(files):
-    """SHHS's dates are made up; a BCG's own are not."""
-    contents = edf.read_signals(files.bcg, {"bcg": ["BCG"]})
-    channel = edf.Channel("BCG", "uV", 100, (-4000.0, 4000.0), (-32768, 32767))
-    start = contents.start.replace(year=2024, month=3, day=7)
-    edf.write_signals(files.bcg, [(channel, contents.signals["bcg"].values)], start, "x")
-    assert not isinstance(process_night(files, PAIRED), Exclusion)
 
 
 @pytest.mark.parametrize("wrong_s", [5.5 * 3600, 5.75 * 3600, -3600, 86_400 * 900 + 7 * 3600])
@@ -211,15 +192,6 @@ def test_a_dropout_of_the_sensor_is_missing_in_the_record(files):
     edf.write_signals(files.bcg, [(channel, values)], contents.start, "x")
     after = process_night(files, PAIRED)["bcg_missing"]
     assert 3.5 < after.sum() - before.sum() < 4.5
-
-
-def test_a_dropout_is_missing_and_not_silence():
-    values = np.random.default_rng(0).normal(size=10_000)
-    values[2000:2500] = 7.0
-    values[5000:5020] = 0.0  # too short to be one
-    dropped = Series.of(values, 100.0).without_flat().missing
-    assert dropped[2000:2500].all()
-    assert dropped.sum() == 500
 
 
 def test_a_sensors_values_may_be_as_far_apart_as_float32_goes():

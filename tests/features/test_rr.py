@@ -157,9 +157,7 @@ def recorded_beats(path):
     return np.array(times), holes
 
 
-OVERNIGHT = [f"{subject:02d}_{night}_RR.csv" for subject, night in [
-    (1, 20231104), (2, 20231103), (4, 20231104), (5, 20231103), (7, 20231111), (9, 20231110)
-]]  # fmt: skip
+OVERNIGHT = ["01_20231104_RR.csv", "04_20231104_RR.csv", "09_20231110_RR.csv"]
 
 
 @pytest.fixture(scope="module", params=OVERNIGHT)
@@ -216,33 +214,6 @@ def test_a_stretch_between_holes_is_worth_the_same_alone(overnight):
             )
             windows += inside.stop - inside.start
     assert windows > 0.3 * len(tachogram)
-
-
-def test_hrv_needs_no_more_than_its_span_and_the_intervals_beside_it(overnight):
-    """A window's span is 5.5 min, and three things make it depend on beats just beyond.
-
-    The tachogram's line at the span's edge ends at an interval up to 3 s off; whether that one is
-    normal hangs on the median of five intervals more on either side; and before it, on whether its
-    neighbour was early, which takes one more, and a beat to start it. An interval of a run is at
-    most 2.5 s long: 3 + 7 * 2.5 s before, 3 + 5 * 2.5 s after.
-    """
-    beats, _, intervals, tachogram = overnight
-    features = rr.hrv(intervals, tachogram)
-    for window in np.linspace(6, len(tachogram) - 7, 40).astype(int):
-        low, high = (window - 5) * WINDOW_S - 20.5, (window + 6) * WINDOW_S + 15.5
-        near = rr.nn_intervals(beats[(beats > low) & (beats < high)])
-        alone = rr.hrv(near, rr.tachogram(near, len(tachogram)))[window]
-        np.testing.assert_allclose(alone, features[window], rtol=1e-9, atol=1e-9)
-
-
-def test_features_of_overnight_recordings_are_those_of_a_sleeping_heart(overnight):
-    _, _, intervals, tachogram = overnight
-    features = rr.hrv(intervals, tachogram)
-    complete = features[np.isfinite(features).all(1)]
-    assert len(complete) > 0.6 * len(features)
-    assert 0.6 < np.median(complete[:, COLUMN["mean_nn_s"]]) < 1.4
-    assert 0.01 < np.median(complete[:, COLUMN["rmssd_s"]]) < 0.15
-    assert 0.02 < np.median(complete[:, COLUMN["sdnn_s"]]) < 0.15
 
 
 @pytest.fixture(scope="module")

