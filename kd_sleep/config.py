@@ -367,7 +367,8 @@ class StudyConfig(Config):
     )
 
 
-CPU_TRAIN = TrainConfig(ema_decay=0.99)
+# Many small batches: BUILD_NOTES.md, choices on validation.
+CPU_TRAIN = TrainConfig(steps=1600, batch_size=2, evaluate_every=400, ema_decay=0.99)
 
 
 @dataclasses.dataclass(frozen=True)
