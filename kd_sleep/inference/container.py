@@ -3,26 +3,25 @@
     offset  bytes  what (numbers little endian)
     0       8      "kdsleep" and a zero
     8       4      format number, `FORMAT`
-    12      4      H, bytes of the header
-    16      8      bytes of the whole file
-    24      H      header, JSON in UTF-8: "card", "arrays" (name, dtype, shape), "program" (bytes)
-    24 + H         the arrays in that order, C order; then the program, deflated
-    last 32        SHA-256 of all that comes before
+    12      8      bytes of the whole file
+    20      32     SHA-256 of all that follows
+    52             NPZ: "card" and "program" as bytes, "weights/NAME" in float32
 
-A file is read into memory and nothing is ever unpacked to disk. All sizes are held against the
-file's own before anything is allocated, so that no file can ask for more memory than `LARGEST`.
+A file is read into memory and never unpacked to disk. It says how large its parts are, and one that
+asks for more memory than `LARGEST` is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
-import math
 import os
 import struct
-import zlib
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,12 +30,10 @@ from numpy.typing import NDArray
 from kd_sleep.errors import ExportError
 
 MAGIC = b"kdsleep\0"
-FORMAT = 3
-LARGEST = 64 * 2**20  # bytes of a file, and of its program; the presets' students stay below 3 MB
-_HEAD = struct.Struct("<8sIIQ")
-_DIGEST = hashlib.sha256().digest_size
-_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4")}
-_MOST_AXES = 8
+FORMAT = 4
+LARGEST = 64 * 2**20  # bytes of a file, and of its parts; the presets' students stay below 3 MB
+_HEAD = struct.Struct("<8sIQ32s")
+_WEIGHTS = "weights/"
 _AGAIN = "Copy it again, or export the student again with `kd-sleep export_student`."
 
 
@@ -57,38 +54,27 @@ class Content:
 
 def pack(content: Content) -> bytes:
     """The bytes of a file. The same content always gives the same."""
-    program = zlib.compress(content.program, 9)
-    header = json.dumps(
-        {
-            "card": content.card,
-            "arrays": [
-                {"name": name, "dtype": array.dtype.name, "shape": array.shape}
-                for name, array in content.arrays.items()
-            ],
-            "program": {"bytes": len(program), "inflated": len(content.program)},
-        },
-        allow_nan=False,
-    ).encode()
-    arrays = [
-        np.ascontiguousarray(array, _DTYPES[array.dtype.name]).tobytes()
-        for array in content.arrays.values()
-    ]
-    body = b"".join([header, *arrays, program])
-    head = _HEAD.pack(MAGIC, FORMAT, len(header), _HEAD.size + len(body) + _DIGEST)
-    return head + body + hashlib.sha256(head + body).digest()
+    card = json.dumps(content.card, allow_nan=False).encode()
+    parts = {"card": np.frombuffer(card, np.uint8)}
+    parts["program"] = np.frombuffer(content.program, np.uint8)
+    parts |= {_WEIGHTS + name: array.astype("<f4") for name, array in content.arrays.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **parts)  # type: ignore[arg-type]
+    body = buffer.getvalue()
+    digest = hashlib.sha256(body).digest()
+    return _HEAD.pack(MAGIC, FORMAT, _HEAD.size + len(body), digest) + body
 
 
 def read(path: str | os.PathLike) -> Content:
     """Reads a file.
 
     Raises:
-      ExportError: no such file, cut short, of a newer format, damaged, or no .kdsleep file at all.
+      ExportError: cut short, of another format, damaged, or no .kdsleep file at all.
     """
     size = os.stat(path).st_size
     if size > LARGEST:
         raise ExportError(path, f"{size:,} bytes, more than an exported student has.", _AGAIN)
-    with open(path, "rb") as file:
-        return unpack(file.read(LARGEST + 1), path)
+    return unpack(Path(path).read_bytes(), path)
 
 
 def unpack(data: bytes, path: str | os.PathLike) -> Content:
@@ -105,60 +91,41 @@ def unpack(data: bytes, path: str | os.PathLike) -> Content:
         )
     if len(data) < _HEAD.size:
         raise ExportError(path, f"cut short: it ends after {len(data)} bytes.", _AGAIN)
-    _, number, header_bytes, size = _HEAD.unpack_from(data)
-    if number > FORMAT:
+    _, number, size, digest = _HEAD.unpack_from(data)
+    if number != FORMAT:
         raise ExportError(
             path,
-            f"of format {number}; this kd_sleep reads formats up to {FORMAT}.",
-            "Install a newer kd_sleep, or export the student again with this one.",
+            f"of format {number}; this kd_sleep reads format {FORMAT}.",
+            "Install the kd_sleep that wrote it, or export the student again with this one.",
         )
     if len(data) < size:
         raise ExportError(path, f"cut short: {len(data):,} of {size:,} bytes.", _AGAIN)
     if len(data) > size:
         raise ExportError(path, f"damaged: {len(data):,} bytes where it says {size:,}.", _AGAIN)
-    if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
+    if hashlib.sha256(data[_HEAD.size :]).digest() != digest:
         raise ExportError(path, "damaged: its checksum is wrong.", _AGAIN)
     try:
-        if number < 1:
-            raise ValueError("there is no format 0")
-        return _content(memoryview(data)[_HEAD.size : -_DIGEST], header_bytes)
-    # RecursionError: a header that nests too deep. KeyError, TypeError: one of another shape.
-    except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
+        return _content(io.BytesIO(data[_HEAD.size :]))
+    except Exception as error:  # whatever zipfile, NumPy and JSON make of parts that are none
         raise ExportError(
             path, f"its checksum is right and its contents are not: {error}.", _AGAIN
         ) from error
 
 
-def _content(body: memoryview, header_bytes: int) -> Content:
-    if header_bytes > len(body):
-        raise ValueError("the header is longer than the file")
-    header = json.loads(bytes(body[:header_bytes]), parse_constant=_no_number)
-    place, arrays = header_bytes, {}
-    for entry in header["arrays"]:
-        name, shape = entry["name"], entry["shape"]
-        dtype = _DTYPES[entry["dtype"]]
-        if not isinstance(name, str) or name in arrays:
-            raise ValueError(f"array {name!r} is there twice, or has no name")
-        if len(shape) > _MOST_AXES or not all(type(n) is int and 0 <= n <= LARGEST for n in shape):
-            raise ValueError(f"{name} has no shape")
-        count = math.prod(shape)
-        end = place + count * dtype.itemsize
-        if end > len(body):
-            raise ValueError(f"{name} is longer than the file")
-        arrays[name] = np.frombuffer(body[place:end], dtype).reshape(shape)
-        place = end
-    length, inflated = header["program"]["bytes"], header["program"]["inflated"]
-    if type(length) is not int or length != len(body) - place:
-        raise ValueError("the arrays do not end where the program begins")
-    if type(inflated) is not int or not 0 < inflated <= LARGEST:
-        raise ValueError("the program has no size")
-    stream = zlib.decompressobj()
-    program = stream.decompress(body[place:], inflated)
-    if len(program) != inflated or stream.decompress(stream.unconsumed_tail, 1) or not stream.eof:
-        raise ValueError("the program has another size than it says")
-    if not isinstance(header["card"], dict):
+def _content(file: io.BytesIO) -> Content:
+    with zipfile.ZipFile(file) as parts:
+        if sum(part.file_size for part in parts.infolist()) > LARGEST:
+            raise ValueError("its parts are larger than an exported student")
+    found = dict(np.load(file, allow_pickle=False))
+    card, program = found.pop("card").tobytes(), found.pop("program").tobytes()
+    weights = {name.removeprefix(_WEIGHTS): array for name, array in found.items()}
+    for name, array in weights.items():
+        if _WEIGHTS + name not in found or array.dtype != np.float32:
+            raise ValueError(f"{name} is no weight in float32")
+    header = json.loads(card, parse_constant=_no_number)
+    if not isinstance(header, dict):
         raise ValueError("there is no card")
-    return Content(header["card"], arrays, program)
+    return Content(header, weights, program)
 
 
 def _no_number(text: str) -> float:

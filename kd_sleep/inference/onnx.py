@@ -289,16 +289,27 @@ def _dot(graph: _Graph, equation: Any, x: Any, y: Any) -> str:
 
 
 def _gather(graph: _Graph, equation: Any, x: Any, index: Any) -> str:
-    """A slice from a constant place, as indexing with integers makes it."""
+    """A slice from a constant place, or constant places along each of some axes, as x[:, ::2]."""
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
-    if isinstance(index, str) or index.ndim != 1 or numbers.operand_batching_dims:
-        raise NotImplementedError("a gather, such as x[:, places], has no translation to ONNX")
-    starts = np.zeros(len(sizes), np.int64)
-    starts[list(numbers.start_index_map)] = index
-    ends = [int(start) + size for start, size in zip(starts, sizes, strict=True)]
-    x = _slice(graph, x, starts, graph.shape(ends), [1] * len(sizes))
-    dropped = numbers.collapsed_slice_dims
-    return graph.op("Squeeze", x, np.array(dropped)) if dropped else x
+    mapped, dropped = numbers.start_index_map, numbers.collapsed_slice_dims
+    if isinstance(index, str) or numbers.operand_batching_dims:
+        raise NotImplementedError("a gather from computed places has no translation to ONNX")
+    index = index.astype(np.int64)
+    if index.ndim == 1:
+        starts = np.zeros(len(sizes), np.int64)
+        starts[list(mapped)] = index
+        ends = [int(start) + size for start, size in zip(starts, sizes, strict=True)]
+        x = _slice(graph, x, starts, graph.shape(ends), [1] * len(sizes))
+        return graph.op("Squeeze", x, np.array(dropped)) if dropped else x
+    # Places [..., len(mapped)]: those of an axis change along one dimension, which replaces it.
+    in_place = [axis for axis in range(len(sizes)) if axis not in numbers.offset_dims]
+    for number, axis in enumerate(mapped):
+        of_axis = np.moveaxis(index[..., number], min(number, index.ndim - 2), 0)
+        places = of_axis.reshape(len(of_axis), -1)
+        if (places != places[:, :1]).any() or not list(mapped) == list(dropped) == in_place:
+            raise NotImplementedError("a gather of scattered places has no translation to ONNX")
+        x = graph.op("Gather", x, places[:, 0], axis=axis)
+    return x
 
 
 def _padded(graph: _Graph, equation: Any, x: Any, value: Any) -> str:
