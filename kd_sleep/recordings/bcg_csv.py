@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.errors import RecordingError
-from kd_sleep.recordings import bcg_clock, files
-from kd_sleep.recordings.bcg_clock import Stamps
-from kd_sleep.recordings.bcg_formats import RATE_NAMES, Column, Contents, fold
+from kd_sleep.recordings import files, time_stamps
+from kd_sleep.recordings.bcg_formats import RATE_NAMES, Column, Contents
+from kd_sleep.recordings.edf import fold
 from kd_sleep.recordings.files import FETCH_AGAIN
 from kd_sleep.recordings.recording import LONGEST_S
+from kd_sleep.recordings.time_stamps import Stamps
 
 _BLOCK_BYTES = 2**22
 _LONGEST_LINE = 2**16
@@ -74,12 +75,12 @@ def csv_contents(path: str | os.PathLike) -> Contents:
     for number, name in enumerate(layout.names):
         cells = [row[number].strip() if number < len(row) else "" for row in layout.rows]
         values = [_number(cell) for cell in cells]
-        base, per_s = bcg_clock.time_name(name)
+        base, per_s = time_stamps.time_name(name)
         if fold(name) in RATE_NAMES:
             rate = cells[0]
-        elif base in bcg_clock.TIME_NAMES and not any(cells[1:]) and len(cells) > 1:
+        elif base in time_stamps.TIME_NAMES and not any(cells[1:]) and len(cells) > 1:
             # In the first row alone it is the recording's start, as in the dataset of Li 2024.
-            start = bcg_clock.start_of(cells[0], per_s)
+            start = time_stamps.start_of(cells[0], per_s)
             stamped_once.append(number)
         elif None not in values[:_JUDGED_ROWS]:
             columns.append(Column(name, np.array(values, np.float64), number))
@@ -251,8 +252,8 @@ def _load(
         for part, column, cells in zip(parts, wanted, block, strict=True):
             if cells.dtype.kind == "S":
                 try:
-                    cells = np.array(bcg_clock.clock_times(cells))
-                except bcg_clock.NoTime as error:
+                    cells = np.array(time_stamps.clock_times(cells))
+                except time_stamps.NoTime as error:
                     cell = cells[error.args[0]].decode("latin-1")
                     raise _bad_cell(
                         layout,
@@ -263,7 +264,7 @@ def _load(
                     ) from None
             part.append(cells)
         rows += block[0].shape[-1]
-        if rows > LONGEST_S * bcg_clock.HIGHEST_HZ:
+        if rows > LONGEST_S * time_stamps.HIGHEST_HZ:
             raise RecordingError(
                 layout.path,
                 "has more rows than 24 h have samples at 1000 Hz.",
@@ -273,7 +274,7 @@ def _load(
         raise RecordingError(layout.path, "holds no rows, only a header.", FETCH_AGAIN)
     joined = [np.concatenate(part, axis=-1) for part in parts]
     return [
-        bcg_clock.text_stamps(values[0], values[1], column.peek[0]) if values.ndim > 1 else values
+        time_stamps.text_stamps(values[0], values[1], column.peek[0]) if values.ndim > 1 else values
         for values, column in zip(joined, wanted, strict=True)
     ]
 

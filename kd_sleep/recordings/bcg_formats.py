@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from kd_sleep.errors import RecordingError
 from kd_sleep.extras import optional_packages
 from kd_sleep.recordings import files
-from kd_sleep.recordings.bcg_clock import HIGHEST_HZ, start_of
-from kd_sleep.recordings.edf import read_signals
+from kd_sleep.recordings.edf import fold, read_signals
 from kd_sleep.recordings.files import FETCH_AGAIN
 from kd_sleep.recordings.recording import LONGEST_S
+from kd_sleep.recordings.time_stamps import HIGHEST_HZ, start_of
 
 if TYPE_CHECKING:
     import h5py
@@ -127,11 +127,6 @@ class Contents:
     rate: Any = None
     start: datetime.datetime | None = None
     row_name: Callable[[int], str] = "row {}".format
-
-
-def fold(name: str) -> str:
-    """A name as it is compared: case and spaces do not matter."""
-    return "".join(name.split()).lower()
 
 
 def kind_of(path: str | os.PathLike) -> str:

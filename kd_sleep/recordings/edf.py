@@ -1,12 +1,9 @@
-"""EDF (European Data Format, Kemp 1992): reads the wanted channels, writes files as SHHS has them.
+"""EDF and EDF+ (https://www.edfplus.info/specs): reads the wanted channels, writes as SHHS's files.
 
-edfio parses, calibrates and writes. What it leaves to its caller is done here. It takes a file that
-is shorter than its header says for a short night, so the size is checked first: a download that
-broke off must be refused. It joins the data records of a file with gaps (EDF+D,
-https://www.edfplus.info/specs/edfplus.html), so each is put at the onset that its time-keeping
-annotation gives, with NaN where nothing was recorded: no sample leaves its time. It reads numbers
-as the standard writes them, so a header of another spelling is respelled before edfio sees it. And
-it gives no start at all where an EDF+ field about it is odd; here the plain header's then counts.
+edfio writes. Reading stands here, because a recording needs what edfio leaves to its caller: a
+download that broke off is refused; records with gaps between them (EDF+D) are put at the onsets
+that their time-keeping annotations give, with NaN where nothing was recorded; numbers are read as
+recorders spell them; and an odd EDF+ field about the start leaves the plain header's.
 """
 
 from __future__ import annotations
@@ -16,12 +13,9 @@ import dataclasses
 import datetime
 import io
 import math
-import mmap
 import os
 import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import edfio
 import numpy as np
@@ -29,40 +23,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from kd_sleep.errors import RecordingError
 from kd_sleep.recordings import files
+from kd_sleep.recordings.edf_layout import ANNOTATIONS, MEND, EdfFile, Layout, layout_of
 from kd_sleep.recordings.files import FETCH_AGAIN
 from kd_sleep.recordings.recording import Signal
 from kd_sleep.schema import WINDOW_S
 
-MAX_DURATION_S = 24 * 3600.0  # longer is no night; a few bytes of header could claim any length
-MAX_SAMPLES = (
-    2**26
-)  # of a channel with its gaps: 12 h at 1.5 kHz; two records could claim any number
-ONSET_ROUNDING_S = 0.010  # records may overlap by this much: some recorders write hundredths
-
-# The time-keeping annotation that opens a record: its onset, at times a duration, then an empty
-# text. Both numbers are of bounded length, so that junk is judged within `_ONSET_BYTES`.
-_ONSET = re.compile(rb"([+-]\d{1,9}(?:[.,]\d{0,12})?)(?:\x15[\d.,]{0,20})?\x14\x14")
-_ONSET_BYTES = 64
-
-_START_BYTES = slice(168, 184)  # date, then time
+MAX_SAMPLES = 2**26  # of a channel with its gaps, 12 h at 1.5 kHz: two records can declare any gap
 _DATE = re.compile(r"(\d{1,2})\D(\d{1,2})\D(\d{4}|\d{1,2})", re.ASCII)
 _TIME = re.compile(r"(\d{1,2})\D(\d{1,2})\D(\d{1,2})", re.ASCII)
-_UNSET = datetime.datetime(1985, 1, 1)  # what writers put there that were given no start
-
-# A number as recorders spell it: with a decimal comma, a blank after its sign, as 1E+2, as 100.0.
-_NUMBER = re.compile(rb"([+-]?) *(\d+(?:[.,]\d*)?|[.,]\d+)([eE][+-]?\d{1,3})?")
-# Width of each field, and what kind of number it holds: of the file, then of its signals.
-_FIXED_FIELDS = (
-    (8, None), (80, None), (80, None), (8, None), (8, None), (8, int), (44, None), (8, int),
-    (8, float), (4, int),
-)  # fmt: skip
-_SIGNAL_FIELDS = (
-    (16, None), (80, None), (8, None), (8, float), (8, float), (8, int), (8, int), (80, None),
-    (8, int), (32, None),
-)  # fmt: skip
-MEND = "Correct this field with an editor of EDF headers, or leave this night out."
-
-_T = TypeVar("_T", int, float)
+_PLUS_DATE = re.compile(r"Startdate (\d\d)-([A-Za-z]{3})-(\d{4})( .*)?", re.ASCII)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_NO_DATE = datetime.date(1985, 1, 1)  # what writers put there that were given none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +41,13 @@ class EdfContents:
     """What `read_signals` took from a file.
 
     Attributes:
-      start: local wall clock at the first sample; None where the header's date or time is unusable,
-        or both are those of a header that was given none (1 January 1985, midnight).
+      start: local wall clock at the first sample; on 1 January 1985 where the header has a time and
+        no date; None where it has no time, or both are those of a header that was given none.
       duration_s: length of the recording in seconds, gaps included.
       recording_text: the header's local recording identification.
       labels: of all ordinary channels in the file, as it spells them and in its order.
       signals: the wanted channels that were found, by the caller's names.
-      notes: what a reader should know, in sentences: that the header tells no start.
+      notes: what a reader should know, in sentences: that the header has no start or no date.
     """
 
     start: datetime.datetime | None
@@ -85,34 +56,6 @@ class EdfContents:
     labels: tuple[str, ...]
     signals: dict[str, Signal]
     notes: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """Where a file's data records lie, in bytes and in time.
-
-    Attributes:
-      header: as the standard spells it, for the file's own.
-      records: number of data records, all of them in the file.
-      record_s: seconds that each lasts.
-      first_s: seconds from the header's start to the first record.
-      onsets_s: float64 [records], seconds from the first record; None where they are back to back.
-    """
-
-    header: bytes
-    records: int
-    record_s: float
-    first_s: float
-    onsets_s: NDArray[np.float64] | None
-
-    @property
-    def duration_s(self) -> float:
-        before_last = (
-            (self.records - 1) * self.record_s
-            if self.onsets_s is None
-            else float(self.onsets_s[-1])
-        )
-        return before_last + self.record_s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,42 +90,33 @@ def read_signals(path: str | os.PathLike, wanted: Mapping[str, Sequence[str]]) -
       else; a wanted name that no channel bears is absent.
 
     Raises:
-      RecordingError: for a file that is missing, no EDF, damaged, without data or longer than
-        `MAX_DURATION_S`, for part of a record more than promised, for records whose onsets are
-        absent or overlap, and for a wanted channel whose ranges give it no scale.
+      RecordingError: for a file that is missing, no EDF, damaged, without data or longer than 24 h,
+        for part of a record more than promised, for records whose onsets are absent or overlap,
+        and for a wanted channel whose ranges give it no scale.
     """
-    layout = _layout(path)
-    try:
-        with _opened(path, layout.header) as edf:
-            channels = {name: _choose(edf.signals, labels) for name, labels in wanted.items()}
-            start = _start(edf, layout)
-            return EdfContents(
-                start=start,
-                notes=() if start else (_no_start(layout),),
-                duration_s=layout.duration_s,
-                recording_text=edf.local_recording_identification,
-                labels=edf.labels,
-                signals={
-                    name: _physical(path, channel, layout)
-                    for name, channel in channels.items()
-                    if channel is not None
-                },
-            )
-    except RecordingError:
-        raise
-    except Exception as error:  # a header can be wrong in more ways than edfio has errors for
-        raise RecordingError(path, f"is no readable EDF ({error}).", FETCH_AGAIN) from error
-
-
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike, header: bytes) -> Iterator[edfio.Edf]:
-    """The file as edfio has it, with this header in place of its own."""
-    with files.opened(path) as file, warnings.catch_warnings():
-        # edfio warns where size and header disagree, which was looked at before.
-        warnings.simplefilter("ignore")
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the file stays as is
-        content[: len(header)] = header
-        yield edfio.read_edf(memoryview(content), lazy_load_data=True)
+    with files.opened(path) as opened:
+        file = EdfFile(path, opened)
+        layout = layout_of(file)
+        start, notes = _start(file, layout.first_s)
+        ordinary = {
+            k: signal["label"]
+            for k, signal in enumerate(file.signals)
+            if signal["label"] != ANNOTATIONS
+        }
+        signals = {}
+        for name, spellings in wanted.items():
+            same = ([k for k in ordinary if fold(ordinary[k]) == fold(s)] for s in spellings)
+            if found := next(filter(None, same), None):
+                fastest = max(found, key=file.per_record.__getitem__)  # the first of equals
+                signals[name] = _signal(file, layout, fastest)
+    return EdfContents(
+        start=start,
+        notes=notes,
+        duration_s=layout.duration_s,
+        recording_text=file.fields["recording"],
+        labels=tuple(ordinary.values()),
+        signals=signals,
+    )
 
 
 def read_annotations(
@@ -197,26 +131,31 @@ def read_annotations(
     Raises:
       RecordingError: for a file that is missing, no EDF, cut short, or without annotations.
     """
-    header, size = _header(path)
-    channels = len(header) // 256 - 1
-    rates = header[256 + 216 * channels : 256 + 224 * channels]
-    per_record = [
-        _number(path, "samples per record", rates[8 * i : 8 * i + 8]) for i in range(channels)
-    ]
-    records = _number(path, "number of records", header[236:244])
-    if size < len(header) + 2 * sum(per_record) * records:
-        raise RecordingError(path, "is cut short.", FETCH_AGAIN)
-    record_s = _number(path, "record duration", header[244:252], float)
-    first_s, _ = _onsets(path, header, per_record, records, record_s)
-    try:
-        with _opened(path, header) as edf:
-            found = [(a.onset, a.duration or WINDOW_S, a.text) for a in edf.annotations]
-            start = _start(edf, _Layout(header, records, record_s, first_s, None))
-    except Exception as error:  # a header can be wrong in more ways than edfio has errors for
-        raise RecordingError(path, f"is no readable EDF ({error}).", FETCH_AGAIN) from error
+    with files.opened(path) as opened:
+        file = EdfFile(path, opened)
+        if file.size < file.bytes + 2 * sum(file.per_record) * file.records:
+            raise RecordingError(path, "is cut short.", FETCH_AGAIN)
+        first_s = file.onset_s(0)
+        first_s = 0.0 if math.isnan(first_s) else first_s
+        found = [
+            (
+                onset_s - first_s,
+                lasting_s if lasting_s > 0 else WINDOW_S,
+                text.decode("utf-8", "replace"),
+            )
+            for record in range(file.records)
+            for onset_s, lasting_s, texts in file.annotations_of(record)
+            for text in texts.split(b"\x14")
+            if text
+        ]
     if not found:
         raise RecordingError(path, "holds no EDF+ annotations.", "Choose the file with the stages.")
-    return start, found
+    return _start(file, first_s)[0], sorted(found)
+
+
+def fold(label: str) -> str:
+    """A label as it is compared: case and spaces do not matter."""
+    return "".join(label.split()).lower()
 
 
 def write_signals(
@@ -266,244 +205,67 @@ def write_signals(
     files.write_bytes(path, content.getbuffer())
 
 
-def _layout(path: str | os.PathLike) -> _Layout:
-    """Where the data records lie.
+def _start(file: EdfFile, first_s: float) -> tuple[datetime.datetime | None, tuple[str, ...]]:
+    """EDF+'s date where it tells one, else the header's, at the header's time; notes of a doubt."""
+    text, clock = file.fields["date"], file.fields["time"]
+    time_match, date_match = _TIME.fullmatch(clock.strip()), _DATE.fullmatch(text.strip())
+    date, time = _NO_DATE, None
+    if time_match:
+        with contextlib.suppress(ValueError):
+            time = datetime.time(*map(int, time_match.groups()))  # type: ignore[arg-type]
+    note = f"The header's date {text!r} is none: its start is a time of day."
+    if date_match:
+        day, month, year = map(int, date_match.groups())
+        if year < 100:  # from 1985 to 2084
+            year += 1900 if year >= 85 else 2000
+        with contextlib.suppress(ValueError):
+            date, note = datetime.date(year, month, day), ""
+    plus = _PLUS_DATE.fullmatch(file.fields["recording"])
+    if plus and plus[2].lower() in _MONTHS:
+        with contextlib.suppress(ValueError):
+            month = 1 + _MONTHS.index(plus[2].lower())
+            date, note = datetime.date(int(plus[3]), month, int(plus[1])), ""
+    if time is not None and (date, time) != (_NO_DATE, datetime.time()):
+        with contextlib.suppress(OverflowError):
+            start = datetime.datetime.combine(date, time) + datetime.timedelta(seconds=first_s)
+            return start, (note,) if note else ()
+    return None, (f"The header tells no start: its date is {text!r}, its time {clock!r}.",)
 
-    Whole records beyond the promised ones are nobody's and stay unread; part of one is damage, and
-    nobody can tell where. A promise of -1 is how a recorder marks a file that it never closed:
-    there every whole record counts.
-    """
-    header, size = _header(path)
-    channels = len(header) // 256 - 1
-    rates = header[256 + 216 * channels : 256 + 224 * channels]
-    record_s = _number(path, "record duration", header[244:252], float)
-    per_record = [
-        _number(path, "samples per record", rates[8 * i : 8 * i + 8]) for i in range(channels)
-    ]
-    if not (0 < record_s < math.inf) or min(per_record) < 0 or sum(per_record) == 0:
-        raise RecordingError(path, "holds no sampled signals.", "Choose the file with the signals.")
-    promised = _number(path, "number of records", header[236:244])
-    present = (size - len(header)) // (2 * sum(per_record))
-    records = present if promised == -1 else promised
-    if records < 1:
-        raise RecordingError(path, "holds no data records, only a header.", FETCH_AGAIN)
-    if present < records:
-        raise RecordingError(
-            path, f"is cut short: {present} of {records} data records are there.", FETCH_AGAIN
-        )
-    surplus = (size - len(header)) % (2 * sum(per_record))
-    if promised != -1 and surplus:
-        raise RecordingError(
-            path,
-            f"has {surplus} bytes that are no whole data record: if they stand among the samples,"
-            " all that follow are shifted.",
-            FETCH_AGAIN,
-        )
-    first_s, onsets_s = _onsets(path, header, per_record, records, record_s)
-    layout = _Layout(header, records, record_s, first_s, onsets_s)
-    if layout.duration_s > MAX_DURATION_S:
+
+def _signal(file: EdfFile, layout: Layout, channel: int) -> Signal:
+    path, fields = file.path, file.signals[channel]
+    label, per_record = fields["label"], file.per_record[channel]
+    low, high = (file.number(f"physical {end}", fields) for end in ("minimum", "maximum"))
+    smallest, largest = (file.integer(f"digital {end}", fields) for end in ("minimum", "maximum"))
+    if low == high or smallest >= largest:
         raise RecordingError(
             path,
-            f"lasts {layout.duration_s / 3600:.4g} h by its header, no night.",
-            "Cut the night out of it, or correct the header.",
-        )
-    return layout
-
-
-def _onsets(
-    path: str | os.PathLike, header: bytes, per_record: list[int], records: int, record_s: float
-) -> tuple[float, NDArray[np.float64] | None]:
-    """Onset of the first data record in the header's time, 0 where it tells none, and of each from
-    the first one's; None where they are back to back.
-
-    edfio reads annotations, but keeps those that tell the time to itself. A file may call itself
-    continuous (EDF+C) and have gaps all the same: its last record's onset gives it away.
-    """
-    kind = header[192:197]
-    labels = [header[256 + 16 * i : 272 + 16 * i].rstrip() for i in range(len(per_record))]
-    if b"EDF Annotations" not in labels:
-        if kind != b"EDF+D":
-            return 0.0, None
-        raise RecordingError(
-            path,
-            "is discontinuous (EDF+D), but has no annotations that say when its records start.",
-            "Export it as EDF or EDF+C.",
-        )
-    channel = labels.index(b"EDF Annotations")
-    first_byte = len(header) + 2 * sum(per_record[:channel])
-    length = min(2 * per_record[channel], _ONSET_BYTES)
-
-    with files.opened(path) as file:
-
-        def onset_s(record: int) -> float:
-            file.seek(first_byte + record * 2 * sum(per_record))
-            match = _ONSET.match(file.read(length))
-            return float(match[1].replace(b",", b".")) if match else math.nan
-
-        first_s = onset_s(0)
-        if kind != b"EDF+D":
-            late_s = onset_s(records - 1) - first_s - (records - 1) * record_s
-            if kind != b"EDF+C" or not late_s > record_s:
-                return 0.0 if math.isnan(first_s) else first_s, None
-        onsets_s = np.array([onset_s(record) for record in range(records)])
-    unknown = np.flatnonzero(np.isnan(onsets_s))
-    if unknown.size:
-        raise RecordingError(
-            path,
-            f"has gaps, and its data record {unknown[0] + 1} of {records} does not say when it"
-            " starts.",
-            FETCH_AGAIN,
-        )
-    onsets_s -= first_s
-    early = np.flatnonzero(np.diff(onsets_s) < record_s - min(ONSET_ROUNDING_S, 0.5 * record_s))
-    if early.size:
-        record = early[0] + 1
-        raise RecordingError(
-            path,
-            f"has data records that overlap: number {record + 1} starts {onsets_s[record]:g} s"
-            " after the first.",
-            FETCH_AGAIN,
-        )
-    return first_s, onsets_s
-
-
-def _header(path: str | os.PathLike) -> tuple[bytes, int]:
-    """The header of a file that is EDF by its first look, respelled, and the file's size in bytes.
-
-    Fields end at a NUL and are filled up with blanks. Numbers are respelled where what they say is
-    beyond doubt; others stay as they are, and reading them names them.
-    """
-    with files.opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        fixed = _respelled(file.read(256), _FIXED_FIELDS)
-        if not fixed:
-            raise RecordingError(path, "is empty.", FETCH_AGAIN)
-        if fixed[:1] == b"\xff":
-            raise RecordingError(path, "is a BDF file.", "Convert it to EDF.")
-        if fixed[:8] != b"0       "[: len(fixed)]:
-            raise RecordingError(path, "is no EDF file.", "Convert it to EDF.")
-        if len(fixed) < 256:
-            raise RecordingError(path, f"ends inside its header, at byte {size}.", FETCH_AGAIN)
-        channels = _number(path, "number of signals", fixed[252:256])
-        if channels < 1 or _number(path, "header size", fixed[184:192]) != 256 * (channels + 1):
-            raise RecordingError(
-                path, f"has {channels} signals by a header of another size.", FETCH_AGAIN
-            )
-        header = fixed + _respelled(
-            file.read(256 * channels), [f for f in _SIGNAL_FIELDS for _ in range(channels)]
-        )
-        if len(header) < 256 * (channels + 1):
-            raise RecordingError(path, f"ends inside its header, at byte {size}.", FETCH_AGAIN)
-        return header, size
-
-
-def _respelled(data: bytes, fields: Iterable[tuple[int, type | None]]) -> bytes:
-    """The part of a header that has these fields: the width of each, and what number it holds."""
-    out, at = b"", 0
-    for width, kind in fields:
-        field = data[at : at + width]
-        field = _plain(field, kind) if kind else field.split(b"\0")[0]
-        out += field.ljust(width)
-        at += width
-    return out[: len(data)]
-
-
-def _plain(field: bytes, kind: type) -> bytes:
-    """A number as Python and edfio read it, or the field itself."""
-    match = _NUMBER.fullmatch(field.strip(b"\0 \t\r\n").split(b"\0")[0].strip())
-    if match is None:
-        return field
-    plain = match[1].replace(b"+", b"") + match[2].replace(b",", b".") + (match[3] or b"")
-    if kind is int and not plain.lstrip(b"-").isdigit():
-        value = float(plain)
-        plain = b"%d" % value if value.is_integer() else field
-    return plain if len(plain) <= 8 else field
-
-
-def _number(
-    path: str | os.PathLike, name: str, field: bytes, kind: Callable[[str], _T] = int
-) -> _T:
-    try:
-        if b"_" not in field:  # Python's own way to part digits
-            return kind(field.decode("ascii"))
-    except ValueError:
-        pass
-    # Damage leaves no text; a recorder's own spelling comes again with every download.
-    remedy = MEND if field.isascii() and field.decode().isprintable() else FETCH_AGAIN
-    raise RecordingError(path, f"has {field!r} as its {name}.", remedy)
-
-
-def _start(edf: edfio.Edf, layout: _Layout) -> datetime.datetime | None:
-    """EDF+'s date where it tells one, else the header's, at the header's time."""
-    text = layout.header[_START_BYTES].decode("latin-1")
-    date, time = _DATE.fullmatch(text[:8].strip()), _TIME.fullmatch(text[8:].strip())
-    if date is None or time is None:
-        return None
-    day, month, year = map(int, date.groups())
-    if year < 100:  # from 1985 to 2084
-        year += 1900 if year >= 85 else 2000
-    with contextlib.suppress(Exception):  # "Startdate X", in any language, or none
-        recorded = edf.recording.startdate
-        day, month, year = recorded.day, recorded.month, recorded.year
-    try:
-        hour, minute, second = map(int, time.groups())
-        start = datetime.datetime(year, month, day, hour, minute, second)
-        return None if start == _UNSET else start + datetime.timedelta(seconds=layout.first_s)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _no_start(layout: _Layout) -> str:
-    date, time = layout.header[_START_BYTES][:8], layout.header[_START_BYTES][8:]
-    return f"The header tells no start: its date is {date!r}, its time {time!r}."
-
-
-def _fold(label: str) -> str:
-    return "".join(label.split()).lower()
-
-
-def _choose(channels: Iterable[edfio.EdfSignal], labels: Sequence[str]) -> edfio.EdfSignal | None:
-    for label in labels:
-        same = [channel for channel in channels if _fold(channel.label) == _fold(label)]
-        if same:
-            return max(same, key=lambda channel: channel.sampling_frequency)  # first of equals
-    return None
-
-
-def _physical(path: str | os.PathLike, channel: edfio.EdfSignal, layout: _Layout) -> Signal:
-    for name in ("physical_min", "physical_max", "digital_min", "digital_max"):
-        try:
-            getattr(channel, name)
-        except ValueError as error:
-            field = name.replace("_", " ") + "imum"
-            raise RecordingError(
-                path, f"channel {channel.label!r} has no number as its {field} ({error}).", MEND
-            ) from None
-    low, high = channel.physical_range
-    if low == high or channel.digital_min >= channel.digital_max:
-        raise RecordingError(
-            path,
-            f"channel {channel.label!r} has no scale: physical {low:g}..{high:g}"
-            f" over digital {channel.digital_min}..{channel.digital_max}.",
+            f"channel {label!r} has no scale: physical {low:g}..{high:g} over digital"
+            f" {smallest:g}..{largest:g}.",
             MEND,
         )
-    per_record = channel.samples_per_data_record
-    values = channel.data[: layout.records * per_record].astype(np.float32)
-    if values.size == 0 or not np.isfinite(values).all():
-        raise RecordingError(path, f"channel {channel.label!r} has no usable samples.", FETCH_AGAIN)
-    if layout.onsets_s is not None:
-        samples = layout.duration_s * channel.sampling_frequency
-        if samples > MAX_SAMPLES:
-            raise RecordingError(
-                path,
-                f"channel {channel.label!r} has {samples:.2g} samples, nearly all of them in gaps.",
-                "Cut the night out of it, or correct the header.",
-            )
-        values = _placed(values.reshape(layout.records, per_record), layout)
-    return Signal(values, channel.sampling_frequency, channel.physical_dimension, channel.label)
+    rate_hz = per_record / layout.record_s
+    if layout.onsets_s is not None and layout.duration_s * rate_hz > MAX_SAMPLES:
+        raise RecordingError(
+            path,
+            f"channel {label!r} has {layout.duration_s * rate_hz:.2g} samples, nearly all of them"
+            " in gaps.",
+            "Cut the night out of it, or correct the file.",
+        )
+    shape = (layout.records, sum(file.per_record))
+    stored = np.memmap(file.file, "<i2", "r", file.bytes, shape)
+    first = sum(file.per_record[:channel])
+    with np.errstate(all="ignore"):
+        gain = (high - low) / (largest - smallest)
+        scaled = (stored[:, first : first + per_record] + (high / gain - largest)) * gain
+        records = scaled.astype(np.float32)
+    if records.size == 0 or not np.isfinite(records).all():
+        raise RecordingError(path, f"channel {label!r} has no usable samples.", FETCH_AGAIN)
+    values = records.ravel() if layout.onsets_s is None else _placed(records, layout)
+    return Signal(values, rate_hz, fields["unit"], label)
 
 
-def _placed(records: NDArray[np.float32], layout: _Layout) -> NDArray[np.float32]:
+def _placed(records: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
     """One channel's records, [records, samples], each at its own onset; NaN between them.
 
     Every onset is rounded to a sample by itself, so that no error adds up over the night. Records

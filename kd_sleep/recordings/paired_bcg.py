@@ -33,10 +33,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.errors import RecordingError
-from kd_sleep.recordings import bcg_clock, bcg_csv, bcg_formats
-from kd_sleep.recordings.bcg_clock import HIGHEST_HZ, TIME_NAMES, Clock, Stamps, ramp, time_name
-from kd_sleep.recordings.bcg_formats import Column, Contents, Samples, fold
+from kd_sleep.recordings import bcg_clock, bcg_csv, bcg_formats, time_stamps
+from kd_sleep.recordings.bcg_clock import Clock
+from kd_sleep.recordings.bcg_formats import Column, Contents, Samples
+from kd_sleep.recordings.edf import fold
 from kd_sleep.recordings.recording import LONGEST_S, SHORTEST_S, Signal
+from kd_sleep.recordings.time_stamps import HIGHEST_HZ, TIME_NAMES, Stamps, ramp, time_name
 from kd_sleep.schema import LOWEST_BCG_HZ
 from kd_sleep.signals.quality import snr_db
 from kd_sleep.signals.resampling import on_grid
@@ -188,7 +190,7 @@ def _samples(
 ) -> tuple[Samples, datetime.datetime | None]:
     """A channel on the clock of its rows, and when it starts."""
     told_hz = _told_hz(path, column.label, contents.rate if column.rate is None else column.rate)
-    start = contents.start if column.start is None else bcg_formats.start_of(column.start)
+    start = contents.start if column.start is None else time_stamps.start_of(column.start)
     around = [] if column.rows in clocks else _possible_clocks(contents, column)
     values, *beside = contents.load([column, *around])
     samples = values if isinstance(values, Samples) else Samples(values, told_hz)
@@ -263,7 +265,7 @@ def _clock_beside(
             continue
         stamps = values
         if not isinstance(values, Stamps):
-            stamps = bcg_clock.stamps_of(values, column.label, told_hz, contents.row_name)
+            stamps = time_stamps.stamps_of(values, column.label, told_hz, contents.row_name)
         if isinstance(stamps, Stamps):
             clock = bcg_clock.uniform_clock(path, stamps.seconds, contents.row_name)
             return clock, stamps.start, (*stamps.notes, *clock.notes)

@@ -11,6 +11,8 @@ STAGED = (
     "inference/picture.py",
     "recordings/paired_bcg.py",
     "recordings/bcg_clock.py",
+    "recordings/time_stamps.py",
+    "recordings/edf_layout.py",
     "recordings/bcg_csv.py",
     "recordings/bcg_formats.py",
     "recordings/edf.py",

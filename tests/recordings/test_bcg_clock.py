@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kd_sleep.errors import RecordingError
-from kd_sleep.recordings import bcg_clock
+from kd_sleep.recordings import bcg_clock, time_stamps
 
 HOUR_S = 3600
 UTC = datetime.UTC
@@ -71,11 +71,30 @@ def test_rounded_stamps_keep_their_gaps(rate_hz, resolution_s):
     assert np.abs(index - np.flatnonzero(kept)).max() <= max(1, resolution_s * rate_hz)
 
 
-def test_single_samples_that_are_lost_all_over_the_hour():
-    kept = np.random.default_rng(1).random(100 * HOUR_S) > 0.005
-    clock, index = placed(np.flatnonzero(kept) / 100)
+@pytest.mark.parametrize(
+    ("rows", "late_s", "share"), [(1, 0, 0.005), (1, 0, 0.01), (10, 0.06, 0.01)]
+)
+def test_samples_and_packets_that_are_lost_all_over_the_hour(rows, late_s, share):
+    rng = np.random.default_rng(1)
+    came = np.arange(100 * HOUR_S // rows) * rows / 100 + late_s * rng.random(100 * HOUR_S // rows)
+    kept = np.repeat(rng.random(len(came)) > share, rows)
+    clock, index = placed(np.repeat(came.round(3), rows)[kept])
     assert clock.rate_hz == 100
     assert np.array_equal(index, np.flatnonzero(kept) - np.flatnonzero(kept)[0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stamps_that_come_a_second_late_are_refused_or_their_doubt_is_noted(seed):
+    came = np.arange(6000) / 10 + np.random.default_rng(seed).random(6000)
+    stamps = np.repeat(np.maximum.accumulate(came), 10)
+    stamps[30_000:] += 180.0
+    try:
+        clock, _ = placed(stamps)
+    except RecordingError as error:
+        assert "no uniform rate" in error.problem
+    else:
+        noted = any("so much may its rate be off" in note for note in clock.notes)
+        assert noted or abs(clock.rate_hz / 100 - 1) < 50e-6
 
 
 def test_stamps_that_keep_to_no_rate_are_refused():
@@ -95,7 +114,9 @@ def test_stamps_with_a_zone_go_through_summer_time(spelling, zone, start):
     first = datetime.datetime(*start, tzinfo=UTC)
     times = [first + datetime.timedelta(seconds=7.25 * k) for k in range(6000)]
     texts = [t.astimezone(ZoneInfo(zone)).isoformat(timespec=spelling) for t in times]
-    stamps = bcg_clock.text_stamps(*bcg_clock.clock_times(np.array(texts, "S")), texts[0].encode())
+    stamps = time_stamps.text_stamps(
+        *time_stamps.clock_times(np.array(texts, "S")), texts[0].encode()
+    )
     tolerance_s = 1.0 if spelling == "seconds" else 1e-3
     np.testing.assert_allclose(stamps.seconds, 7.25 * np.arange(6000), atol=tolerance_s)
     assert stamps.start == first.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
@@ -107,11 +128,11 @@ def test_a_clock_without_zone_that_is_changed_has_no_gap(day, way):
     wall = np.datetime64(day) + np.rint(1e6 * (seconds + 3600 * way * (seconds >= 600))).astype(
         "m8[us]"
     )
-    stamps = bcg_clock.text_stamps(*bcg_clock.clock_times(wall.astype("S26")), b"-")
+    stamps = time_stamps.text_stamps(*time_stamps.clock_times(wall.astype("S26")), b"-")
     np.testing.assert_allclose(stamps.seconds, seconds, atol=1e-9)
     assert "summer time" in stamps.notes[0]
     held = wall[(seconds < 500) | (seconds > 700)]  # an hour and more: a gap, not the change alone
-    stamps = bcg_clock.text_stamps(*bcg_clock.clock_times(held.astype("S26")), b"-")
+    stamps = time_stamps.text_stamps(*time_stamps.clock_times(held.astype("S26")), b"-")
     assert not stamps.notes
 
 
@@ -124,8 +145,8 @@ def test_a_clock_without_zone_that_is_changed_has_no_gap(day, way):
 )
 def test_what_is_no_time_is_found(cell, row):
     cells = np.array([b"2024-02-28 10:00:00", b"2024-2-9 1:2:3.5+05:45", cell])
-    with pytest.raises(bcg_clock.NoTime) as error:
-        bcg_clock.clock_times(cells)
+    with pytest.raises(time_stamps.NoTime) as error:
+        time_stamps.clock_times(cells)
     assert error.value.args == (row,)
 
 
@@ -140,15 +161,15 @@ def test_what_is_no_time_is_found(cell, row):
 )  # fmt: skip
 def test_units_and_starts_of_numeric_stamps(label, per_s, base_s, told_hz, start):
     stamps = (base_s + np.arange(60_000) / 100) * per_s
-    found = bcg_clock.stamps_of(stamps, label, told_hz, str)
-    assert isinstance(found, bcg_clock.Stamps)
+    found = time_stamps.stamps_of(stamps, label, told_hz, str)
+    assert isinstance(found, time_stamps.Stamps)
     np.testing.assert_allclose(found.seconds, np.arange(60_000) / 100, atol=1e-4)
     assert (found.start and found.start.year) == start
 
 
 def test_counts_tell_no_rate_and_window_numbers_no_clock():
-    assert "counts by ones" in bcg_clock.stamps_of(np.arange(60_000.0), "t", 0, str)
-    assert "no sensor's" in bcg_clock.stamps_of(np.arange(60_000) // 500 / 1.0, "x", 100, str)
+    assert "counts by ones" in time_stamps.stamps_of(np.arange(60_000.0), "t", 0, str)
+    assert "no sensor's" in time_stamps.stamps_of(np.arange(60_000) // 500 / 1.0, "x", 100, str)
 
 
 @pytest.mark.parametrize(
@@ -160,4 +181,4 @@ def test_counts_tell_no_rate_and_window_numbers_no_clock():
      (np.random.default_rng(0).normal(size=9000).cumsum(), False)],
 )  # fmt: skip
 def test_a_ramp_is_a_clock_or_nothing(values, is_ramp):
-    assert bcg_clock.ramp(values) == is_ramp
+    assert time_stamps.ramp(values) == is_ramp

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kd_sleep.errors import RecordingError
-from kd_sleep.recordings import bcg_formats
+from kd_sleep.recordings import bcg_formats, time_stamps
 from kd_sleep.recordings.paired_bcg import read_bcg
 
 RNG = np.random.default_rng(5)
@@ -225,7 +225,7 @@ def test_hdf5_cycles_and_soft_links_do_no_harm(tmp_path):
 )
 def test_a_start_is_local_or_in_utc_or_none(stamp, start, utc):
     zone = datetime.UTC if utc else None
-    assert bcg_formats.start_of(stamp) == (start and datetime.datetime(*start, tzinfo=zone))
+    assert time_stamps.start_of(stamp) == (start and datetime.datetime(*start, tzinfo=zone))
 
 
 def test_cut_files_are_refused_by_name(tmp_path):

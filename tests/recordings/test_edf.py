@@ -174,25 +174,29 @@ def test_every_cut_is_refused(night):
         (192, b"EDF+D", "has no annotations that say when"),
         (244, b"99999999", "lasts 1.111e\\+05 h by its header"),
         (244, b"1e300   ", "lasts .* h by its header"),
-        (field_of(0, 104, 8), b"-1,250,0", "'ECG' has no number as its physical minimum .*Correct"),
+        (
+            field_of(0, 104, 8),
+            b"-1,250,0",
+            "has '-1,250,0' as the physical minimum of channel 'ECG'. Correct",
+        ),
         (field_of(0, 104, 8), b"-inf    ", "physical minimum"),
         (field_of(0, 112, 8), b"1e300   ", "no usable samples"),
         (field_of(0, 120, 8), b"        ", "digital minimum"),
-        (field_of(0, 128, 8), b"127.5   ", "digital maximum .*127.5"),
+        (field_of(0, 128, 8), b"127.5   ", "'127.5' as the digital maximum"),
         (field_of(0, 216, 8), b"99999999", "cut short: 0 of 4"),
         (236, b"0       ", "no data records"),
         (236, b"5       ", "4 of 5 data records"),
-        (236, b"many    ", "b'many    ' as its number of records. Correct this field"),
+        (236, b"many    ", "'many' as its number of records. Correct this field"),
         (236, b"\xff\xfe\x03\x04many", "as its number of records. Download"),
         (236, b"1_0     ", "number of records"),
         (244, b"0       ", "no sampled signals"),
-        (244, b"nan     ", "no sampled signals"),
+        (244, b"nan     ", "'nan' as its record duration"),
         (184, b"256 ".ljust(52) + b"4       1       0   ", "header of another size"),
         (252, b"0   ", "header of another size"),
         (252, b"9999", "header of another size"),
         (field_of(0, 104, 8), b"1.25    ", "has no scale"),  # physical minimum
-        (field_of(0, 104, 8), b"low     ", "no number as its physical minimum .*'low'"),
-        (field_of(0, 104, 8), b"nan     ", "no usable samples"),
+        (field_of(0, 104, 8), b"low     ", "'low' as the physical minimum"),
+        (field_of(0, 104, 8), b"nan     ", "'nan' as the physical minimum"),
         (field_of(0, 120, 8), b"127     ", "has no scale"),  # digital minimum
         (field_of(0, 216, 8), b"-125    ", "no sampled signals"),
         (field_of(0, 216, 8), b"0       0       ", "no sampled signals"),
@@ -257,14 +261,22 @@ def test_missing_file_and_folder_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [b"00.00.00", b"        ", b"31.02.99", b"\xff" * 8, b"01.03.9622.60.15", b"01.01.8500.00.00"],
+    [b"01.03.9622.60.15", b"01.03.96        ", b"00.00.0000.00.00", b"01.01.8500.00.00"],
 )
-def test_unusable_date_or_time_costs_the_start_alone(night, text):
+def test_an_unusable_time_costs_the_start_alone(night, text):
     patch(night, 168, text)
     contents = edf.read_signals(night, {"ecg": ("ECG",)})
     assert contents.start is None
     assert "tells no start" in contents.notes[0]
     assert contents.duration_s == SECONDS
+
+
+@pytest.mark.parametrize("text", [b"00.00.00", b"        ", b"31.02.99", b"\xff" * 8])
+def test_without_a_date_the_time_of_day_stays(night, text):
+    patch(night, 168, text)
+    contents = edf.read_signals(night, {})
+    assert contents.start == START.replace(1985, 1, 1)
+    assert "is none: its start is a time of day" in contents.notes[0]
 
 
 @pytest.mark.parametrize(
