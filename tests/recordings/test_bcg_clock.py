@@ -90,11 +90,10 @@ def test_stamps_that_come_a_second_late_are_refused_or_their_doubt_is_noted(seed
     stamps[30_000:] += 180.0
     try:
         clock, _ = placed(stamps)
-    except RecordingError as error:
-        assert "no uniform rate" in error.problem
-    else:
-        noted = any("so much may its rate be off" in note for note in clock.notes)
-        assert noted or abs(clock.rate_hz / 100 - 1) < 50e-6
+    except RecordingError:
+        return
+    noted = any("so much may its rate be off" in note for note in clock.notes)
+    assert noted or abs(clock.rate_hz / 100 - 1) < 50e-6
 
 
 def test_stamps_that_keep_to_no_rate_are_refused():
