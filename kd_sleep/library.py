@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from kd_sleep.config import (
     CPU_TRAIN,
@@ -27,7 +26,8 @@ from kd_sleep.config import (
 )
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import ConfigError, TrainingError
-from kd_sleep.evaluation import evaluate as evaluation
+from kd_sleep.evaluation import held_out
+from kd_sleep.evaluation.results import Results
 from kd_sleep.inference.ecg_staging import StagingTeacher
 from kd_sleep.inference.staging import StagingStudent
 from kd_sleep.training import fit_student as students
@@ -121,8 +121,8 @@ def evaluate(
     validation: Nights | None = None,
     config: EvaluationConfig = EvaluationConfig(),  # noqa: B008 - frozen
     out: str | Path | None = None,
-) -> dict[str, Any]:
-    """Scores on nights of subjects that nothing was trained on: see `evaluation.evaluate`.
+) -> Results:
+    """Scores on nights of subjects that nothing was trained on: see `held_out.evaluate`.
 
     Args:
       student: one, several by name, or a teacher alone.
@@ -134,14 +134,14 @@ def evaluate(
       out: folder for results.json and report.html.
 
     Returns:
-      Scores with intervals by system, under "systems": "student", or the names given, "teacher",
+      Results; `systems` has the scores with intervals of "student", or the names given, "teacher",
       "time_of_night" and "majority".
     """
     if isinstance(student, StagingTeacher):
         named, teacher = {}, student
     else:
         named = {"student": student} if isinstance(student, StagingStudent) else dict(student)
-    return evaluation.evaluate(
+    return held_out.evaluate(
         nights,
         _teachers(teacher),
         {name: _known(name, one) for name, one in named.items()},

@@ -1,8 +1,8 @@
 """Pages and pictures that need no other file: the frame, the style, and Matplotlib's SVG in them.
 
 Text stays text, in the page's font, and inks are the page's CSS colours, so a picture follows the
-reader's light or dark scheme. Every SVG names itself for those who cannot see it (`aria-label`) and
-is the same to the byte for the same numbers.
+reader's light or dark scheme. Every SVG has a text alternative (`aria-label`) and is the same to
+the byte for the same numbers.
 """
 
 from __future__ import annotations
@@ -144,14 +144,16 @@ def figure_of(svg: str, caption: str, kind: str = "narrow") -> str:
 def table_of(
     heads: Iterable[str], rows: Iterable[Sequence[str]], kind: str, caption: str = ""
 ) -> str:
-    """A table of HTML cells; the first cell of a row heads it."""
+    """A table of HTML cells; the first cell of a row heads it. Wide ones scroll, with a hint."""
+    heads = list(heads)
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
         for first, *rest in rows
     )
+    hint = "" if len(heads) <= 4 else " wider" if len(heads) <= 9 else " widest"
     return (
-        f'<div class="scroll" tabindex="0"><table class="{kind}"><caption>{caption}</caption>'
+        f'<div class="scroll{hint}" tabindex="0"><table class="{kind}"><caption>{caption}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -183,9 +185,9 @@ _PAGE = """<!doctype html>
 
 _CSS = """
 :root { --ink: #1b2026; --muted: #5c6670; --paper: #f7f7f4; --card: #fff; --line: #dfe2e5;
-  --heat: 0 114 178; }
+  --heat: 0 158 115; }
 @media screen and (prefers-color-scheme: dark) { :root { --ink: #e7eaed; --muted: #9ba6b0;
-  --paper: #13161a; --card: #1c2127; --line: #343b43; --heat: 86 180 233; } }
+  --paper: #13161a; --card: #1c2127; --line: #343b43; --heat: 0 158 115; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); overflow-wrap: break-word;
   font: 1rem/1.55 system-ui, sans-serif; }
@@ -207,6 +209,8 @@ p { max-width: 46rem; margin: 0 0 1rem; }
 .note, figcaption, caption { color: var(--muted); font-size: .875rem; }
 .badge { background: var(--ink); color: var(--paper); border-radius: .4rem; padding: .6rem .9rem; }
 .scroll { overflow-x: auto; }
+.widest::before { content: "Scrolls sideways →"; position: sticky; left: 0; font-size: .75rem;
+  color: var(--muted); }
 small { display: block; color: var(--muted); font-size: .75rem; font-weight: normal; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: .6rem; }
 caption { text-align: left; padding-bottom: .3rem; }
@@ -217,7 +221,7 @@ thead th { white-space: normal; }
 tbody th { font-weight: 600; }
 .scores { width: 100%; background: var(--card); }
 .scores th:first-child { position: sticky; left: 0; background: var(--card); }
-.said :is(th, td):last-child, .wordy th:first-child, .claims :is(th, td) { text-align: left;
+.worded :is(th, td):last-child, .wordy th:first-child, .claims :is(th, td) { text-align: left;
   white-space: normal; min-width: 9rem; }
 .wordy th:first-child small { max-width: 18rem; }
 .claims { background: var(--card); width: 100%; }
@@ -227,7 +231,7 @@ tbody th { font-weight: 600; }
 .statistics :is(th, td):nth-child(n+3) { text-align: left; }
 .statistics td:nth-child(n+5) { white-space: normal; width: 28%; min-width: 11rem; }
 .statistics tr:has(strong) td { background: rgb(213 94 0 / .14); }
-aside { margin-top: 2.5rem; padding: 1rem; border: 1px dashed var(--muted); border-radius: .4rem; }
+#published-by-others { padding: 1rem; border: 1px dashed var(--muted); border-radius: .4rem; }
 .side { display: grid; grid-template-columns: repeat(auto-fill, minmax(18.5rem, 1fr)); gap: 1rem; }
 .confusion { width: 100%; table-layout: fixed; }
 .confusion caption { color: var(--ink); font-weight: 600; }
@@ -247,14 +251,17 @@ figure svg text { font-family: inherit !important; }
 .wide svg { width: 100%; min-width: 40rem; }
 pre { white-space: pre-wrap; font-size: .8rem; }
 summary { cursor: pointer; }
-@media (max-width: 40rem) { .scores th:first-child, .published th:first-child {
+@media (max-width: 40rem) { .wider::before, .wide .scroll::before {
+  content: "Scrolls sideways →"; position: sticky; left: 0; font-size: .75rem;
+  color: var(--muted); }
+  .scores th:first-child, .published th:first-child {
   white-space: normal; width: 6.5rem; min-width: 6.5rem; } th, td { padding: .35rem; }
   .scores th:first-child { box-shadow: inset 0 -1px var(--line); }  /* its border stays behind */
   .claims :is(th, td) { min-width: 5.5rem; }
   figure { padding: .7rem .5rem; } .lead p { font-size: 1rem; } }
 @media print { h2, h3, .findings { break-after: avoid; }
   body { background: #fff; font-size: 10pt; } .scroll { overflow: visible; }
-  figure, table, aside { break-inside: avoid; }
+  figure, table { break-inside: avoid; }
   .wide svg { min-width: 0; }
   details::details-content { content-visibility: visible; block-size: auto; }
   * { print-color-adjust: exact; } }

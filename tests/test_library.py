@@ -52,7 +52,7 @@ def student(parts, teacher):
 
 def test_a_student_in_memory_stages_is_scored_and_is_saved(parts, teacher, student, tmp_path):
     scores = kd_sleep.evaluate(student, parts[2], teacher=teacher, train=parts[0])
-    assert set(scores["systems"]) == {"student", "teacher", "time_of_night", "majority"}
+    assert set(scores.systems) == {"student", "teacher", "time_of_night", "majority"}
     assert scores["data"]["recordings"] == 3
     bcg = simulated_arrays([20], hours=0.6)["bcg"][0]
     night = student.stage(bcg, 50.0)
@@ -110,7 +110,7 @@ def test_a_teacher_of_one_cohort_teaches_students_on_another(parts, teacher_dir,
     assert card["data"]["labelled_nights"] == 0
     assert student.trained.rows[-1]["kl"] > 0
     scores = kd_sleep.evaluate(student, parts[2], teacher=teacher)
-    assert scores["systems"]["student"]["pooled"]["kappa"]["value"] is not None
+    assert scores.systems["student"].pooled.kappa.value is not None
 
 
 def test_each_term_uses_the_nights_that_it_can(parts, teacher):

@@ -4,7 +4,8 @@
         --student=student_hard_labels=WORKDIR --student=student_distilled=WORKDIR
 
 A teacher can be scored alone. Under those two names students are compared with each other: what did
-distillation bring?
+distillation bring? A name given several times has several runs: scores are their means, and
+intervals cover their seeds and draws of the labelled nights, too.
 """
 
 from pathlib import Path
@@ -20,7 +21,8 @@ flags.define(
     shown="none",
 )  # fmt: skip
 flags.define(
-    "Input", "student", TEXT, "NAME=WORKDIR of a trained student; repeat for several.",
+    "Input", "student", TEXT,
+    "NAME=WORKDIR of a trained student; repeat for several, also for several runs of one name.",
     (), shown="none", repeated=True,
 )  # fmt: skip
 flags.define("Output", "out", FOLDER, "Folder of results.json and report.html.")
@@ -31,15 +33,16 @@ flags.platform()
 def main(
     preset: Preset, data_dir: list[Path], teacher: list[Path], student: list[str], out: Path
 ) -> None:
-    from kd_sleep.evaluation.evaluate import evaluate_folders
+    from kd_sleep.evaluation.held_out import evaluate_folders
     from kd_sleep.evaluation.report import table
 
-    students: dict[str, Path] = {}
+    students: dict[str, list[Path]] = {}
     for value in student:
         name, _, workdir = value.partition("=")
-        if not (name and workdir) or name in students:
-            raise ConfigError(f"--student={value}: expected NAME=WORKDIR, each name once.")
-        students[name] = Path(workdir).expanduser()
+        folder = Path(workdir).expanduser()
+        if not (name and workdir) or folder in students.get(name, []):
+            raise ConfigError(f"--student={value}: expected NAME=WORKDIR, each folder once.")
+        students.setdefault(name, []).append(folder)
     results = evaluate_folders(data_dir, teacher, students, out, preset.evaluation)
     print(table(results))
     print(f"\nReport: {out / 'report.html'}")

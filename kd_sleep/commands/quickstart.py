@@ -22,7 +22,7 @@ flags.platform()
 
 def main(preset: Preset, workdir: Path) -> None:
     from kd_sleep.datasets import shhs_bcg
-    from kd_sleep.evaluation.evaluate import evaluate_folders
+    from kd_sleep.evaluation.held_out import evaluate_folders
     from kd_sleep.evaluation.report import table
     from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS
     from kd_sleep.library import fit_student, fit_teacher

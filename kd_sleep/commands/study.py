@@ -4,10 +4,10 @@
 
 Trains a teacher and those of --folds that label its training nights, then students with and
 without them, that see one window or many, on ever fewer labelled nights; each is tuned on
-validation and trained from several seeds. Then ablations of the loss, the learned SQI, and, where
---shhs_dir names the dataset's recordings, the information ladder from ECG to BCG. Ends with
-report.html and results.json. The same command goes on where a stopped one was; an hour or two on
-two cores, minutes on an accelerator.
+validation and trained from several seeds, each with its own draw of the labelled nights. Then
+ablations of the loss, the learned SQI, and, where --shhs_dir names the dataset's recordings, the
+information ladder from ECG to BCG. Ends with report.html and results.json. The same command goes on
+where a stopped one was; an hour or two on two cores, minutes on an accelerator.
 """
 
 from pathlib import Path
@@ -33,6 +33,10 @@ for name, text, values in (
     ("smoothings", "Likewise: label smoothing.", (0.0, 0.1, 0.2)),
 ):
     flags.define("Grid", name, number(float, many=True), text, values)
+flags.define(
+    "Grid", "labelled", number(int, low=1, many=True),
+    "More amounts of labelled nights, besides none, --handful and all.", (17, 100),
+)  # fmt: skip
 flags.config(
     "study", "study_soft_labels", "student", "student_train", "execution", "evaluation",
     leave_out=("seed",),
@@ -42,15 +46,16 @@ flags.platform()
 
 def main(
     preset: Preset, data_dir: list[Path], shhs_dir: Path | None, teacher: list[Path], workdir: Path,
-    **grid: list[float],
+    **grid: list,
 ) -> None:  # fmt: skip
     from kd_sleep.evaluation.report import table
-    from kd_sleep.study.plan import Grid
-    from kd_sleep.study.study import run_study
+    from kd_sleep.study.cells import Grid
+    from kd_sleep.study.experiment import run_study
 
     results = run_study(data_dir, workdir, preset, Grid(**grid), shhs_dir, teacher)
     print(table(results))
-    for sentence in results["study"]["conclusions"]:
+    assert results.study is not None
+    for sentence in results.study.conclusions:
         print(f"- {sentence}")
     print(f"\nReport: {workdir / 'report.html'}")
 

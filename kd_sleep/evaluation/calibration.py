@@ -20,19 +20,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.config import EvaluationConfig
-from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS, Bootstrap, ScoredNights
+from kd_sleep.evaluation.bootstrap import Bootstrap, ScoredNights
+from kd_sleep.evaluation.results import (
+    Bin,
+    Calibration,
+    CalibrationScores,
+    Interval,
+    SystemCalibration,
+)
+from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS
 from kd_sleep.metrics import COLDEST, HOTTEST, best_temperature
 from kd_sleep.stages import NUM_STAGES
 
 BINS = 15
 _EDGES = np.linspace(0.0, 1.0, BINS + 1)
-_SCORES = ("nll", "brier", "ece")
+_SCORES = ("nll", "brier", "ece")  # the first of what `_scores` returns
 
 Logits = Sequence[NDArray[np.floating]]  # [N_r, K] of each night; log-probabilities will do
 Validation = tuple[ScoredNights, Mapping[str, Logits]]
@@ -73,10 +80,7 @@ def calibration(
     logits: Mapping[str, Logits],
     config: EvaluationConfig,
     validation: Validation | None,
-    *,
-    distilled: str = DISTILLED,
-    baseline: str = HARD_LABELS,
-) -> dict[str, Any]:
+) -> Calibration:
     """Calibration of every system on the same nights, before and after its temperature.
 
     Args:
@@ -84,18 +88,6 @@ def calibration(
       logits: system -> logits, or log-probabilities, [N_r, K] for each of the R nights.
       config: draws, coverage and seed of the bootstrap over subjects.
       validation: nights and logits of the same systems to fit temperatures on; None fits none.
-      distilled, baseline: between which differences are taken, where both are there.
-
-    Returns:
-      Plain JSON, None where a number is not defined; an interval is {"value", "low", "high"}:
-        "bins": {"number", "of", "width"} in words
-        "validation": {"recordings", "windows"} that temperatures were fitted on, or None
-        "systems": name -> {"temperature", "note": why there is none or what is odd about it,
-          "before", "after": {"nll", "brier", "ece": intervals, "reliability": one row for each
-          bin, {"from", "to", "windows", "confidence", "accuracy": interval}}}; "after" is None
-          without a temperature
-        "distillation": None without both students, else {"before", "after"}: intervals of
-          distilled - baseline; below 0 is a gain
 
     Raises:
       ValueError: where logits do not fit the nights or are not finite; it names the system and the
@@ -103,62 +95,41 @@ def calibration(
       DatasetError: if no window of any night is scored.
     """
     bootstrap = Bootstrap.of(nights, config)
-    systems: dict[str, Any] = {}
-    scored: dict[str, dict[str, tuple[NDArray, NDArray]]] = {"before": {}, "after": {}}
+    systems: dict[str, SystemCalibration] = {}
+    drawn: dict[str, tuple[NDArray, NDArray]] = {}  # of the last of before and after
     for name, system_logits in logits.items():
         windows = _Windows.of(name, nights, system_logits)
         temperature, note = _temperature(validation, name)
-        systems[name] = {"temperature": temperature, "note": note}
-        for when, at in (("before", 1.0), ("after", temperature)):
-            if at is None:
-                systems[name][when] = None
-                continue
+        found = []
+        for at in [1.0] if temperature is None else [1.0, temperature]:
             sums_U = bootstrap.by_subject(_sums(windows, at, len(nights.labels)))
-            values, draws = _scores(sums_U.sum(0)), _scores(bootstrap.draw(sums_U))
-            scored[when][name] = values, draws
-            systems[name][when] = _as_json(bootstrap, sums_U.sum(0), values, draws)
-    return {
-        "bins": {"number": BINS, "of": "highest probability", "width": "equal"},
-        "validation": _fitted_on(validation),
-        "systems": systems,
-        "distillation": {
-            when: _difference(bootstrap, found[distilled], found[baseline])
-            if {distilled, baseline} <= set(found)
-            else None
-            for when, found in scored.items()
+            drawn[name] = _scores(sums_U.sum(0)), _scores(bootstrap.draw(sums_U))
+            found.append(_calibration_scores(bootstrap, sums_U.sum(0), *drawn[name]))
+        systems[name] = SystemCalibration(
+            temperature, note, found[0], None if temperature is None else found[1]
+        )
+    changes = None
+    if {DISTILLED, HARD_LABELS} <= set(drawn):
+        ours, theirs = drawn[DISTILLED], drawn[HARD_LABELS]
+        changes = {
+            name: bootstrap.interval(
+                ours[0][place] - theirs[0][place], ours[1][:, place] - theirs[1][:, place]
+            )
+            for place, name in enumerate(_SCORES)
         }
-        if {distilled, baseline} <= set(logits)
-        else None,
-    }
-
-
-def fit_temperature(nights: ScoredNights, logits: Logits, system: str = "system") -> float:
-    """`metrics.best_temperature` on these nights' scored windows.
-
-    Raises:
-      ValueError: without a scored window, or where logits do not fit or are not finite.
-    """
-    windows = _Windows.of(system, nights, logits)
-    if not windows.stage.size:
-        raise ValueError(f"{system}: no scored window to fit a temperature on")
-    return best_temperature(windows.logits_KS, windows.stage)
-
-
-def _fitted_on(validation: Validation | None) -> dict[str, int] | None:
-    if validation is None:
-        return None
-    labels = validation[0].labels
-    return {"recordings": len(labels), "windows": sum(int((n >= 0).sum()) for n in labels)}
+    labels = [] if validation is None else validation[0].labels
+    scored = sum(int((night >= 0).sum()) for night in labels)
+    return Calibration(BINS, len(labels), scored, systems, changes)
 
 
 def _temperature(validation: Validation | None, system: str) -> tuple[float | None, str | None]:
     """A system's temperature, and what there is to say about it."""
     if validation is None:
         return None, "No validation nights to fit a temperature on."
-    nights, logits = validation
-    if not any((labels >= 0).any() for labels in nights.labels):
+    windows = _Windows.of(system, validation[0], validation[1][system])
+    if not windows.stage.size:
         return None, "No window of the validation nights is scored."
-    value = fit_temperature(nights, logits[system], system)
+    value = best_temperature(windows.logits_KS, windows.stage)
     if value in (COLDEST, HOTTEST):
         return value, f"At the end of what is tried, {COLDEST:g} to {HOTTEST:g}."
     return value, None
@@ -201,32 +172,14 @@ def _scores(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.concatenate([sums[..., 1:3] / total, ece, hits / count], -1)
 
 
-def _as_json(
+def _calibration_scores(
     bootstrap: Bootstrap, sums: NDArray, values_M: NDArray, draws_DM: NDArray
-) -> dict[str, Any]:
-    intervals = [bootstrap.interval(*pair) for pair in zip(values_M, draws_DM.T, strict=True)]
+) -> CalibrationScores:
+    intervals: list[Interval] = [
+        bootstrap.interval(*pair) for pair in zip(values_M, draws_DM.T, strict=True)
+    ]
     count, confidence, _ = np.split(sums[3:], 3)
-    return {
-        **dict(zip(_SCORES, intervals, strict=False)),
-        "reliability": [
-            {
-                "from": float(_EDGES[place]),
-                "to": float(_EDGES[place + 1]),
-                "windows": int(count[place]),
-                "confidence": float(confidence[place] / count[place]) if count[place] else None,
-                "accuracy": accuracy,
-            }
-            for place, accuracy in enumerate(intervals[len(_SCORES) :])
-        ],
-    }
-
-
-def _difference(
-    bootstrap: Bootstrap, distilled: tuple[NDArray, NDArray], baseline: tuple[NDArray, NDArray]
-) -> dict[str, Any]:
-    """NLL, Brier and ECE of one system less those of another, on the same draws."""
-    values, draws = (ours - theirs for ours, theirs in zip(distilled, baseline, strict=True))
-    return {
-        name: bootstrap.interval(values[place], draws[:, place])
-        for place, name in enumerate(_SCORES)
-    }
+    filled = np.flatnonzero(count)
+    nll, brier, ece, *accuracies = intervals
+    bins = [Bin(int(count[n]), float(confidence[n] / count[n]), accuracies[n]) for n in filled]
+    return CalibrationScores(nll, brier, ece, bins)

@@ -25,24 +25,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kd_sleep.config import EvaluationConfig
 from kd_sleep.errors import DatasetError
-from kd_sleep.evaluation.scores import Interval, seed_weights
-from kd_sleep.evaluation.selective import subject_bootstrap, told
-from kd_sleep.stages import STAGE_NAMES, UNSCORED
+from kd_sleep.evaluation.bootstrap import Bootstrap
+from kd_sleep.evaluation.results import ByStage, Interval, LadderResult, Rung
+from kd_sleep.stages import NUM_STAGES, STAGE_NAMES, UNSCORED
 
 SUM_TOLERANCE = 0.02  # of a window's probabilities: wide enough for bfloat16, not for logits
 RISE = (
-    "Usable information rises here although the input got no better. Usable information is relative"
-    " to the family of predictors, and the data-processing inequality does not hold for it: what is"
-    " left can be in a form that the family uses better."
+    "Usable information rises here although the input got no better. It is relative to the family"
+    " of predictors, and the data-processing inequality does not hold for it: what is left can be"
+    " in a form that the family uses better."
 )
-RISE_BY_CHANCE = " The interval of this step includes 0: it may be chance."
+FALL = (
+    "This rung knows more than the one before, and its predictor makes less of it: it is"
+    " overconfident, or has learned too little."
+)
+BY_CHANCE = " The interval of this step includes 0: it may be chance."
 
 
 def pointwise_information(
@@ -64,16 +67,13 @@ def pointwise_information(
         or give a window's own stage no chance at all; it says how many.
     """
     labels = np.asarray(labels_N)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels: expected integers [N], got {labels.dtype}{list(labels.shape)}")
     log_probs_NK = np.asarray(log_probs_NK, np.float64)
     if log_probs_NK.ndim != 2 or len(log_probs_NK) != len(labels):
         raise ValueError(
             f"log-probabilities: expected [{len(labels)}, K], got {list(log_probs_NK.shape)}"
         )
     classes = log_probs_NK.shape[1]
-    if labels.size and (labels.min() < UNSCORED or labels.max() >= classes):
-        raise ValueError(f"labels: outside {UNSCORED}..{classes - 1}")
+    _assert_labels(labels, classes)
     prior_NK = np.asarray(log_prior, np.float64)
     if prior_NK.shape not in ((classes,), log_probs_NK.shape):
         raise ValueError(
@@ -94,47 +94,6 @@ def pointwise_information(
     bits = np.full(len(labels), np.nan)
     bits[window] = (posterior - prior) / np.log(2.0)
     return bits
-
-
-def summarise(
-    bits_N: ArrayLike, labels_N: ArrayLike, subjects_N: ArrayLike, config: EvaluationConfig
-) -> dict[str, Any]:
-    """Means of pointwise information: over all windows, per stage and per subject.
-
-    Args:
-      bits_N: [N] as `pointwise_information` has it.
-      labels_N: [N] the scored stage, -1 where nobody scored the window.
-      subjects_N: [N] whose window it is.
-      config: draws, coverage and seed of the bootstrap over subjects.
-
-    Returns:
-      Plain JSON, None where a number is not defined; an interval is {"value", "low", "high"}:
-        "windows", "unscored", "bootstrap": {"subjects", "draws", "confidence", "seed"}
-        "bits": interval of the mean over windows
-        "by_stage": stage -> interval of the mean over the stage's windows
-        "by_subject": subject -> {"windows", "bits"}
-        "subject_mean": interval of the mean over subjects, each of whom weighs the same
-
-    Raises:
-      ValueError: shapes that do not fit, NaN at a scored window.
-      DatasetError: no window is scored.
-    """
-    means = _Means(labels_N, subjects_N, config)
-    sums_US = means.sums("bits", bits_N)
-    windows_U = means.counts_US.sum(1)
-    of_subject = sums_US.sum(1) / windows_U
-    drawn = means.bootstrap.draw(of_subject) / len(means.names)
-    return {
-        "windows": int(windows_U.sum()),
-        "unscored": means.unscored,
-        "bootstrap": told(means.bootstrap, config),
-        **means.intervals(means.draws("bits", sums_US[None])),
-        "subject_mean": means.bootstrap.interval(float(of_subject.mean()), drawn),
-        "by_subject": {
-            name: {"windows": int(count), "bits": float(bits)}
-            for name, count, bits in zip(means.names, windows_U, of_subject, strict=True)
-        },
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,87 +129,99 @@ class Ladder:
         if unknown := set(self.gains) - set(self.rungs):
             raise ValueError(f"gains {sorted(unknown)}: none of {list(self.rungs)}")
 
-    def measure(self, config: EvaluationConfig) -> dict[str, Any]:
-        """Information on every rung, and the steps between neighbours.
+    def measure(self, config: EvaluationConfig) -> LadderResult:
+        """Information on every rung, and the steps between neighbours, which add up to the last.
 
-        Intervals are over subjects, drawn alike for all rungs, and over seeds, drawn for each rung
-        by itself: see `scores.seed_weights`.
-
-        Returns:
-          Plain JSON, None where a number is not defined; an interval is {"value", "low", "high"}:
-            "windows", "unscored", "bootstrap", "top"
-            "rungs": list of {"name", "bits", "by_stage"}
-            "steps": list of {"from" (None is the prior), "to", "change" (bits, to - from),
-              "by_stage", "expected": "gain" up to the top and at `gains`, "loss" elsewhere,
-              "contrary": whether it goes the other way, "note": what that means, or None}; the
-              first step is from the prior, and the changes add up to the last rung's bits
-            "gap": {"from": top, "to": last, "change", "by_stage"}: the sum of the steps behind the
-              top
+        Intervals are over subjects and seeds, drawn alike for all rungs: see `bootstrap`.
 
         Raises:
           ValueError: see `pointwise_information`; the rung is named.
           DatasetError: no window is scored.
         """
-        means = _Means(self.labels, self.subjects, config)
-        names = list(self.rungs)
-        draws_RDS = [means.draws("prior", np.zeros((1, *means.counts_US.shape)))]
-        for name, log_probs_NK in self.rungs.items():
+        labels, subjects = np.asarray(self.labels), np.asarray(self.subjects)
+        _assert_labels(labels, NUM_STAGES)
+        if subjects.shape != labels.shape:
+            raise ValueError(f"subjects: expected {list(labels.shape)}, got {list(subjects.shape)}")
+        scored = labels != UNSCORED
+        if not scored.any():
+            raise DatasetError(
+                "No window of these nights is scored: there is no information to measure."
+            )
+        names, subject, bootstrap = Bootstrap.of_windows(subjects[scored], config)
+        cell = subject * NUM_STAGES + labels[scored]
+
+        def by_subject(weights: NDArray | None = None) -> NDArray:
+            """[U, S] sums over the windows of each subject and stage."""
+            sums = np.bincount(cell, weights, len(names) * NUM_STAGES)
+            return sums.reshape(len(names), NUM_STAGES)
+
+        counts_DS = _with_draws(by_subject(), bootstrap)
+
+        def intervals(sums_DS: NDArray) -> tuple[Interval, ByStage]:
+            """Of the mean over all windows, and over each stage's."""
+            means_DX = _ratio(_with_total(sums_DS), _with_total(counts_DS))
+            overall, *of_stage = (bootstrap.interval(of[0], of[1:]) for of in means_DX.T)
+            return overall, dict(zip(STAGE_NAMES, of_stage, strict=True))
+
+        sums_RDS = [np.zeros(counts_DS.shape)]  # the prior's
+        for name, log_probs in self.rungs.items():
             try:
-                sums_MUS = [
-                    means.sums(name, pointwise_information(of_seed, self.labels, self.log_prior))
-                    for of_seed in np.reshape(log_probs_NK, (-1, *log_probs_NK.shape[-2:]))
+                bits_MN = [
+                    pointwise_information(of_seed, labels, self.log_prior)
+                    for of_seed in np.reshape(log_probs, (-1, *log_probs.shape[-2:]))
                 ]
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-            draws_RDS.append(means.draws(name, np.stack(sums_MUS)))
-        top = names.index(self.top) if self.top is not None else 0
-        steps = []
-        for number, name in enumerate(names):
-            intervals = means.intervals(draws_RDS[number + 1] - draws_RDS[number])
-            change = intervals["bits"]
-            expected = "gain" if number <= top or name in self.gains else "loss"
-            contrary = change["value"] < 0 if expected == "gain" else change["value"] > 0
-            steps.append(
-                {
-                    "from": names[number - 1] if number else None,
-                    "to": name,
-                    "change": change,
-                    "by_stage": intervals["by_stage"],
-                    "expected": expected,
-                    "contrary": contrary,
-                    "note": _note_of(change, expected) if contrary else None,
-                }
+            of_seed_MDS = np.stack(
+                [_with_draws(by_subject(bits[scored]), bootstrap) for bits in bits_MN]
             )
-        of_gap = means.intervals(draws_RDS[-1] - draws_RDS[top + 1])
-        return {
-            "windows": int(means.counts_US.sum()),
-            "unscored": means.unscored,
-            "bootstrap": told(means.bootstrap, config),
-            "top": names[top],
-            "rungs": [
-                {"name": name, **means.intervals(draws_DS)}
-                for name, draws_DS in zip(names, draws_RDS[1:], strict=True)
-            ],
-            "steps": steps,
-            "gap": {
-                "from": names[top],
-                "to": names[-1],
-                "change": of_gap["bits"],
-                "by_stage": of_gap["by_stage"],
-            },
-        }
+            mean_DS = of_seed_MDS.mean(0)
+            weights_DM = bootstrap.run_weights(len(bits_MN), 1)
+            mean_DS[1:] += np.einsum("dm,mds->ds", weights_DM, (of_seed_MDS - mean_DS)[:, 1:])
+            sums_RDS.append(mean_DS)
+
+        top = list(self.rungs).index(self.top) if self.top is not None else 0
+        rungs = []
+        for number, name in enumerate(self.rungs):
+            change, by_stage = intervals(sums_RDS[number + 1] - sums_RDS[number])
+            assert change.value is not None
+            expected = "gain" if number <= top or name in self.gains else "loss"
+            contrary = change.value < 0 if expected == "gain" else change.value > 0
+            note = (RISE if expected == "loss" else FALL) + ("" if change.is_clear else BY_CHANCE)
+            rungs.append(
+                Rung(
+                    name,
+                    *intervals(sums_RDS[number + 1]),
+                    change,
+                    by_stage,
+                    expected,
+                    contrary,
+                    note if contrary else None,
+                )
+            )
+        gap, _ = intervals(sums_RDS[-1] - sums_RDS[top + 1])
+        return LadderResult(rungs[top].name, rungs, gap)
 
 
-def _note_of(change: Interval, expected: str) -> str:
-    """Why a step that goes the other way is no bug."""
-    text = RISE if expected == "loss" else (
-        "This rung knows more than the one before, and its predictor makes less of it: it is"
-        " overconfident, or has learned too little."
-    )  # fmt: skip
-    low, high = change["low"], change["high"]
-    if low is None or high is None or low <= 0 <= high:
-        return text + RISE_BY_CHANCE
-    return text
+def _with_draws(sums_US: NDArray, bootstrap: Bootstrap) -> NDArray[np.float64]:
+    """[1 + D, S] sums over subjects: as they are, then in each draw."""
+    return np.concatenate([sums_US.sum(0)[None], bootstrap.draw(sums_US)])
+
+
+def _with_total(sums_DS: NDArray) -> NDArray:
+    """[D, 1 + S] the sum over stages before them."""
+    return np.concatenate([sums_DS.sum(-1, keepdims=True), sums_DS], -1)
+
+
+def _ratio(sums: NDArray, counts: NDArray) -> NDArray[np.float64]:
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+
+
+def _assert_labels(labels: NDArray, classes: int) -> None:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels: expected integers [N], got {labels.dtype}{list(labels.shape)}")
+    if labels.size and (labels.min() < UNSCORED or labels.max() >= classes):
+        raise ValueError(f"labels: outside {UNSCORED}..{classes - 1}")
 
 
 def _assert_log_probs(name: str, log_probs_NK: NDArray[np.float64]) -> None:
@@ -267,72 +238,3 @@ def _assert_log_probs(name: str, log_probs_NK: NDArray[np.float64]) -> None:
             f"{name}: a window's probabilities sum to {total[np.abs(total - 1).argmax()]:.3g}, not"
             " 1; these may be logits"
         )
-
-
-class _Means:
-    """Means over windows, per stage and overall, on one set of draws over subjects.
-
-    Attributes:
-      names: [U] subjects with a scored window.
-      counts_US: [U, S] windows of each subject and stage.
-      bootstrap: the draws of them.
-      unscored: windows that nobody scored.
-    """
-
-    def __init__(self, labels: ArrayLike, subjects: ArrayLike, config: EvaluationConfig) -> None:
-        labels, subjects = np.asarray(labels), np.asarray(subjects)
-        if labels.ndim != 1 or labels.dtype.kind not in "iu" or subjects.shape != labels.shape:
-            raise ValueError(
-                f"expected integer labels and subjects [N], got {labels.dtype}"
-                f"{list(labels.shape)} and {list(subjects.shape)}"
-            )
-        if labels.size and (labels.min() < UNSCORED or labels.max() >= len(STAGE_NAMES)):
-            raise ValueError(f"labels: outside {UNSCORED}..{len(STAGE_NAMES) - 1}")
-        self._scored = labels != UNSCORED
-        if not self._scored.any():
-            raise DatasetError(
-                "No window of these nights is scored: there is no information to measure."
-            )
-        self.unscored = int((~self._scored).sum())
-        self.names, subject, self.bootstrap = subject_bootstrap(subjects[self._scored], config)
-        self._shape = (len(self.names), len(STAGE_NAMES))
-        self._at = subject * len(STAGE_NAMES) + labels[self._scored]
-        self.counts_US = np.bincount(self._at, minlength=int(np.prod(self._shape))).reshape(
-            self._shape
-        )
-
-    def sums(self, name: str, values_N: ArrayLike) -> NDArray:
-        """[U, S] sums of a value over the windows of each subject and stage."""
-        values = np.asarray(values_N, np.float64)
-        if values.shape != self._scored.shape:
-            raise ValueError(f"{name}: expected [{len(self._scored)}], got {list(values.shape)}")
-        values = values[self._scored]
-        if count := np.count_nonzero(~np.isfinite(values)):
-            raise ValueError(f"{name}: {count} of {len(values)} scored windows are not finite")
-        return np.bincount(self._at, values, int(np.prod(self._shape))).reshape(self._shape)
-
-    def draws(self, name: str, sums_MUS: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[1 + D, S] sums over subjects, the mean of M seeds: as they are, then in each draw.
-
-        Args:
-          name: of the system, whose seeds are drawn.
-          sums_MUS: of each seed, as `sums` has them.
-        """
-        drawn_MDS = np.stack([self.bootstrap.draw(sums_US) for sums_US in sums_MUS])
-        weights_DM = seed_weights(name, *drawn_MDS.shape[:2])
-        drawn_DS = np.einsum("dm,mds->ds", weights_DM, drawn_MDS) / len(sums_MUS)
-        return np.concatenate([sums_MUS.sum(1).mean(0)[None], drawn_DS])
-
-    def intervals(self, draws_DS: NDArray[np.float64]) -> dict[str, Any]:
-        """{"bits", "by_stage"} of sums as `draws` has them."""
-        counts_DS = np.concatenate(
-            [self.counts_US.sum(0)[None], self.bootstrap.draw(self.counts_US)]
-        )
-
-        def total(of_stage_DS: NDArray) -> NDArray:
-            return np.concatenate([of_stage_DS.sum(-1, keepdims=True), of_stage_DS], -1)
-
-        sums, counts = total(draws_DS), total(counts_DS)
-        means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-        overall, *of_stage = (self.bootstrap.interval(of[0], of[1:]) for of in means.T)
-        return {"bits": overall, "by_stage": dict(zip(STAGE_NAMES, of_stage, strict=True))}

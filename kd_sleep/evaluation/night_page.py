@@ -1,14 +1,12 @@
-"""One night as its files have it: stages, heart, quality, and the two clocks, to look at."""
+"""One night as its files have it: stages, heart rate, signal quality, and the two clocks."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -16,7 +14,8 @@ from tqdm import tqdm
 from kd_sleep import schema
 from kd_sleep.config import DatasetConfig
 from kd_sleep.errors import DatasetError, RecordingError
-from kd_sleep.evaluation.report.hypnograms import RELIABLE_SNR_DB, draw_hypnogram
+from kd_sleep.evaluation.report.drawings import hypnogram, stairs
+from kd_sleep.evaluation.report.night_gallery import RELIABLE_SNR_DB
 from kd_sleep.features import night
 from kd_sleep.features.night import Exclusion
 from kd_sleep.pages import INK, MUTED, WIDE, drawing, figure_of, page, section
@@ -25,34 +24,10 @@ from kd_sleep.recordings.shhs import find_nights
 from kd_sleep.signals.alignment import RJ_S, Alignment
 
 
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """What a page shows of a night: its record, and how its BCG's clock was told, where paired."""
-
-    record: schema.NightRecord
-    clock: Alignment | None
-
-
-def look(files: NightFiles, config: DatasetConfig) -> Look:
-    """Reads a night for a page.
-
-    Raises:
-      RecordingError: for a night that a build would leave out.
-    """
-    record = night.process_night(files, config)
-    if isinstance(record, Exclusion):
-        raise RecordingError(record.path, record.reason, record.remedy)
-    if not np.isfinite(record["clock_confidence"]):
-        return Look(record, None)
-    recording = files.read(signals=config.recordings == "edf")
-    beats, _, _ = night.heartbeats(files, recording)
-    return Look(record, night.aligned_bcg(files, config, recording, beats)[1])
-
-
 def write_night_pages(
     out: Path, shhs_dir: Path, bcg_dir: Path, wanted: Sequence[str], config: DatasetConfig
 ) -> Iterator[str]:
-    """Writes pages of nights into `out`; tells of each where it lies, or why there is none.
+    """Writes pages of nights into `out`; yields the path of each, or why there is none.
 
     Args:
       out: folder, made where it is not.
@@ -73,64 +48,70 @@ def write_night_pages(
     for files in tqdm(nights, desc="Drawing", unit="night", disable=len(nights) == 1):
         path = out / f"{files.recording_id}.html"
         try:
-            write_night_page(path, files, config)
-            yield str(path)
+            record, clock = read_night(files, config)
         except RecordingError as error:
             yield f"no page of {files.recording_id}: {error}"
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        title = f"Night {files.recording_id}"
+        path.write_text(page(title, _body(title, record, clock)), encoding="utf-8")
+        yield str(path)
 
 
-def write_night_page(path: Path, files: NightFiles, config: DatasetConfig) -> None:
-    """Writes the page of one night.
+def read_night(
+    files: NightFiles, config: DatasetConfig
+) -> tuple[schema.NightRecord, Alignment | None]:
+    """A night's record, and how its BCG's clock was found, where it has a file of its own.
 
     Raises:
-      RecordingError: as `look`.
+      RecordingError: for a night that a build would leave out.
     """
-    seen = look(files, config)
-    record = seen.record
-    name = record["recording_id"]
-    simulated = record["simulator"] != "none"
-    badge = f'<p class="badge">Simulated: {escape(record["simulator"])}.</p>' if simulated else ""
-    parts = [
-        f"<h1>Night {escape(name)}</h1>{badge}",
-        section("Through the night", figure_of(whole_night(record), _said(record), "wide")),
-    ]
-    if seen.clock is not None:
-        parts.append(
-            section("Two clocks", figure_of(clocks(seen.clock), _told(seen.clock), "wide"))
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(f"Night {name}", "".join(parts)), encoding="utf-8")
+    record = night.process_night(files, config)
+    if isinstance(record, Exclusion):
+        raise RecordingError(record.path, record.reason, record.remedy)
+    if not np.isfinite(record["clock_confidence"]):
+        return record, None
+    recording = files.read(signals=config.recordings == "edf")
+    beats, _, _ = night.heartbeats(files, recording)
+    return record, night.aligned_bcg(files, config, recording, beats)[1]
 
 
-def _said(record: schema.NightRecord) -> str:
-    return (
+def _body(title: str, record: schema.NightRecord, clock: Alignment | None) -> str:
+    simulator = record["simulator"]
+    badge = f'<p class="badge">Simulated: {escape(simulator)}.</p>' if simulator != "none" else ""
+    text = (
         f"{len(record['label'])} windows; RR intervals missing in"
         f" {100 * np.mean(record['rr_missing']):.1f} %, BCG ({record['bcg_source']}) in"
         f" {100 * np.mean(record['bcg_missing']):.1f} % of the time."
     )
+    strips = section("Through the night", figure_of(night_strips(record), text, "wide"))
+    if clock is None:
+        return f"<h1>{escape(title)}</h1>{badge}{strips}"
+    drawn = section("Two clocks", figure_of(clocks(clock), _clock_text(clock), "wide"))
+    return f"<h1>{escape(title)}</h1>{badge}{strips}{drawn}"
 
 
-def _told(clock: Alignment) -> str:
+def _clock_text(clock: Alignment) -> str:
     return (
         f"The BCG's clock reads 0 at {clock.offset_s:.2f} s of the ECG's and runs"
         f" {1e6 * clock.drift:+.1f} ppm off. {100 * clock.agreeing:.0f} % of the five-minute"
         f" segments agree, with {1e3 * clock.residual_s:.0f} ms RMS about the line; confidence"
         f" {clock.confidence:.2f}. The delay from R to J is relative to a mean of"
-        f" {1e3 * RJ_S:.0f} ms, which cannot be told from the offset."
+        f" {1e3 * RJ_S:.0f} ms, which the offset hides."
     )
 
 
 @drawing
-def whole_night(record: schema.NightRecord) -> tuple[Figure, str]:
+def night_strips(record: schema.NightRecord) -> tuple[Figure, str]:
     """Hypnogram, heart rate, ECG quality and BCG quality, window by window."""
     hours = np.arange(len(record["label"]) + 1) * schema.WINDOW_S / 3600.0
     figure = Figure((WIDE, 6.4), layout="constrained")
     panels = figure.subplots(4, sharex=True)
-    draw_hypnogram(panels[0], hours, np.asarray(record["label"]), "Scored stages")
+    hypnogram(panels[0], hours, np.asarray(record["label"]), "Scored stages")
     heart = 60.0 / _mean_of_known(np.asarray(record["tachogram"], np.float64))
-    _stairs(panels[1], hours, heart, "Heart rate", "Beats/min")
-    _stairs(panels[2], hours, 100.0 * record["ecg_quality"], "Usable ECG", "%")
-    _stairs(panels[3], hours, np.asarray(record["bcg_snr_db"]), "BCG quality", "SNR, dB")
+    stairs(panels[1], hours, heart, "Heart rate", "Beats/min")
+    stairs(panels[2], hours, 100.0 * record["ecg_quality"], "Usable ECG", "%")
+    stairs(panels[3], hours, np.asarray(record["bcg_snr_db"]), "BCG quality", "SNR, dB")
     panels[2].set_ylim(-5, 105)
     panels[3].axhline(RELIABLE_SNR_DB, color=MUTED, linestyle=":", linewidth=1)
     panels[3].set_xlim(0, hours[-1])
@@ -147,12 +128,6 @@ def _mean_of_known(values_NT: NDArray) -> NDArray[np.float64]:
     known = np.isfinite(values_NT)
     total = np.where(known, values_NT, 0.0).sum(1)
     return np.divide(total, known.sum(1), out=np.full(len(total), np.nan), where=known.any(1))
-
-
-def _stairs(axes: Axes, hours: NDArray, values: NDArray, title: str, unit: str) -> None:
-    axes.stairs(values, hours, baseline=None, color=INK, linewidth=0.8)
-    axes.set_title(title)
-    axes.set_ylabel(unit)
 
 
 @drawing
@@ -174,4 +149,5 @@ def clocks(clock: Alignment) -> tuple[Figure, str]:
     delays.set_title("Delay from R to J")
     delays.set_ylabel("ms")
     delays.set_xlabel("Hours since the start of the recording")
-    return figure, f"{agrees.sum()} of {len(agrees)} segments agree on one clock. {_told(clock)}"
+    text = f"{agrees.sum()} of {len(agrees)} segments agree on one clock. {_clock_text(clock)}"
+    return figure, text

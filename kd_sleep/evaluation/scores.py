@@ -1,28 +1,28 @@
-"""Scores of staging systems over nights, with intervals from a bootstrap over subjects.
-
-Windows of one person resemble each other, so what is resampled is the subject, with all of their
-recordings (the cluster bootstrap of Field & Welsh 2007,
-https://doi.org/10.1111/j.1467-9868.2007.00593.x). Confusion counts add up, so a draw is a weighted
-sum of the subjects' counts, and all draws are one matrix product. Every system meets the same
-draws: differences between systems are paired. Other sums add up as counts do, so sleep measures and
-calibration draw with the same `Bootstrap`.
-"""
+"""Scores of staging systems over nights, and the gain of distillation, with their intervals."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep import metrics
 from kd_sleep.config import EvaluationConfig
-from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import DatasetError
-from kd_sleep.stages import NUM_STAGES, STAGE_NAMES, UNSCORED
+from kd_sleep.evaluation.bootstrap import Bootstrap, ScoredNights, number
+from kd_sleep.evaluation.results import (
+    Gain,
+    Interval,
+    NightScore,
+    Recovered,
+    Results,
+    RunScore,
+    Scores,
+    SystemScores,
+)
+from kd_sleep.stages import NUM_STAGES, STAGE_NAMES
 
 TEACHER = "teacher"
 DISTILLED = "student_distilled"
@@ -30,130 +30,66 @@ HARD_LABELS = "student_hard_labels"
 TIME_OF_NIGHT = "time_of_night"
 MAJORITY = "majority"
 
+RARELY = 0.01  # a recall below says that a student never learned the stage
 BIN_WINDOWS = 20  # 10 minutes of the night share one estimate of the time-of-night floor
-FEW_SUBJECTS = 20  # below, percentile intervals are visibly too narrow
 _ANY_TIME = np.iinfo(np.int64).max  # one bin that takes the whole night
 
-Interval = dict[str, float | None]  # value, low, high; None is "not defined", JSON's null
+_KAPPA = 1  # of `all_metrics`
 Drawn = tuple[NDArray[np.float64], NDArray[np.float64]]  # metrics [X], and in each draw [D, X]
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoredNights:
-    """What was scored by hand: one entry per recording, in one order.
+class Runs:
+    """The training runs of one system on R nights.
 
     Attributes:
-      recording_ids: unique names.
-      subject_ids: one per recording; visits of one person share it.
-      labels: int arrays [N_r], the stage of each window, -1 where nobody scored it.
+      counts_LSRKK: confusion counts, [draws of labelled nights, seeds, R, K, K].
+      scores: of each run, in the order of the first two axes.
     """
 
-    recording_ids: Sequence[str]
-    subject_ids: Sequence[str]
-    labels: Sequence[NDArray[np.integer]]
-
-    def __post_init__(self) -> None:
-        if not len(self.recording_ids) == len(self.subject_ids) == len(self.labels) > 0:
-            raise ValueError(
-                f"expected at least one night and equal lengths, got {len(self.recording_ids)}"
-                f" recordings, {len(self.subject_ids)} subjects, {len(self.labels)} label arrays"
-            )
-        if len(set(self.recording_ids)) != len(self.recording_ids):
-            raise ValueError("recording_ids: a recording occurs twice")
-        for recording, labels in zip(self.recording_ids, self.labels, strict=True):
-            if labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iu":
-                raise ValueError(
-                    f"{recording}: expected integer labels [N], N > 0,"
-                    f" got {labels.dtype}{list(labels.shape)}"
-                )
-            if labels.min() < UNSCORED or labels.max() >= NUM_STAGES:
-                raise ValueError(f"{recording}: labels outside {UNSCORED}..{NUM_STAGES - 1}")
+    counts_LSRKK: NDArray[np.int64]
+    scores: list[RunScore]
 
     @classmethod
-    def of(cls, nights: Nights) -> ScoredNights:
-        """Those of a split."""
-        return cls(nights.recording_ids, nights.subject_ids, nights.labels())
+    def of(cls, counts_LSRKK: NDArray, pairs: Sequence[tuple[int, int]]) -> Runs:
+        """Of counts and the (label seed, seed) of each run."""
+        counts_LSKK = counts_LSRKK.sum(2)
+        values = zip(
+            pairs,
+            metrics.accuracy(counts_LSKK).ravel(),
+            metrics.kappa(counts_LSKK).ravel(),
+            strict=True,
+        )
+        return cls(
+            counts_LSRKK, [RunScore(s, label, number(a), number(k)) for (label, s), a, k in values]
+        )
 
+    def drawn(self, bootstrap: Bootstrap) -> Drawn:
+        """Metrics as means over runs, in draws of subjects and runs.
 
-@dataclasses.dataclass(frozen=True)
-class Bootstrap:
-    """The draws of subjects that every score, system and difference shares.
-
-    Attributes:
-      scored: [R] whether a night has any label. The other nights, and subjects who have no scored
-        night, would add nothing but noise to the draws and are in none.
-      subject: [number of scored nights] which of the U subjects each belongs to.
-      weights_DU: how often each draw takes each subject; no draws (D = 0) from one subject.
-      confidence: coverage of the intervals.
-    """
-
-    scored: NDArray[np.bool_]
-    subject: NDArray[np.intp]
-    weights_DU: NDArray[np.float64]
-    confidence: float
-
-    @classmethod
-    def of(cls, nights: ScoredNights, config: EvaluationConfig) -> Bootstrap:
-        """The draws for these nights: the same nights and seed give the same draws.
-
-        Raises:
-          DatasetError: if no window of any night is scored.
+        Returns:
+          [X] and [D, X] as `all_metrics` has them. What is not defined for a run, such as the
+          precision of a stage that it never predicts, is left out of the mean.
         """
-        scored = np.array([bool((labels >= 0).any()) for labels in nights.labels])
-        if not scored.any():
-            raise DatasetError("These nights have no scored window, so there is nothing to score.")
-        names, subject = np.unique(np.asarray(nights.subject_ids)[scored], return_inverse=True)
-        subjects = len(names)
-        draws = config.bootstrap_draws if subjects > 1 else 0
-        rng = np.random.default_rng(config.bootstrap_seed)
-        weights = rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=draws)
-        return cls(scored, subject, weights.astype(np.float64), config.confidence)
-
-    @property
-    def subjects(self) -> int:
-        """How many there are to draw from."""
-        return self.weights_DU.shape[1]
-
-    def told(self, config: EvaluationConfig) -> dict[str, Any]:
-        """What was drawn, for the results."""
-        return {
-            "subjects": self.subjects,
-            "draws": config.bootstrap_draws,
-            "confidence": config.confidence,
-            "seed": config.bootstrap_seed,
-            "note": _note(self.subjects),
-        }
-
-    def by_subject(self, sums_R: NDArray) -> NDArray[np.float64]:
-        """Sums over each subject's scored nights, [R, ...] -> [U, ...]."""
-        sums_U = np.zeros((self.subjects, *sums_R.shape[1:]))
-        np.add.at(sums_U, self.subject, sums_R[self.scored])
-        return sums_U
-
-    def draw(self, sums_U: NDArray) -> NDArray[np.float64]:
-        """Sums over the subjects of each draw, [U, ...] -> [D, ...]."""
-        return np.tensordot(self.weights_DU, sums_U, axes=1)
-
-    def interval(self, value: SupportsFloat, draws_D: NDArray[np.float64]) -> Interval:
-        """Percentile interval; low and high are None where the percentiles are not known.
-
-        That is so with one subject, and where too many draws lack what the value is made of.
-        """
-        defined = draws_D[np.isfinite(draws_D)]
-        if not math.isfinite(value) or defined.size < max(1, self.confidence * draws_D.size):
-            return {"value": number(value), "low": None, "high": None}
-        tail = (1 - self.confidence) / 2
-        low, high = np.quantile(defined, [tail, 1 - tail])
-        return {"value": float(value), "low": float(low), "high": float(high)}
+        sums_ULSKK = bootstrap.by_subject(np.moveaxis(self.counts_LSRKK, 2, 0))
+        values_LSX = all_metrics(sums_ULSKK.sum(0))
+        draws_DLSX = all_metrics(bootstrap.draw(sums_ULSKK))
+        mean_DX = _known_mean(draws_DLSX, (1, 2))
+        found_DX = mean_DX.copy()
+        for kind in (0, 1):
+            of_kind_DMX = _known_mean(draws_DLSX, 2 - kind)
+            apart = np.nan_to_num(of_kind_DMX - mean_DX[:, None])
+            weights_DM = bootstrap.run_weights(apart.shape[1], kind)
+            found_DX += np.einsum("dm,dmx->dx", weights_DM, apart)
+        return _known_mean(values_LSX, (0, 1)), found_DX
 
 
-def seed_weights(name: str, seeds: int, draws: int) -> NDArray[np.int64]:
-    """[D, M] how often each bootstrap draw takes each of a system's training seeds; M in a row.
-
-    Their luck is a system's own: its name begins the stream of draws.
-    """
-    rng = np.random.default_rng(list(name.encode()))
-    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
+def _known_mean(values: NDArray, axes: int | tuple[int, ...]) -> NDArray[np.float64]:
+    """Mean over axes of what is not NaN."""
+    known = np.isfinite(values)
+    total = known.sum(axes)
+    summed = np.where(known, values, 0.0).sum(axes)
+    return np.divide(summed, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
 def majority_probs(
@@ -195,30 +131,17 @@ def score(
     nights: ScoredNights,
     systems: Mapping[str, Sequence[NDArray[np.floating]]],
     config: EvaluationConfig,
-    *,
-    teacher: str = TEACHER,
-    distilled: str = DISTILLED,
-    baseline: str = HARD_LABELS,
-) -> dict[str, Any]:
+    runs: Mapping[str, Runs] | None = None,
+) -> Results:
     """Scores every system on the same nights; the prediction is the most probable stage.
+
+    The gain of distillation is measured between `DISTILLED` and `HARD_LABELS`, where both are.
 
     Args:
       nights: R nights with their labels.
-      systems: name -> probabilities [N_r, K] for each of the R nights.
+      systems: name -> probabilities [N_r, K] for each of the R nights, by its first run.
       config: draws, coverage and seed of the bootstrap.
-      teacher, distilled, baseline: which systems, where present, the gain of distillation is
-        measured between.
-
-    Returns:
-      Plain JSON, None where a number is not defined; an interval is {"value", "low", "high"}:
-        "bootstrap": {"subjects", "draws", "confidence", "seed", "note"}
-        "unscored_recordings": ids of nights without any label; they enter no score
-        "systems": name -> {"pooled": {"accuracy", "kappa", "macro_f1", and by stage "recall",
-          "precision" and "f1"}, "confusion" [K, K] (rows: truth), "per_recording": one row of
-          counts and values each}
-        "distillation": None without both students, else {"teacher", "distilled", "baseline",
-          "differences" (as "pooled"; distilled - baseline), "conclusion",
-          "teacher_lead_recovered": interval and "reason" where it is None}
+      runs: name -> all its runs, where there are several.
 
     Raises:
       ValueError: where probabilities do not fit the nights or are not finite; it names the system
@@ -227,66 +150,83 @@ def score(
     """
     counts = {name: confusions(name, probs, nights) for name, probs in systems.items()}
     bootstrap = Bootstrap.of(nights, config)
-
-    drawn: dict[str, Drawn] = {}
-    for name, counts_RKK in counts.items():
-        counts_UKK = bootstrap.by_subject(counts_RKK)
-        drawn[name] = all_metrics(counts_UKK.sum(0)), all_metrics(bootstrap.draw(counts_UKK))
-
-    return {
-        "bootstrap": bootstrap.told(config),
-        "unscored_recordings": [
-            recording
-            for recording, scored in zip(nights.recording_ids, bootstrap.scored, strict=True)
-            if not scored
-        ],
-        "systems": {
-            name: {
-                "pooled": named_intervals(bootstrap, drawn[name]),
-                "confusion": counts_RKK.sum(0).tolist(),
-                "per_recording": _per_recording(nights, counts_RKK),
-            }
+    of_system = {name: Runs(each[None, None], []) for name, each in counts.items()} | dict(
+        runs or {}
+    )
+    drawn = {name: each.drawn(bootstrap) for name, each in of_system.items()}
+    dark = zip(nights.recording_ids, ~bootstrap.scored, strict=True)
+    return Results(
+        bootstrap=bootstrap.sampling(config),
+        unscored_recordings=[recording for recording, unscored in dark if unscored],
+        systems={
+            name: SystemScores(
+                scores_of(bootstrap, drawn[name]),
+                counts_RKK.sum(0).tolist(),
+                _per_recording(nights, counts_RKK),
+                of_system[name].scores,
+            )
             for name, counts_RKK in counts.items()
         },
-        "distillation": {
-            "teacher": teacher if teacher in drawn else None,
-            "distilled": distilled,
-            "baseline": baseline,
-            **gain(bootstrap, drawn[distilled], drawn[baseline], drawn.get(teacher)),
-        }
-        if {distilled, baseline} <= set(drawn)
+        distillation=gain(bootstrap, drawn[DISTILLED], drawn[HARD_LABELS], drawn.get(TEACHER))
+        if {DISTILLED, HARD_LABELS} <= set(drawn)
         else None,
-    }
+    )
 
 
 def verdict(difference: Interval) -> str:
-    """What a difference says, by rule: a gain or a loss only if its interval excludes 0.
+    """A difference in words, by rule: a gain or a loss only if its interval excludes 0.
 
     Values are shares and are written in points (hundredths): "gain 3.1 [1.9, 4.4] points".
     """
-    value, low, high = (difference[key] for key in ("value", "low", "high"))
-    if value is None:
+    points = difference.scaled(100)
+    if points.value is None:
         return "not defined"
-    if low is None or high is None:
-        text = f"no gain shown ({100 * value:.1f} points, no interval)"
-    elif low > 0:
-        text = f"gain {100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}] points"
-    elif high < 0:
-        text = f"loss {-100 * value:.1f} [{-100 * high:.1f}, {-100 * low:.1f}] points"
+    if points.low is None or points.high is None:
+        text = f"no gain shown ({points.value:.1f} points, no interval)"
+    elif points.low > 0:
+        text = f"gain {points.value:.1f} [{points.low:.1f}, {points.high:.1f}] points"
+    elif points.high < 0:
+        text = f"loss {-points.value:.1f} [{-points.high:.1f}, {-points.low:.1f}] points"
     else:
-        text = f"no gain shown ({100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}] points)"
+        text = f"no gain shown ({points.value:.1f} [{points.low:.1f}, {points.high:.1f}] points)"
     return text.replace("-", "−")
 
 
 def percent(interval: Interval, digits: int = 1) -> str:
     """A share in words: "71.3 [69.1, 73.4] %"."""
-    value, low, high = (interval[key] for key in ("value", "low", "high"))
-    if value is None:
+    if interval.value is None:
         return "not defined"
-    between = (
-        "" if low is None or high is None else f" [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+    between = ""
+    if interval.low is not None and interval.high is not None:
+        between = f" [{100 * interval.low:.{digits}f}, {100 * interval.high:.{digits}f}]"
+    return f"{100 * interval.value:.{digits}f}{between} %".replace("-", "−")
+
+
+def missed_stages(scores: Scores) -> str:
+    """The end of a sentence on a system that hardly ever finds a stage; "" where it finds all."""
+    missed = [
+        stage
+        for stage, recall in scores.recall.items()
+        if recall.value is not None and recall.value < RARELY
+    ]
+    return f", but misses {' and '.join(missed)} (recall below 1 %)" if missed else ""
+
+
+def below_floor(baseline: Scores, majority: Scores) -> str:
+    """A sentence where the baseline is no better than the most common stage, else ""."""
+    ours, floor = baseline.accuracy, majority.accuracy
+    if ours.value is None or floor.value is None or ours.value > floor.value:
+        return ""
+    return (
+        f"Hard labels alone ({percent(ours)}) are no better than the majority stage"
+        f" ({percent(floor)}): what is gained over them is not yet skill."
     )
-    return f"{100 * value:.{digits}f}{between} %".replace("-", "−")
+
+
+def clear_changes(differences: Scores) -> str:
+    """Stages whose recall changed clearly, in words."""
+    clear = [f"{s} {verdict(each)}" for s, each in differences.recall.items() if each.is_clear]
+    return "; ".join(clear) or "none"
 
 
 def predicted_stages(
@@ -322,91 +262,67 @@ def confusions(
     return np.stack([metrics.confusion_counts(*pair, NUM_STAGES) for pair in pairs])
 
 
-def _note(subjects: int) -> str | None:
-    if subjects == 1:
-        return "One subject: there is nothing to resample, so no interval is given."
-    if subjects < FEW_SUBJECTS:
-        return (
-            f"Only {subjects} subjects: the intervals are too narrow. A nominal 95 % interval of a"
-            " mean covers about 84 % with 5 subjects and 90 % with 10."
-        )
-    return None
-
-
 def all_metrics(counts: NDArray) -> NDArray[np.float64]:
-    """Scores of counts [..., K, K] on one axis [..., 3 + 3 K], in the order of `by_name`."""
+    """Scores of counts [..., K, K] on one axis [..., 3 + 3 K], in the order of `Scores`."""
     overall = [metrics.accuracy(counts), metrics.kappa(counts), metrics.macro_f1(counts)]
     by_stage = [metrics.recall(counts), metrics.precision(counts), metrics.f1(counts)]
     return np.concatenate([np.stack(overall, -1), *by_stage], -1)
 
 
-def by_name(items: Sequence[Any]) -> dict[str, Any]:
-    """Names for the last axis of `all_metrics`."""
-    named: dict[str, Any] = dict(zip(("accuracy", "kappa", "macro_f1"), items[:3], strict=True))
-    for place, name in enumerate(("recall", "precision", "f1")):
-        first = 3 + place * NUM_STAGES
-        named[name] = dict(zip(STAGE_NAMES, items[first : first + NUM_STAGES], strict=True))
-    return named
-
-
-def number(value: SupportsFloat) -> float | None:
-    """A number for JSON, None where it is not defined."""
-    return float(value) if math.isfinite(value) else None
-
-
-def named_intervals(bootstrap: Bootstrap, drawn: Drawn) -> dict[str, Any]:
-    """Intervals of all that `all_metrics` has, by name."""
+def scores_of(bootstrap: Bootstrap, drawn: Drawn) -> Scores:
+    """Intervals of a system's metrics, none beyond what the metric can be."""
     values_X, draws_DX = drawn
+    lowest_X = np.where(np.arange(len(values_X)) == _KAPPA, -1.0, 0.0)
+    return _named(bootstrap, values_X, np.clip(draws_DX, lowest_X, 1.0))
+
+
+def difference_of(bootstrap: Bootstrap, ours: Drawn, theirs: Drawn) -> Scores:
+    """Intervals of the differences between two systems' metrics."""
+    return _named(bootstrap, ours[0] - theirs[0], ours[1] - theirs[1])
+
+
+def _named(bootstrap: Bootstrap, values_X: NDArray, draws_DX: NDArray) -> Scores:
     pairs = zip(values_X, draws_DX.T, strict=True)
-    return by_name([bootstrap.interval(value, draws_D) for value, draws_D in pairs])
+    found = [bootstrap.interval(value, draws_D) for value, draws_D in pairs]
+    recall, precision, f1 = (
+        dict(zip(STAGE_NAMES, found[first : first + NUM_STAGES], strict=True))
+        for first in range(3, len(found), NUM_STAGES)
+    )
+    return Scores(found[0], found[1], found[2], recall, precision, f1)
 
 
-def _per_recording(nights: ScoredNights, counts_RKK: NDArray[np.int64]) -> list[dict[str, Any]]:
-    values_RM = all_metrics(counts_RKK)
-    rows = zip(nights.recording_ids, nights.subject_ids, counts_RKK, values_RM, strict=True)
+def _per_recording(nights: ScoredNights, counts_RKK: NDArray[np.int64]) -> list[NightScore]:
+    values = (metrics.accuracy(counts_RKK), metrics.kappa(counts_RKK))
+    rows = zip(nights.recording_ids, nights.subject_ids, *values, counts_RKK, strict=True)
     return [
-        {
-            "recording_id": recording,
-            "subject_id": subject,
-            "windows": int(counts.sum()),
-            **by_name([number(value) for value in values_M]),
-            "confusion": counts.tolist(),
-        }
-        for recording, subject, counts, values_M in rows
+        NightScore(night, subject, int(counts.sum()), number(a), number(k), counts.tolist())
+        for night, subject, a, k, counts in rows
     ]
 
 
-def gain(
-    bootstrap: Bootstrap, distilled: Drawn, baseline: Drawn, teacher: Drawn | None
-) -> dict[str, Any]:
+def gain(bootstrap: Bootstrap, distilled: Drawn, baseline: Drawn, teacher: Drawn | None) -> Gain:
     """What distillation changed, and how much of the teacher's lead it recovered.
 
     Args:
       bootstrap: that all were drawn with.
       distilled, baseline, teacher: each all of `all_metrics`: values [X], and draws [D, X].
-
-    Returns:
-      "differences", "conclusion" and "teacher_lead_recovered" as `score` has them.
     """
-    gain_X, gains_DX = distilled[0] - baseline[0], distilled[1] - baseline[1]
-    differences = named_intervals(bootstrap, (gain_X, gains_DX))
-    recovered: dict[str, Any] = {"value": None, "low": None, "high": None, "reason": None}
+    differences = difference_of(bootstrap, distilled, baseline)
     if teacher is None:
-        recovered["reason"] = "The teacher was not scored."
+        recovered = Recovered(reason="The teacher was not scored.")
     else:
         lead, leads_D = teacher[0][0] - baseline[0][0], teacher[1][:, 0] - baseline[1][:, 0]
         interval = bootstrap.interval(lead, leads_D)
-        if interval["low"] is None or interval["low"] <= 0:  # a share of nothing has no meaning
-            recovered["reason"] = (
-                f"The teacher's own lead over the baseline is not clear: {verdict(interval)}."
+        if interval.low is None or interval.low <= 0:  # a share of nothing has no meaning
+            recovered = Recovered(
+                reason="The teacher's own lead over the baseline is not clear:"
+                f" {verdict(interval)}."
             )
         else:
+            gains_D = distilled[1][:, 0] - baseline[1][:, 0]
             shares_D = np.divide(
-                gains_DX[:, 0], leads_D, out=np.full_like(leads_D, np.nan), where=leads_D != 0
+                gains_D, leads_D, out=np.full_like(leads_D, np.nan), where=leads_D != 0
             )
-            recovered |= bootstrap.interval(gain_X[0] / lead, shares_D)
-    return {
-        "differences": differences,
-        "conclusion": verdict(differences["accuracy"]),
-        "teacher_lead_recovered": recovered,
-    }
+            share = bootstrap.interval((distilled[0][0] - baseline[0][0]) / lead, shares_D)
+            recovered = Recovered(share.value, share.low, share.high)
+    return Gain(differences, verdict(differences.accuracy), recovered)

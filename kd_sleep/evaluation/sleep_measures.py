@@ -22,26 +22,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.config import EvaluationConfig
-from kd_sleep.evaluation.scores import (
-    DISTILLED,
-    HARD_LABELS,
-    Bootstrap,
-    ScoredNights,
-    number,
-    predicted_stages,
+from kd_sleep.evaluation.bootstrap import Bootstrap, ScoredNights, number
+from kd_sleep.evaluation.results import (
+    Agreement,
+    Interval,
+    NightMeasures,
+    SleepMeasures,
 )
+from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS, predicted_stages
 from kd_sleep.schema import WINDOW_S
 from kd_sleep.stages import STAGE_NAMES, UNSCORED, Stage
 
 LIMITS_SD = 1.96  # standard deviations that hold 95 % of a normal distribution
 _WINDOW_MIN = WINDOW_S / 60
-_INTERVALS = ("bias", "lower", "upper")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,29 +112,13 @@ def agreement(
     nights: ScoredNights,
     systems: Mapping[str, Sequence[NDArray[np.floating]]],
     config: EvaluationConfig,
-    *,
-    distilled: str = DISTILLED,
-    baseline: str = HARD_LABELS,
-) -> dict[str, Any]:
+) -> SleepMeasures:
     """How the systems' sleep measures agree with the scorer's, night by night.
 
     Args:
       nights: R nights with their labels.
       systems: name -> probabilities [N_r, K] for each of the R nights.
       config: draws, coverage and seed of the bootstrap over subjects.
-      distilled, baseline: whose absolute errors are compared, where both are there.
-
-    Returns:
-      Plain JSON, None where a number is not defined; an interval is {"value", "low", "high"}:
-        "definitions": measure -> {"label", "unit", "definition"}
-        "scorer": measure -> {"mean": interval, "nights": how many have it}
-        "systems": name -> measure -> {"bias", "lower", "upper", "mean_absolute_error": intervals,
-          "sd", "nights": where both have the measure, "undefined": scored nights where one lacks
-          it}; bias is system - scorer, lower and upper are the limits of agreement
-        "distillation": None without both students, else measure -> interval of the mean absolute
-          error, distilled - baseline, on the nights where both have it: below 0 is a gain
-        "per_recording": {"recording_id", "subject_id", "scorer": {measure: value},
-          "systems": {name: {measure: value}}}
 
     Raises:
       ValueError: where probabilities do not fit the nights or are not finite; it names the system
@@ -146,46 +128,37 @@ def agreement(
     bootstrap = Bootstrap.of(nights, config)
     labels_RN = _side_by_side(nights.labels)
     truth = sleep_measures(labels_RN)
-    found = {
-        name: sleep_measures(
-            np.where(
-                labels_RN == UNSCORED,
-                UNSCORED,
-                _side_by_side(predicted_stages(name, probs, nights)),
-            )
-        )
-        for name, probs in systems.items()
+    found = {}
+    for name, probs in systems.items():
+        stages_RN = _side_by_side(predicted_stages(name, probs, nights))
+        found[name] = sleep_measures(np.where(labels_RN == UNSCORED, UNSCORED, stages_RN))
+    errors = {
+        system: {name: measures[name] - truth[name] for name in MEASURES}
+        for system, measures in found.items()
     }
-    compared = distilled in found and baseline in found
-    return {
-        "definitions": {name: dataclasses.asdict(measure) for name, measure in MEASURES.items()},
-        "scorer": {name: _mean(bootstrap, values_R) for name, values_R in truth.items()},
-        "systems": {
-            system: {name: _agreement(bootstrap, measures[name] - truth[name]) for name in MEASURES}
-            for system, measures in found.items()
+    return SleepMeasures(
+        scorer={name: _mean(bootstrap, values_R) for name, values_R in truth.items()},
+        systems={
+            system: {name: _agreement(bootstrap, of[name]) for name in MEASURES}
+            for system, of in errors.items()
         },
-        "distillation": {
-            name: _difference_of_errors(
-                bootstrap,
-                found[distilled][name] - truth[name],
-                found[baseline][name] - truth[name],
+        distillation={
+            name: _mean(
+                bootstrap, np.abs(errors[DISTILLED][name]) - np.abs(errors[HARD_LABELS][name])
             )
             for name in MEASURES
         }
-        if compared
+        if {DISTILLED, HARD_LABELS} <= set(errors)
         else None,
-        "per_recording": [
-            {
-                "recording_id": recording,
-                "subject_id": subject,
-                "scorer": _row(truth, place),
-                "systems": {name: _row(measures, place) for name, measures in found.items()},
-            }
-            for place, (recording, subject) in enumerate(
-                zip(nights.recording_ids, nights.subject_ids, strict=True)
+        per_recording=[
+            NightMeasures(
+                recording,
+                _row(truth, place),
+                {name: _row(measures, place) for name, measures in found.items()},
             )
+            for place, recording in enumerate(nights.recording_ids)
         ],
-    }
+    )
 
 
 def _first(there: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -205,64 +178,50 @@ def _row(measures: Mapping[str, NDArray], place: int) -> dict[str, float | None]
     return {name: number(values_R[place]) for name, values_R in measures.items()}
 
 
-def _mean(bootstrap: Bootstrap, values_R: NDArray[np.float64]) -> dict[str, Any]:
-    """The mean over nights that have the measure."""
-    sums_U = bootstrap.by_subject(_sums(values_R))
-    mean, draws_D = (_share(sums) for sums in (sums_U.sum(0), bootstrap.draw(sums_U)))
-    return {"mean": bootstrap.interval(mean, draws_D), "nights": int(sums_U[:, 0].sum())}
+def _known(bootstrap: Bootstrap, values_R: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Scored nights that have a value."""
+    return bootstrap.scored & np.isfinite(values_R)
 
 
-def _sums(values_R: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What a mean is made of, [R, 2]: whether there is a value, and the value."""
-    there = np.isfinite(values_R)
-    return np.stack([there, np.where(there, values_R, 0.0)], -1)
+def _mean(bootstrap: Bootstrap, values_R: NDArray[np.float64]) -> Interval:
+    """The mean over nights that have a value."""
+    known = _known(bootstrap, values_R)
+    sums_U2 = bootstrap.by_subject(np.stack([known, np.where(known, values_R, 0.0)], -1))
+    mean, draws_D = (
+        np.divide(sums[..., 1], sums[..., 0], out=np.full(sums.shape[:-1], np.nan),
+                  where=sums[..., 0] > 0)
+        for sums in (sums_U2.sum(0), bootstrap.draw(sums_U2))
+    )  # fmt: skip
+    return bootstrap.interval(mean, draws_D)
 
 
-def _share(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sums[..., 1] / sums[..., 0], NaN where nothing was counted."""
-    return np.divide(
-        sums[..., 1], sums[..., 0], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 0] > 0
-    )
-
-
-def _agreement(bootstrap: Bootstrap, differences_R: NDArray[np.float64]) -> dict[str, Any]:
+def _agreement(bootstrap: Bootstrap, differences_R: NDArray[np.float64]) -> Agreement:
     """Bias, limits and mean absolute error of differences, NaN where there is none."""
-    there = bootstrap.scored & np.isfinite(differences_R)
+    known = _known(bootstrap, differences_R)
     # Around their own mean, so that the squares below lose no digits.
-    centre = differences_R[there].mean() if there.any() else 0.0
-    around = np.where(there, differences_R - centre, 0.0)
-    sums_U = bootstrap.by_subject(
-        np.stack([there, around, around**2, np.where(there, np.abs(differences_R), 0.0)], -1)
-    )
-    count_U, sum_U, square_U, absolute_U = sums_U.T
+    centre = differences_R[known].mean() if known.any() else 0.0
+    around = np.where(known, differences_R - centre, 0.0)
+    count_U, sum_U, square_U = bootstrap.by_subject(np.stack([known, around, around**2], -1)).T
     # All that the analysis of variance needs adds up over subjects.
+    mean_square_U = np.divide(sum_U**2, count_U, out=np.zeros_like(sum_U), where=count_U > 0)
     stats_U6 = np.stack(
-        [
-            count_U > 0,
-            count_U,
-            count_U**2,
-            sum_U,
-            np.divide(sum_U**2, count_U, out=np.zeros_like(sum_U), where=count_U > 0),
-            square_U,
-        ],
-        -1,
+        [count_U > 0, count_U, count_U**2, sum_U, mean_square_U, square_U], -1
+    ).astype(np.float64)
+    values, draws = _limits(stats_U6.sum(0), centre), _limits(bootstrap.draw(stats_U6), centre)
+    bias, lower, upper = map(bootstrap.interval, values[:3], draws[:3])
+    return Agreement(
+        bias,
+        lower,
+        upper,
+        mean_absolute_error=_mean(bootstrap, np.abs(differences_R)),
+        sd=number(values[3]),
+        nights=int(known.sum()),
+        undefined=int((bootstrap.scored & ~known).sum()),
     )
-    errors_U = np.stack([count_U, absolute_U], -1)
-    values = _limits(stats_U6.sum(0), centre)
-    draws = _limits(bootstrap.draw(stats_U6), centre)
-    return {
-        **{name: bootstrap.interval(values[name], draws[name]) for name in _INTERVALS},
-        "mean_absolute_error": bootstrap.interval(
-            _share(errors_U.sum(0)), _share(bootstrap.draw(errors_U))
-        ),
-        "sd": number(values["sd"]),
-        "nights": int(there.sum()),
-        "undefined": int((bootstrap.scored & ~there).sum()),
-    }
 
 
-def _limits(stats: NDArray[np.float64], centre: float) -> dict[str, NDArray[np.float64]]:
-    """Bias and limits of agreement from sums over subjects [..., 6]; NaN with one subject.
+def _limits(stats: NDArray[np.float64], centre: float) -> list[NDArray[np.float64]]:
+    """Bias, limits of agreement and SD from sums over subjects [..., 6]; NaN with one subject.
 
     The variance of a difference is MSW + (MSB - MSW) / m, m being the nights of a subject on
     average. It is not cut off where MSB < MSW: the sum is unbiased as it is, and never negative,
@@ -276,19 +235,6 @@ def _limits(stats: NDArray[np.float64], centre: float) -> dict[str, NDArray[np.f
         ms_within = np.where(nights > subjects, within / (nights - subjects), 0.0)
         per_subject = (nights - nights_squared / nights) / (subjects - 1)
         variance = ms_between / per_subject + ms_within * (1 - 1 / per_subject)
-    sd = np.sqrt(np.where(subjects > 1, variance, np.nan))
+        sd = np.sqrt(np.where(subjects > 1, variance, np.nan))
     bias = np.where(subjects > 0, centre + mean, np.nan)
-    return {
-        "bias": bias,
-        "lower": bias - LIMITS_SD * sd,
-        "upper": bias + LIMITS_SD * sd,
-        "sd": sd,
-    }
-
-
-def _difference_of_errors(
-    bootstrap: Bootstrap, distilled_R: NDArray[np.float64], baseline_R: NDArray[np.float64]
-) -> dict[str, float | None]:
-    """Mean |distilled| - |baseline| over the nights that have both, paired by subject."""
-    sums_U = bootstrap.by_subject(_sums(np.abs(distilled_R) - np.abs(baseline_R)))
-    return bootstrap.interval(_share(sums_U.sum(0)), _share(bootstrap.draw(sums_U)))
+    return [bias, bias - LIMITS_SD * sd, bias + LIMITS_SD * sd, sd]

@@ -1,4 +1,4 @@
-"""The page of a sweep: its heat map, its table, and the same table for a terminal."""
+"""A sweep's heat map and table, as one page and for a terminal."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from kd_sleep.evaluation.report.document import TITLE
-from kd_sleep.evaluation.report.words import data_line
-from kd_sleep.pages import INK, STAGE_COLOURS, drawing, figure_of, page, section
+from kd_sleep.evaluation.report.wording import BETTER, data_line
+from kd_sleep.pages import INK, drawing, figure_of, page, section
 
 
 def sweep_table(results: Mapping[str, Any]) -> str:
-    """A sweep's cells as plain text for a terminal."""
-    lines = [data_line(results["data"]), ""]
+    """A sweep's cells as plain text for a terminal.
+
+    Args:
+      results: of `training.sweep.train_sweep`.
+    """
+    lines = [data_line(**results["data"]), ""]
     lines.append(f"{'alpha':>8}{'T':>8}{'kappa on validation':>24}{'seeds':>8}")
     for (alpha, temperature), kappas in sorted(sweep_cells(results).items()):
-        spread = f" ± {np.std(kappas, ddof=1):.3f}" if len(kappas) > 1 else ""
         shown = "any" if alpha == 1.0 else f"{temperature:g}"
-        text = f"{np.mean(kappas):.3f}{spread}"
-        lines.append(f"{alpha:>8g}{shown:>8}{text:>24}{len(kappas):>8}")
+        lines.append(f"{alpha:>8g}{shown:>8}{_mean_and_spread(kappas, ' '):>24}{len(kappas):>8}")
     chosen = results["chosen"]
     lines.append(
         f"Chosen: alpha {chosen['alpha']:g}, T {chosen['temperature']:g}, seed {chosen['seed']},"
@@ -39,7 +41,7 @@ def write_sweep_page(path: Path, results: Mapping[str, Any]) -> None:
     """The heat map and the table of a sweep as one HTML file."""
     body = section(
         f"{len(results['members'])} students in one program",
-        f"<p>{escape(data_line(results['data']))}"
+        f"<p>{escape(data_line(**results['data']))}"
         f" Labels of {results['labelled_nights']} nights.</p>",
         figure_of(sweep_map(results), "Mean over seeds ± standard deviation."),
         f"<pre>{escape(sweep_table(results))}</pre>",
@@ -49,11 +51,7 @@ def write_sweep_page(path: Path, results: Mapping[str, Any]) -> None:
 
 @drawing
 def sweep_map(results: Mapping[str, Any]) -> tuple[Figure, str]:
-    """Validation kappa over (alpha, T): mean over seeds, and its spread, in every cell.
-
-    Args:
-      results: what `training.sweep.train_sweep` returns.
-    """
+    """Validation kappa over (alpha, T): mean over seeds, and its spread, in every cell."""
     cells = sweep_cells(results)
     alphas = sorted({alpha for alpha, _ in cells})
     temperatures = sorted({temperature for _, temperature in cells})
@@ -63,24 +61,23 @@ def sweep_map(results: Mapping[str, Any]) -> tuple[Figure, str]:
     figure = Figure((1.2 + 0.9 * len(temperatures), 1.0 + 0.55 * len(alphas)), layout="constrained")
     axes = figure.subplots()
     for (alpha, temperature), kappas in cells.items():
-        # At alpha = 1 the temperature has no say: one cell for all.
+        # At alpha = 1 the temperature has no effect: one cell for all.
         left, width = temperatures.index(temperature), 1
         if alpha == 1.0:
             left, width = 0, len(temperatures)
-        row, mean = alphas.index(alpha), means[alpha, temperature]
-        share = (mean - low) / (high - low) if high > low else 0.0
+        row = alphas.index(alpha)
+        share = (means[alpha, temperature] - low) / (high - low) if high > low else 0.0
         best = (alpha, temperature) == (chosen["alpha"], chosen["temperature"])
         cell = Rectangle(
             (left - 0.47, row - 0.46),
             width - 0.06,
             0.92,
-            facecolor=to_rgba(STAGE_COLOURS["Light"], 0.1 + 0.6 * share),
+            facecolor=to_rgba(BETTER, 0.1 + 0.6 * share),
             edgecolor=INK if best else "none",
         )
         axes.add_patch(cell)
-        spread = f"\n± {np.std(kappas, ddof=1):.3f}" if len(kappas) > 1 else ""
-        centre = left + (width - 1) / 2
-        axes.text(centre, row, f"{mean:.3f}{spread}", ha="center", va="center", fontsize=8)
+        centre, text = left + (width - 1) / 2, _mean_and_spread(kappas, "\n")
+        axes.text(centre, row, text, ha="center", va="center", fontsize=8)
     axes.set_xticks(range(len(temperatures)), [f"{value:g}" for value in temperatures])
     axes.set_yticks(range(len(alphas)), [f"{value:g}" for value in alphas])
     axes.set(xlim=(-0.5, len(temperatures) - 0.5), ylim=(len(alphas) - 0.5, -0.5))
@@ -92,6 +89,11 @@ def sweep_map(results: Mapping[str, Any]) -> tuple[Figure, str]:
         f" is alpha {chosen['alpha']:g}, T {chosen['temperature']:g}."
     )
     return figure, text
+
+
+def _mean_and_spread(kappas: list[float], between: str) -> str:
+    spread = f"{between}± {np.std(kappas, ddof=1):.3f}" if len(kappas) > 1 else ""
+    return f"{np.mean(kappas):.3f}{spread}"
 
 
 def sweep_cells(results: Mapping[str, Any]) -> dict[tuple[float, float], list[float]]:

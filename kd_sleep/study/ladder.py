@@ -31,7 +31,6 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +41,10 @@ from kd_sleep.datasets.nights import Nights, open_split, read_split
 from kd_sleep.datasets.splits import SPLITS
 from kd_sleep.errors import DatasetError
 from kd_sleep.evaluation import scores
-from kd_sleep.evaluation.evaluate import readable
+from kd_sleep.evaluation.bootstrap import ScoredNights
+from kd_sleep.evaluation.held_out import readable
 from kd_sleep.evaluation.information import Ladder
+from kd_sleep.evaluation.results import LadderResult
 from kd_sleep.features import rr
 from kd_sleep.features.bcg import on_windows
 from kd_sleep.features.inputs import teacher_inputs
@@ -82,9 +83,7 @@ INFERRED = (
 )
 
 
-def climb(
-    data_dirs: Sequence[Path], shhs_dir: Path, workdir: Path, preset: Preset
-) -> dict[str, Any]:
+def climb(data_dirs: Sequence[Path], shhs_dir: Path, workdir: Path, preset: Preset) -> LadderResult:
     """Makes every rung's nights, trains on them, and measures what each step costs.
 
     Args:
@@ -92,12 +91,6 @@ def climb(
       shhs_dir: the recordings that they were built from.
       workdir: of the ladder; the same call goes on with it.
       preset: sizes and training of the students, and how many seeds.
-
-    Returns:
-      What `Ladder.measure` returns, with "losses": {"name", "text", "change", "by_stage"} each, in
-      bits per window; "parts": {"sensor": from the ECG to the beats found in the BCG, "network":
-      its step, or None without one}, intervals; "inferred": whether the noise-free BCG's drive is
-      not that of the dataset's BCG; "seeds"; and "about", sentences.
 
     Raises:
       DatasetError: a night of the dataset that `shhs_dir` does not have, no scored night, or a
@@ -113,63 +106,55 @@ def climb(
     folder = workdir / "jj"
     _make_series(splits, shhs_dir, folder, simulated and paired, preset.build.workers)
 
-    truth = scores.ScoredNights.of(test)
-    time = np.log(np.concatenate(scores.time_of_night_probs(train.labels(), truth)))
-    rungs, seeds = {TIME: time[None]}, range(preset.study.ladder_seeds)
+    time = scores.time_of_night_probs(train.labels(), ScoredNights.of(test))
+    rungs, seeds = {TIME: np.log(np.concatenate(time))}, range(preset.study.ladder_seeds)
     for name in (ECG, DELAYED, NOISE_FREE, FOUND):
         shown = {
             split: _shown(nights, _series(name, nights, folder)) for split, nights in splits.items()
         }
         rungs[name] = _by_seed(name, shown, workdir, preset)
     plain = dataclasses.replace(preset.student, front_end=BEATS, causal=False)
-    for name, model in ((SERIES, plain), (STUDENT, preset.student)):
-        if name == SERIES or model != plain:
-            student = dataclasses.replace(preset, student=model)
-            if name == SERIES:
-                student = dataclasses.replace(student, augment=AugmentConfig())
-            rungs[name] = _by_seed(name, splits, workdir, student)
+    of_series = dataclasses.replace(preset, student=plain, augment=AugmentConfig())
+    rungs[SERIES] = _by_seed(SERIES, splits, workdir, of_series)
+    if preset.student != plain:
+        rungs[STUDENT] = _by_seed(STUDENT, splits, workdir, preset)
 
     prior = np.bincount(train.label[train.label >= 0], minlength=NUM_STAGES) + 1.0
     subjects = np.repeat(np.array(test.subject_ids), test.windows)
-    ladder = Ladder(
-        test.label,
-        subjects,
-        np.log(prior / prior.sum()),
-        rungs,
-        top=ECG,
-        gains={SERIES},
-    )
-    found = ladder.measure(preset.evaluation)
-    sensor = dataclasses.replace(
-        ladder, rungs={name: rungs[name] for name in (ECG, FOUND)}, gains=()
-    )
+    log_prior = np.log(prior / prior.sum())
+    ladder = Ladder(test.label, subjects, log_prior, rungs, top=ECG, gains={SERIES})
+    ends = {name: rungs[name] for name in (ECG, FOUND)}
+    sensor = dataclasses.replace(ladder, rungs=ends, gains=()).measure(preset.evaluation)
     inferred = paired and not simulated
-    losses = LOSSES | ({FOUND: INFERRED} if inferred else {})
-    found["losses"] = [
-        dict(zip(("name", "text"), losses[step["to"]], strict=True))
-        | {key: step[key] for key in ("change", "by_stage")}
-        for step in found["steps"]
-        if step["to"] in losses
+    causes = LOSSES | ({FOUND: INFERRED} if inferred else {})
+    found = ladder.measure(preset.evaluation)
+    named = [
+        dataclasses.replace(rung, cause=causes[rung.name][0], text=causes[rung.name][1])
+        if rung.name in causes
+        else rung
+        for rung in found.rungs
     ]
-    found["parts"] = {
-        "sensor": sensor.measure(preset.evaluation)["gap"]["change"],
-        "network": found["losses"][-1]["change"] if STUDENT in rungs else None,
-    }
-    found["inferred"] = inferred
-    found["seeds"] = list(seeds)
-    found["about"] = [
-        f"Each rung: one network of the same family, {preset.student_train.steps} steps on the"
-        f" stages of all {len(train)} training nights, calibrated on validation.",
-        "The noise-free BCG is rendered from the heartbeats, breathing and movement that ECG and"
-        " belts show of a recorded night, with simulated RJ delays. The step to the recorded BCG is"
-        " therefore not noise alone: it holds all that was not inferred of the body."
-        if inferred
-        else "The noise-free and the dataset's BCG are of the same heartbeats, breathing and"
-        " movement, so the step between them is noise.",
-        "Timing and detector may give as well as take: the pulse's delay follows the breath, and"
-        " where no beat is found, the body moved.",
-    ]
-    return found
+    return dataclasses.replace(
+        found,
+        rungs=named,
+        sensor=sensor.gap,
+        network=named[-1].change if STUDENT in rungs else None,
+        inferred=inferred,
+        seeds=list(seeds),
+        about=[
+            f"Each rung: one network of the same family, {preset.student_train.steps} steps on the"
+            f" stages of all {len(train)} training nights, calibrated on validation.",
+            "The noise-free BCG is rendered from the heartbeats, breathing and movement that ECG"
+            " and belts show of a recorded night, with simulated RJ delays. The step to the"
+            " recorded BCG is therefore not noise alone: it holds all that was not inferred of the"
+            " body."
+            if inferred
+            else "The noise-free and the dataset's BCG are of the same heartbeats, breathing and"
+            " movement, so the step between them is noise.",
+            "Timing and detector may give as well as take: the pulse's delay follows the breath,"
+            " and where no beat is found, the body moved.",
+        ],
+    )
 
 
 def _make_series(

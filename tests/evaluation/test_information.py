@@ -9,8 +9,10 @@ from scipy import integrate, special, stats
 
 from kd_sleep.config import EvaluationConfig
 from kd_sleep.errors import DatasetError
-from kd_sleep.evaluation.information import Ladder, pointwise_information, summarise
-from kd_sleep.evaluation.report.ladder import waterfall
+from kd_sleep.evaluation.information import Ladder, pointwise_information
+from kd_sleep.evaluation.plain_json import from_json, to_json
+from kd_sleep.evaluation.report.study_sections import ladder_section
+from kd_sleep.evaluation.results import LadderResult
 from kd_sleep.stages import STAGE_NAMES
 
 CONFIG = EvaluationConfig(bootstrap_draws=300)
@@ -131,41 +133,6 @@ def test_bad_input_is_refused_and_said(classes):
         pointwise_information(one_hot, labels, good[0])
 
 
-def test_summary_is_means_and_its_intervals_are_of_subjects(classes):
-    labels, subjects, _ = classes
-    labels = labels[::20].copy()
-    labels[::50] = -1
-    subjects = subjects[::20]
-    bits = np.random.default_rng(3).normal(size=len(labels)) + 0.3 * (subjects % 5)
-    found = summarise(bits, labels, subjects, CONFIG)
-    assert json.loads(json.dumps(found)) == found
-    scored = labels >= 0
-    assert (found["windows"], found["unscored"]) == (scored.sum(), (~scored).sum())
-    assert found["bits"]["value"] == pytest.approx(bits[scored].mean())
-    assert found["bits"]["low"] < bits[scored].mean() < found["bits"]["high"]
-    for number, name in enumerate(STAGE_NAMES):
-        mean = bits[labels == number].mean()
-        assert found["by_stage"][name]["value"] == pytest.approx(mean)
-    means = [bits[scored & (subjects == each)].mean() for each in range(40)]
-    assert [found["by_subject"][str(each)]["bits"] for each in range(40)] == pytest.approx(means)
-    assert found["subject_mean"]["value"] == pytest.approx(np.mean(means))
-    half = found["subject_mean"]["high"] - found["subject_mean"]["low"]
-    assert half / 2 == pytest.approx(1.96 * np.std(means) / np.sqrt(40), rel=0.2)
-    # Copies of windows are no evidence: what is resampled is the subject.
-    twice = summarise(np.tile(bits, 2), np.tile(labels, 2), np.tile(subjects, 2), CONFIG)
-    assert twice["bits"] == pytest.approx(found["bits"])
-
-
-def test_one_subject_and_a_stage_that_never_occurs():
-    found = summarise(np.ones(5), np.array([0, 0, 2, -1, 3]), np.full(5, "a"), CONFIG)
-    assert found["bits"] == {"value": 1.0, "low": None, "high": None}
-    assert found["by_stage"]["REM"] == {"value": None, "low": None, "high": None}
-    with pytest.raises(DatasetError, match="scored"):
-        summarise(np.ones(2), np.array([-1, -1]), np.array([1, 2]), CONFIG)
-    with pytest.raises(ValueError, match="1 of 2 scored windows are not finite"):
-        summarise(np.array([1.0, np.nan]), np.array([0, 0]), np.array([1, 2]), CONFIG)
-
-
 @pytest.fixture(scope="module")
 def measured(classes):
     """Time of night, then a chain in which each rung is the one before with more noise, but one."""
@@ -191,45 +158,52 @@ def measured(classes):
 
 def test_steps_add_up_to_the_gap(measured):
     ladder, found = measured
-    assert json.loads(json.dumps(found)) == found
-    assert found["unscored"] == (ladder.labels < 0).sum()
-    values = [rung["bits"]["value"] for rung in found["rungs"]]
-    changes = [step["change"]["value"] for step in found["steps"]]
-    np.testing.assert_allclose(np.cumsum(changes), values)
-    assert found["gap"]["change"]["value"] == pytest.approx(sum(changes[2:]))
-    for name in STAGE_NAMES:
-        of_stage = [step["by_stage"][name]["value"] for step in found["steps"]]
-        assert sum(of_stage[2:]) == pytest.approx(found["gap"]["by_stage"][name]["value"])
+    assert from_json(LadderResult, json.loads(json.dumps(to_json(found)))) == found
+    changes = [rung.change.value for rung in found.rungs]
+    np.testing.assert_allclose(np.cumsum(changes), [rung.bits.value for rung in found.rungs])
+    assert found.gap.value == pytest.approx(sum(changes[2:]))
     scored = ladder.labels >= 0
-    for rung, log_probs_NK in zip(found["rungs"], ladder.rungs.values(), strict=True):
+    for rung, log_probs_NK in zip(found.rungs, ladder.rungs.values(), strict=True):
         bits = pointwise_information(log_probs_NK, ladder.labels, ladder.log_prior)
-        assert rung["bits"]["value"] == pytest.approx(bits[scored].mean())
+        assert rung.bits.value == pytest.approx(bits[scored].mean())
+        for number, name in enumerate(STAGE_NAMES):
+            of_stage = bits[ladder.labels == number].mean()
+            assert rung.by_stage[name].value == pytest.approx(of_stage)
 
 
-def test_a_rise_behind_the_top_is_marked_and_explained(measured):
+def test_intervals_are_of_subjects(classes):
+    """Copies of windows are no evidence: what is resampled is the subject."""
+    labels, subjects, _ = classes
+    labels, subjects = labels[:4000], np.repeat(np.arange(40), 100)
+    log_probs = bayes(noisy(labels, 1.0), 1.0)
+    once = Ladder(labels, subjects, np.log(PRIOR), {"a": log_probs}).measure(CONFIG)
+    twice = Ladder(
+        np.tile(labels, 2), np.tile(subjects, 2), np.log(PRIOR), {"a": np.tile(log_probs, (2, 1))}
+    ).measure(CONFIG)
+    assert vars(twice.rungs[0].bits) == pytest.approx(vars(once.rungs[0].bits))
+    bits = pointwise_information(log_probs, labels, np.log(PRIOR))
+    means = [bits[subjects == each].mean() for each in range(40)]
+    half = once.rungs[0].bits.high - once.rungs[0].bits.low
+    assert half / 2 == pytest.approx(1.96 * np.std(means) / np.sqrt(40), rel=0.2)
+
+
+def test_a_rise_behind_the_top_is_marked_and_explained(measured, classes):
     _, found = measured
-    marks = [(step["to"], step["expected"], step["contrary"]) for step in found["steps"]]
-    assert marks == [
-        ("Time of night", "gain", False),
-        ("RR from ECG", "gain", False),
-        ("RR with jitter", "loss", False),
-        ("Clean BCG", "loss", False),
-        ("BCG as recorded", "loss", True),
-    ]
-    *others, last = (step["note"] for step in found["steps"])
+    marks = [(rung.expected, rung.contrary) for rung in found.rungs]
+    assert marks == [("gain", False)] * 2 + [("loss", False)] * 2 + [("loss", True)]
+    *others, last = (rung.note for rung in found.rungs)
     assert others == [None] * 4
     assert "data-processing inequality does not hold" in last
     assert "chance" not in last
-
-
-def test_a_rise_that_may_be_chance_says_so(classes):
-    labels, subjects, _ = classes
-    labels, subjects = labels[:2000], np.repeat(np.arange(10), 200)
+    html = ladder_section(found)
+    assert "data-processing" in html
+    assert "unexpected" in html
+    labels, subjects = classes[0][:2000], np.repeat(np.arange(10), 200)
     one, other = (bayes(noisy(labels, 1.0, seed), 1.0) for seed in (7, 8))
-    notes = []
-    for rungs in ({"a": one, "b": other}, {"b": other, "a": one}):
-        (_, step) = Ladder(labels, subjects, np.log(PRIOR), rungs).measure(CONFIG)["steps"]
-        notes.append(step["note"])
+    notes = [
+        Ladder(labels, subjects, np.log(PRIOR), rungs).measure(CONFIG).rungs[1].note
+        for rungs in ({"a": one, "b": other}, {"b": other, "a": one})
+    ]
     assert notes.count(None) == 1
     assert "may be chance" in "".join(note or "" for note in notes)
 
@@ -244,42 +218,36 @@ def test_steps_are_paired_by_subject(classes):
         np.log(PRIOR) + stats.norm.logpdf(x[:, None], MEANS, sd[:, None]), axis=-1
     )
     rungs = {"clear": clear, "mild": np.logaddexp(clear + np.log(0.9), np.log(0.1 * PRIOR))}
-    found = Ladder(labels, subjects, np.log(PRIOR), rungs).measure(CONFIG)
-
-    def width(interval):
-        return interval["high"] - interval["low"]
-
-    assert width(found["steps"][1]["change"]) < 0.5 * width(found["rungs"][0]["bits"])
-    assert found["steps"][1]["change"]["high"] < 0
+    first, second = Ladder(labels, subjects, np.log(PRIOR), rungs).measure(CONFIG).rungs
+    assert second.change.high - second.change.low < 0.5 * (first.bits.high - first.bits.low)
+    assert second.change.high < 0
 
 
 def test_a_rung_that_is_shown_more_should_gain(classes):
-    labels, subjects, _ = classes
-    labels, subjects = labels[:8000], np.repeat(np.arange(20), 400)
+    labels, subjects = classes[0][:8000], np.repeat(np.arange(20), 400)
     good, bad = (bayes(noisy(labels, sd), sd) for sd in (0.6, 1.5))
     ladder = Ladder(labels, subjects, np.log(PRIOR), {"a": good, "b": bad, "c": good}, "a", ["c"])
-    step = ladder.measure(CONFIG)["steps"][2]
-    assert (step["expected"], step["contrary"], step["note"]) == ("gain", False, None)
-    assert dataclasses.replace(ladder, gains=()).measure(CONFIG)["steps"][2]["contrary"]
+    rung = ladder.measure(CONFIG).rungs[2]
+    assert (rung.expected, rung.contrary, rung.note) == ("gain", False, None)
+    assert dataclasses.replace(ladder, gains=()).measure(CONFIG).rungs[2].contrary
     with pytest.raises(ValueError, match="gains"):
         dataclasses.replace(ladder, gains=["d"])
 
 
 def test_seeds_that_differ_widen_a_rungs_interval(classes):
-    labels, subjects, _ = classes
-    labels, subjects = labels[:8000], np.repeat(np.arange(20), 400)
+    labels, subjects = classes[0][:8000], np.repeat(np.arange(20), 400)
     one, other = (bayes(noisy(labels, sd), sd) for sd in (0.6, 1.5))
     mean = 0.5 * (pointwise_information(one, labels, np.log(PRIOR)).mean()
                   + pointwise_information(other, labels, np.log(PRIOR)).mean())  # fmt: skip
 
     def bits(*of_seeds):
         ladder = Ladder(labels, subjects, np.log(PRIOR), {"a": np.stack(of_seeds)})
-        return ladder.measure(CONFIG)["rungs"][0]["bits"]
+        return ladder.measure(CONFIG).rungs[0].bits
 
     apart, alike = bits(one, other), bits(one, one)
-    assert apart["value"] == pytest.approx(mean)
-    assert alike == pytest.approx(bits(one))
-    assert apart["high"] - apart["low"] > 5 * (alike["high"] - alike["low"])
+    assert apart.value == pytest.approx(mean)
+    assert vars(alike) == pytest.approx(vars(bits(one)))
+    assert apart.high - apart.low > 5 * (alike.high - alike.low)
 
 
 def test_a_ladder_refuses_rungs_that_do_not_fit(classes):
@@ -298,26 +266,3 @@ def test_a_ladder_refuses_rungs_that_do_not_fit(classes):
         Ladder(np.full(10, -1), subjects, good[0], {"ECG": good}).measure(CONFIG)
     with pytest.raises(ValueError, match="subjects"):
         Ladder(labels, subjects[:9], good[0], {"ECG": good}).measure(CONFIG)
-
-
-def test_the_waterfall_says_what_it_shows(measured):
-    _, found = measured
-    svg = waterfall(found)
-    assert svg.startswith('<svg role="img" aria-label="Usable information')
-    spoken = svg.split('aria-label="')[1].split('"')[0]
-    for rung in found["rungs"]:
-        assert f"{rung['name']} {rung['bits']['value']:.3f}".replace("-", "−") in spoken
-        assert f">{rung['name']}</text>" in svg
-    assert spoken.count("against expectation") == 1
-    assert svg.count("<pattern") == 1  # its bar alone is hatched
-    assert "From RR from ECG to BCG as recorded" in spoken
-    assert svg == waterfall(found)
-
-
-def test_a_waterfall_of_one_rung_and_one_subject(classes):
-    labels, _, _ = classes
-    log_probs = bayes(noisy(labels[:50], 1.0), 1.0)
-    found = Ladder(labels[:50], np.full(50, "a"), np.log(PRIOR), {"<ECG>": log_probs})
-    svg = waterfall(found.measure(CONFIG))
-    assert "&lt;ECG&gt;" in svg
-    assert "<ECG>" not in svg

@@ -7,7 +7,9 @@ import pytest
 
 from kd_sleep.config import EvaluationConfig
 from kd_sleep.errors import DatasetError
-from kd_sleep.evaluation import scores
+from kd_sleep.evaluation.bootstrap import Bootstrap, ScoredNights
+from kd_sleep.evaluation.plain_json import to_json
+from kd_sleep.evaluation.results import Interval
 from kd_sleep.evaluation.sleep_measures import LIMITS_SD, MEASURES, agreement, sleep_measures
 from kd_sleep.stages import STAGE_NAMES
 
@@ -73,22 +75,23 @@ def tst_study(differences, subjects=None):
     truth = hypnogram("W" * 40 + "L" * 60)
     found = [one_hot(hypnogram("W" * (40 - 2 * d) + "L" * (60 + 2 * d))) for d in differences]
     names = [f"n{n}" for n in range(len(found))]
-    nights = scores.ScoredNights(names, subjects or names, [truth] * len(found))
+    nights = ScoredNights(names, subjects or names, [truth] * len(found))
     return nights, {"x": found}
 
 
 def test_limits_of_one_night_a_subject_are_bland_and_altmans():
     differences = [3, -2, 5, 0, 1, -4, 2, 2]
-    tst = agreement(*tst_study(differences), CONFIG)["systems"]["x"]["tst_min"]
+    tst = agreement(*tst_study(differences), CONFIG).systems["x"]["tst_min"]
     mean, sd = np.mean(differences), np.std(differences, ddof=1)
-    assert tst["bias"]["value"] == pytest.approx(mean)
-    assert tst["sd"] == pytest.approx(sd)
-    assert tst["lower"]["value"] == pytest.approx(mean - 1.96 * sd)
-    assert tst["upper"]["value"] == pytest.approx(mean + 1.96 * sd)
-    assert tst["mean_absolute_error"]["value"] == pytest.approx(np.mean(np.abs(differences)))
-    assert (tst["nights"], tst["undefined"]) == (8, 0)
+    assert tst.bias.value == pytest.approx(mean)
+    assert tst.sd == pytest.approx(sd)
+    assert tst.lower.value == pytest.approx(mean - 1.96 * sd)
+    assert tst.upper.value == pytest.approx(mean + 1.96 * sd)
+    assert tst.mean_absolute_error.value == pytest.approx(np.mean(np.abs(differences)))
+    assert (tst.nights, tst.undefined) == (8, 0)
     for part in ("bias", "lower", "upper", "mean_absolute_error"):
-        assert tst[part]["low"] < tst[part]["value"] < tst[part]["high"]
+        interval = getattr(tst, part)
+        assert interval.low < interval.value < interval.high
 
 
 def test_two_nights_of_a_subject_are_an_analysis_of_variance():
@@ -101,10 +104,10 @@ def test_two_nights_of_a_subject_are_an_analysis_of_variance():
     within = sum(((np.array(g) - np.mean(g)) ** 2).sum() for g in groups) / (count - len(groups))
     nights_each = (count**2 - sum(len(g) ** 2 for g in groups)) / ((len(groups) - 1) * count)
     variance = within + (between - within) / nights_each
-    tst = agreement(*tst_study(differences, subjects), CONFIG)["systems"]["x"]["tst_min"]
-    assert tst["bias"]["value"] == pytest.approx(mean)
-    assert tst["sd"] == pytest.approx(np.sqrt(variance))
-    assert tst["upper"]["value"] - tst["bias"]["value"] == pytest.approx(LIMITS_SD * tst["sd"])
+    tst = agreement(*tst_study(differences, subjects), CONFIG).systems["x"]["tst_min"]
+    assert tst.bias.value == pytest.approx(mean)
+    assert tst.sd == pytest.approx(np.sqrt(variance))
+    assert tst.upper.value - tst.bias.value == pytest.approx(LIMITS_SD * tst.sd)
 
 
 def test_the_variance_of_two_nights_is_not_biased():
@@ -113,8 +116,8 @@ def test_the_variance_of_two_nights_is_not_biased():
     means = rng.normal(0, 3, 1000)
     differences = np.clip(np.rint(rng.normal(np.repeat(means, 2), 2)), -19, 19).astype(int)
     subjects = [f"s{n}" for n in np.repeat(np.arange(1000), 2)]
-    tst = agreement(*tst_study(differences, subjects), CONFIG)["systems"]["x"]["tst_min"]
-    assert tst["sd"] ** 2 == pytest.approx(13, rel=0.1)
+    tst = agreement(*tst_study(differences, subjects), CONFIG).systems["x"]["tst_min"]
+    assert tst.sd**2 == pytest.approx(13, rel=0.1)
 
 
 def test_draws_of_limits_equal_a_loop_over_resampled_subjects():
@@ -124,8 +127,8 @@ def test_draws_of_limits_equal_a_loop_over_resampled_subjects():
     differences = rng.integers(-8, 9, 8)
     nights, systems = tst_study(differences, subjects)
     config = EvaluationConfig(bootstrap_draws=60)
-    found = agreement(nights, systems, config)["systems"]["x"]["tst_min"]
-    weights = scores.Bootstrap.of(nights, config).weights_DU.astype(int)
+    found = agreement(nights, systems, config).systems["x"]["tst_min"]
+    weights = Bootstrap.of(nights, config).weights_DU.astype(int)
     values = {"bias": [], "lower": [], "upper": []}
     for weights_U in weights:
         drawn = [
@@ -137,59 +140,59 @@ def test_draws_of_limits_equal_a_loop_over_resampled_subjects():
         ]
         again = agreement(*tst_study([d for _, d in drawn], [s for s, _ in drawn]), CONFIG)
         for part, list_ in values.items():
-            list_.append(again["systems"]["x"]["tst_min"][part]["value"])
+            list_.append(getattr(again.systems["x"]["tst_min"], part).value)
     for part, list_ in values.items():
         low, high = np.quantile(list_, [0.025, 0.975])
-        assert found[part]["low"] == pytest.approx(low)
-        assert found[part]["high"] == pytest.approx(high)
+        assert getattr(found, part) == Interval(
+            pytest.approx(getattr(found, part).value), pytest.approx(low), pytest.approx(high)
+        )
 
 
 def test_a_perfect_system_agrees_exactly_and_a_constant_shift_is_bias_alone():
     labels = [np.random.default_rng(n).integers(0, 4, 90) for n in range(6)]
     names = [f"n{n}" for n in range(6)]
-    nights = scores.ScoredNights(names, names, labels)
-    perfect = agreement(nights, {"x": [one_hot(n) for n in labels]}, CONFIG)["systems"]["x"]
+    nights = ScoredNights(names, names, labels)
+    perfect = agreement(nights, {"x": [one_hot(n) for n in labels]}, CONFIG).systems["x"]
     for found in perfect.values():
         for part in ("bias", "lower", "upper", "mean_absolute_error"):
-            assert found[part] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    shifted = agreement(*tst_study([7] * 5), CONFIG)["systems"]["x"]["tst_min"]
-    assert shifted["sd"] == 0.0
-    assert shifted["lower"] == shifted["upper"] == {"value": 7.0, "low": 7.0, "high": 7.0}
+            assert getattr(found, part) == Interval(0.0, 0.0, 0.0)
+    shifted = agreement(*tst_study([7] * 5), CONFIG).systems["x"]["tst_min"]
+    assert shifted.sd == 0.0
+    assert shifted.lower == shifted.upper == Interval(7.0, 7.0, 7.0)
 
 
 def test_windows_the_scorer_left_out_are_left_out_of_the_systems_too():
     labels = hypnogram("WWLLRR")
     spoilt = hypnogram("WW..RR")
-    nights = scores.ScoredNights(["a", "b"], ["a", "b"], [spoilt, labels])
+    nights = ScoredNights(["a", "b"], ["a", "b"], [spoilt, labels])
     said = [one_hot(hypnogram("WWDDRR")), one_hot(labels)]
     found = agreement(nights, {"x": said}, CONFIG)
-    assert found["systems"]["x"]["tst_min"]["bias"]["value"] == 0.0
-    assert found["per_recording"][0]["systems"]["x"]["deep_min"] == 0.0
+    assert found.systems["x"]["tst_min"].bias.value == 0.0
+    assert found.per_recording[0].systems["x"]["deep_min"] == 0.0
 
 
 def test_a_night_without_the_measure_is_counted_not_averaged():
     """The system never says REM, one night has none, one has no sleep, one no label."""
     labels = [hypnogram(text) for text in ("WLLRR", "WLLLL", "WWWWW", ".....", "LLRRW")]
     names = list("abcde")
-    nights = scores.ScoredNights(names, names, labels)
+    nights = ScoredNights(names, names, labels)
     said = [one_hot(np.where(n == 1, 2, np.maximum(n, 0))) for n in labels]
     found = agreement(nights, {"x": said}, CONFIG)
-    latency = found["systems"]["x"]["rem_latency_min"]
-    assert latency["bias"] == {"value": None, "low": None, "high": None}
-    assert (latency["nights"], latency["undefined"], latency["sd"]) == (0, 4, None)
-    assert found["scorer"]["rem_latency_min"]["nights"] == 2
-    waso = found["systems"]["x"]["waso_min"]
-    assert (waso["nights"], waso["undefined"]) == (3, 1)
-    assert found["systems"]["x"]["tst_min"]["nights"] == 4
-    assert set(found["per_recording"][3]["scorer"].values()) == {None}
-    json.dumps(found, allow_nan=False)
+    latency = found.systems["x"]["rem_latency_min"]
+    assert latency.bias == Interval()
+    assert (latency.nights, latency.undefined, latency.sd) == (0, 4, None)
+    waso = found.systems["x"]["waso_min"]
+    assert (waso.nights, waso.undefined) == (3, 1)
+    assert found.systems["x"]["tst_min"].nights == 4
+    assert set(found.per_recording[3].scorer.values()) == {None}
+    json.dumps(to_json(found), allow_nan=False)
 
 
 def test_one_subject_has_a_bias_but_no_limits():
-    tst = agreement(*tst_study([3, 5], ["s", "s"]), CONFIG)["systems"]["x"]["tst_min"]
-    assert tst["bias"] == {"value": 4.0, "low": None, "high": None}
-    assert tst["lower"] == tst["upper"] == {"value": None, "low": None, "high": None}
-    assert tst["sd"] is None
+    tst = agreement(*tst_study([3, 5], ["s", "s"]), CONFIG).systems["x"]["tst_min"]
+    assert tst.bias == Interval(4.0)
+    assert tst.lower == tst.upper == Interval()
+    assert tst.sd is None
 
 
 def test_errors_of_two_students_are_paired():
@@ -197,8 +200,8 @@ def test_errors_of_two_students_are_paired():
     better = tst_study([5, -1, 3, -4, 2, 7])[1]["x"]  # a minute nearer, every night
     systems = {"student_distilled": better, "student_hard_labels": found["x"]}
     results = agreement(nights, systems, CONFIG)
-    assert results["distillation"]["tst_min"] == {"value": -1.0, "low": -1.0, "high": -1.0}
-    assert agreement(nights, found, CONFIG)["distillation"] is None
+    assert results.distillation["tst_min"] == Interval(-1.0, -1.0, -1.0)
+    assert agreement(nights, found, CONFIG).distillation is None
 
 
 def test_what_cannot_be_measured_is_refused_by_name():
@@ -206,6 +209,6 @@ def test_what_cannot_be_measured_is_refused_by_name():
     systems["x"][1] = np.full((100, 4), NAN)
     with pytest.raises(ValueError, match="x, n1: 400 probabilities are not finite"):
         agreement(nights, systems, CONFIG)
-    dark = scores.ScoredNights(["a"], ["a"], [np.full(3, -1)])
+    dark = ScoredNights(["a"], ["a"], [np.full(3, -1)])
     with pytest.raises(DatasetError, match="no scored window"):
         agreement(dark, {"x": [one_hot([0, 0, 0])]}, CONFIG)

@@ -1,7 +1,6 @@
 """An SQI judged: one that has the gap wins, noise does not, and flags come from validation."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -10,14 +9,7 @@ from scipy.special import log_softmax
 from kd_sleep.benchmark.synthetic import synthetic_nights
 from kd_sleep.config import EvaluationConfig
 from kd_sleep.errors import DatasetError
-from kd_sleep.evaluation.sqi_judged import (
-    BEST_FEATURE,
-    ENTROPY,
-    LEARNED,
-    SIGNAL,
-    judge_sqi,
-    thresholds,
-)
+from kd_sleep.evaluation.sqi_judged import BEST_FEATURE, ENTROPY, LEARNED, SIGNAL, judge_sqi
 from kd_sleep.models.kept_share import FEATURES
 from kd_sleep.stages import STAGE_NAMES
 from kd_sleep.training.fit_kept_share import augrc, fit_kept_share, gap_bits
@@ -73,48 +65,47 @@ def features(answers, confidence):
 
 
 def judged(nights, answers, confidence, sqi):
-    made = features(answers, confidence)
-    flags = thresholds(nights, made, sqi)
     by_night = [nights.split(each) for each in answers]
-    return judge_sqi(nights, *by_night, made, sqi, flags, CONFIG, "student_distilled")
+    made = features(answers, confidence)
+    return judge_sqi(nights, *by_night, made, sqi, CONFIG, "student_distilled")
 
 
 def test_an_sqi_that_knows_the_gap_comes_all_the_way(nights, answers, sqi):
     gap = gap_bits(answers[1], answers[0])
     found = judged(nights, answers, -gap, sqi)
-    learned = found["judged"]["gap"]["pooled"]["scores"][LEARNED]["augrc"]
-    assert learned["way_to_oracle"]["value"] == pytest.approx(1.0, abs=1e-2)  # clipped at 4
-    assert learned["against_baseline"]["high"] < 0
-    assert "better than the student's own entropy" in found["conclusions"][0]
-    assert not any("less than half" in sentence for sentence in found["conclusions"])
-    assert SIGNAL not in found["curves"]["gap"]  # no samples were read
-    json.dumps(found, allow_nan=False)
+    learned = found.judged["gap"].augrc[LEARNED]
+    assert learned.way_to_oracle.value == pytest.approx(1.0, abs=1e-2)  # clipped at 4
+    assert learned.against_baseline.high < 0
+    assert "better than the student's own entropy" in found.conclusions[0]
+    assert not any("less than half" in sentence for sentence in found.conclusions)
+    assert SIGNAL not in found.judged["gap"].curves  # no samples were read
+    alone = dataclasses.replace(sqi, best_feature=ENTROPY, best_sign=-1.0)
+    assert BEST_FEATURE in found.judged["gap"].augrc
+    assert BEST_FEATURE not in judged(nights, answers, -gap, alone).judged["gap"].augrc
 
 
 def test_an_sqi_of_noise_comes_nowhere_and_the_text_has_it(nights, answers, sqi):
-    found = judged(nights, answers, np.random.default_rng(1).normal(size=480), sqi)
-    way = found["judged"]["gap"]["pooled"]["scores"][LEARNED]["augrc"]["way_to_oracle"]
-    assert way["high"] < 0
-    text = " ".join(found["conclusions"])
+    confidence = np.random.default_rng(1).normal(size=480)
+    found = judged(nights, answers, confidence, sqi)
+    learned = found.judged["gap"].augrc[LEARNED]
+    assert learned.way_to_oracle.high < 0
+    text = " ".join(found.conclusions)
     assert "worse than the student's own entropy" in text
     assert "less than half of the way" in text
     assert "best single feature on validation, SNR, dB, comes" in text
     assert all(stage in text for stage in STAGE_NAMES)
+    # The area that the fit computes by itself is the judge's.
+    gap = gap_bits(answers[1], answers[0])
+    assert augrc(gap, np.clip(confidence, -4, 4)) == pytest.approx(learned.area.value)
 
 
-def test_flags_are_those_of_validation(nights, answers, sqi):
-    """The threshold ships with the SQI: it flags as many test windows as lie below it."""
+def test_the_flag_is_the_one_that_ships(nights, answers, sqi):
     confidence = np.where(np.arange(480) < 48, -1.0, 1.0)
     found = judged(nights, answers, confidence, sqi)
-    assert set(found["rejection"]) == {LEARNED, BEST_FEATURE, ENTROPY}
-    assert found["rejection"][LEARNED]["flagged"]["value"] == pytest.approx(0.1)
-    assert found["flagged"]["value"] == pytest.approx(0.1)
-    flags = thresholds(nights, features(answers, confidence), sqi)
-    assert (flags[LEARNED], flags[BEST_FEATURE]) == (0.5, 1.0)
     gap = gap_bits(answers[1], answers[0])
-    assert found["rejection"][LEARNED]["bits"]["kept"]["value"] == pytest.approx(gap[48:].mean())
-    alone = dataclasses.replace(sqi, best_feature=ENTROPY, best_sign=-1.0)
-    assert BEST_FEATURE not in judged(nights, answers, confidence, alone)["rejection"]
+    assert found.rejection["gap"].threshold == found.flag_below == 0.5
+    assert found.rejection["error"].flagged.value == pytest.approx(0.1)
+    assert found.rejection["gap"].risk_kept.value == pytest.approx(gap[48:].mean())
 
 
 def test_windows_that_are_missing_or_unscored_do_not_count(nights, answers, sqi):
@@ -124,27 +115,9 @@ def test_windows_that_are_missing_or_unscored_do_not_count(nights, answers, sqi)
     some = dataclasses.replace(nights, label=label, bcg_missing=missing)
     confidence = np.random.default_rng(1).normal(size=480)
     found = judged(some, answers, confidence, sqi)
-    assert found["windows"] == 330
+    assert sum(row.windows for row in found.reliability) == 330
     confidence[:150] = 0.0  # their SQI changes nothing
-    assert judged(some, answers, confidence, sqi)["judged"] == found["judged"]
+    assert judged(some, answers, confidence, sqi) == found
     none = dataclasses.replace(nights, label=np.full_like(label, -1))
     with pytest.raises(DatasetError):
         judged(none, answers, confidence, sqi)
-
-
-def test_the_curves_end_at_the_mean_loss(nights, answers, sqi):
-    found = judged(nights, answers, np.random.default_rng(1).normal(size=480), sqi)
-    for kind, curves in found["curves"].items():
-        mean = found["judged"][kind]["pooled"]["mean_loss"]
-        for curve in curves.values():
-            assert curve["coverage"][-1] == 1.0
-            assert curve["risk"][-1] == pytest.approx(mean)
-            assert len(curve["risk"]) == len(curve["coverage"]) <= 100
-
-
-def test_the_fits_area_is_that_of_the_judge(nights, answers, sqi):
-    confidence = np.random.default_rng(1).normal(size=480)
-    found = judged(nights, answers, confidence, sqi)["judged"]["gap"]["pooled"]["scores"]
-    gap = gap_bits(answers[1], answers[0])
-    area = found[LEARNED]["augrc"]["area"]["value"]
-    assert augrc(gap, np.clip(confidence, -4, 4)) == pytest.approx(area)

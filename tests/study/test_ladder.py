@@ -1,30 +1,25 @@
 """The ladder's rungs on a tiny cohort: what they are made of, and what is said of them."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
-from kd_sleep.config import PRESETS, StudyConfig
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import DatasetError
-from kd_sleep.evaluation.report.ladder import ladder_section
 from kd_sleep.recordings.shhs import find_nights
 from kd_sleep.schema import RECORDED
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.study import ladder
-from kd_sleep.training.checkpoints import Checkpoints
 
-PLAIN = dataclasses.replace(PRESETS["tiny"], study=StudyConfig(ladder_seeds=2))
-TINY = dataclasses.replace(PLAIN, student=dataclasses.replace(PLAIN.student, causal=True))
 SPLITS = ("train", "validation", "test")
 
 
 @pytest.fixture(scope="module")
-def climbed(cohort, data_dir, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("ladder")
-    return workdir, ladder.climb([data_dir], cohort, workdir, TINY)
+def climbed(tiny_study):
+    """The study's ladder."""
+    workdir, results = tiny_study
+    return workdir / "ladder", results.ladder
 
 
 @pytest.fixture(scope="module")
@@ -44,39 +39,27 @@ def guessed(name, splits, workdir, preset):
 
 def test_the_steps_from_ecg_to_student_add_up(climbed):
     _, found = climbed
-    assert [loss["name"] for loss in found["losses"]] == [
+    steps = {rung.name: rung for rung in found.rungs if rung.cause}
+    assert [rung.cause for rung in steps.values()] == [
         "sensor timing", "detector", "noise", "breath and movement", "network",
     ]  # fmt: skip
-    changes = [loss["change"]["value"] for loss in found["losses"]]
-    assert sum(changes) == pytest.approx(found["gap"]["change"]["value"])
-    assert sum(changes[:3]) == pytest.approx(found["parts"]["sensor"]["value"])
-    assert found["parts"]["network"] == found["losses"][-1]["change"]
-    assert (found["gap"]["from"], found["gap"]["to"]) == (ladder.ECG, ladder.STUDENT)
-    expected = {step["to"]: step["expected"] for step in found["steps"]}
+    changes = [rung.change.value for rung in steps.values()]
+    assert sum(changes) == pytest.approx(found.gap.value)
+    assert sum(changes[:3]) == pytest.approx(found.sensor.value)
+    assert found.network == steps[ladder.STUDENT].change
+    assert (found.top, found.rungs[-1].name) == (ladder.ECG, ladder.STUDENT)
+    expected = {name: rung.expected for name, rung in steps.items()}
     assert expected[ladder.FOUND] == expected[ladder.STUDENT] == "loss"
     assert expected[ladder.SERIES] == "gain"
-    assert json.loads(json.dumps(found)) == found
-    assert "sensor timing" in ladder_section(found)
 
 
-def test_the_same_call_makes_and_trains_nothing(climbed, cohort, data_dir, monkeypatch):
-    workdir, found = climbed
-
-    def no(*arguments, **more):
-        raise AssertionError("made again")
-
-    monkeypatch.setattr(Checkpoints, "save", no)
-    monkeypatch.setattr(ladder, "_write_series", no)
-    assert ladder.climb([data_dir], cohort, workdir, TINY) == found
-
-
-def test_recordings_of_other_nights_make_no_ladder(data_dir, cohort, tmp_path):
+def test_recordings_of_other_nights_make_no_ladder(tiny, data_dir, cohort, tmp_path):
     folder = tmp_path / "polysomnography" / "annotations-events-nsrr" / "shhs1"
     folder.mkdir(parents=True)
     source = next((cohort / "polysomnography").rglob("*-nsrr.xml"))
     (folder / "shhs1-200999-nsrr.xml").write_bytes(source.read_bytes())
     with pytest.raises(DatasetError, match=r"lacks \d+ nights of the dataset"):
-        ladder.climb([data_dir], tmp_path, tmp_path / "ladder", TINY)
+        ladder.climb([data_dir], tmp_path, tmp_path / "ladder", tiny)
 
 
 def test_a_night_is_the_same_whoever_makes_it(made, cohort, tmp_path):
@@ -126,7 +109,7 @@ def test_a_simulated_night_is_rendered_from_its_own_drive(made, tmp_path):
     ],
 )
 def test_only_a_bcg_of_a_known_drive_loses_to_noise(
-    climbed, cohort, data_dir, monkeypatch, cohort_name, bcg_source, known, name
+    climbed, tiny, cohort, data_dir, monkeypatch, cohort_name, bcg_source, known, name
 ):
     asked = []
 
@@ -137,24 +120,24 @@ def test_only_a_bcg_of_a_known_drive_loses_to_noise(
     monkeypatch.setattr(ladder, "read_split", read)
     monkeypatch.setattr(ladder, "_by_seed", guessed)
     monkeypatch.setattr(ladder, "_make_series", lambda *settings: asked.append(settings[3]))
-    found = ladder.climb([data_dir], cohort, climbed[0], TINY)
+    found = ladder.climb([data_dir], cohort, climbed[0], tiny)
     assert asked == [known]
-    assert found["losses"][2]["name"] == name
-    assert found["inferred"] == (name != "noise")
-    assert ("not noise alone" in found["about"][1]) == found["inferred"]
+    assert {rung.name: rung.cause for rung in found.rungs}[ladder.FOUND] == name
+    assert found.inferred == (name != "noise")
+    assert ("not noise alone" in found.about[1]) == found.inferred
 
 
 def test_a_student_without_more_than_its_series_is_no_rung_of_its_own(
-    climbed, cohort, data_dir, monkeypatch
+    climbed, tiny, cohort, data_dir, monkeypatch
 ):
     monkeypatch.setattr(ladder, "_by_seed", guessed)
-    found = ladder.climb([data_dir], cohort, climbed[0], PLAIN)
-    assert found["gap"]["to"] == ladder.SERIES
-    assert found["parts"]["network"] is None
-    assert len(found["losses"]) == 4
+    plain = dataclasses.replace(tiny, student=dataclasses.replace(tiny.student, causal=False))
+    found = ladder.climb([data_dir], cohort, climbed[0], plain)
+    assert found.rungs[-1].name == ladder.SERIES
+    assert found.network is None
 
 
-def test_windows_without_beats_weigh_as_any_other(data_dir, tmp_path, monkeypatch):
+def test_windows_without_beats_weigh_as_any_other(tiny, data_dir, tmp_path, monkeypatch):
     nights = read_split(data_dir, "validation")
     missing = dataclasses.replace(
         nights, bcg_missing=np.full_like(nights.bcg_missing, 0.7),
@@ -179,6 +162,6 @@ def test_windows_without_beats_weigh_as_any_other(data_dir, tmp_path, monkeypatc
     monkeypatch.setattr(ladder, "fit", fit)
     for name, shown in ((ladder.FOUND, blind), (ladder.SERIES, missing)):
         with pytest.raises(InterruptedError):
-            ladder._log_probs(name, dict.fromkeys(SPLITS, shown), tmp_path, TINY, 0)
+            ladder._log_probs(name, dict.fromkeys(SPLITS, shown), tmp_path, tiny, 0)
     for kind in ("teacher", "student"):
         np.testing.assert_array_equal(weights[kind], nights.label >= 0)

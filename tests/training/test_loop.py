@@ -16,7 +16,7 @@ from folders import params_of
 
 from kd_sleep.config import PRESETS, AugmentConfig, DistillConfig, ExecutionConfig
 from kd_sleep.errors import ConfigError, Stopped, TrainingError
-from kd_sleep.evaluation.evaluate import evaluate_folders
+from kd_sleep.evaluation.held_out import evaluate_folders
 from kd_sleep.training import feeds, loop
 from kd_sleep.training.checkpoints import Checkpoints
 from kd_sleep.training.metrics_log import SPEED, read_metrics
@@ -137,7 +137,7 @@ def test_an_ensemble_of_teachers_teaches(whole, data_dir, teacher_dir, tmp_path)
     scored = evaluate_folders(
         [data_dir], [teacher_dir, other], {"mixed": tmp_path / "w"}, tmp_path, TINY.evaluation
     )
-    assert set(scored["systems"]) >= {"teacher", "mixed"}
+    assert set(scored.systems) >= {"teacher", "mixed"}
     with pytest.raises(TrainingError, match="learned from another teacher"):
         evaluate_folders([data_dir], [other], {"mixed": tmp_path / "w"}, tmp_path, TINY.evaluation)
     assert read_metrics(tmp_path / "w")[0]["kl"] != read_metrics(whole[0])[0]["kl"]

@@ -1,10 +1,10 @@
-"""The report of an evaluation or a study: a section a file, put together in `document`."""
+"""The report of an evaluation or a study: one HTML file, and a table for the terminal."""
 
 from kd_sleep.extras import optional_packages
 
 with optional_packages():
-    from kd_sleep.evaluation.report.chosen_nights import ReportNight, Snippet, report_nights
     from kd_sleep.evaluation.report.document import write_report
-    from kd_sleep.evaluation.report.terminal import table
+    from kd_sleep.evaluation.report.night_gallery import report_nights
+    from kd_sleep.evaluation.report.opening import table
 
-__all__ = ["ReportNight", "Snippet", "report_nights", "table", "write_report"]
+__all__ = ["report_nights", "table", "write_report"]

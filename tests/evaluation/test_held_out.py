@@ -13,7 +13,8 @@ from kd_sleep.config import PRESETS, DistillConfig, to_dict
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import DatasetError, TrainingError
 from kd_sleep.evaluation import scores
-from kd_sleep.evaluation.evaluate import _assert_comparable, evaluate, evaluate_folders
+from kd_sleep.evaluation.held_out import _assert_comparable, evaluate, evaluate_folders
+from kd_sleep.evaluation.plain_json import to_json
 from kd_sleep.provenance import write_json
 from kd_sleep.training.seen_subjects import seen
 from kd_sleep.training.trained import Trained, load_trained
@@ -35,16 +36,21 @@ def a_pair():
     return runs
 
 
+def listed(runs):
+    return {name: [run] for name, run in runs.items()}
+
+
 def test_one_student_with_two_losses_is_a_comparison():
-    _assert_comparable(a_pair())
-    _assert_comparable({"another": a_pair()[scores.DISTILLED]})
+    _assert_comparable(listed(a_pair()))
+    _assert_comparable({"another": [a_pair()[scores.DISTILLED]]})
 
 
 @pytest.mark.parametrize(
     ("path", "value", "word"),
     [
         (("distill", "alpha"), 0.5, "alpha=0.5 of the baseline"),
-        (("distill", "label_seed"), 1, "label_seed"),
+        (("distill", "label_seed"), 1, "label_seeds"),
+        (("train", "seed"), 1, "seeds"),
         (("labelled",), 6, r"labelled \(2 and 6\)"),
         (("train", "steps"), 99, "train"),
         (("model", "width"), 99, "model"),
@@ -58,7 +64,17 @@ def test_any_other_difference_is_refused_by_name(path, value, word):
         place = place[key]
     place[path[-1]] = value
     with pytest.raises(TrainingError, match=word):
-        _assert_comparable(runs)
+        _assert_comparable(listed(runs))
+
+
+def test_runs_of_one_name_differ_in_their_seeds_alone():
+    run = a_pair()[scores.DISTILLED]
+    other = copy.deepcopy(run)
+    other["train"]["seed"], other["distill"]["label_seed"] = 1, 4
+    _assert_comparable({"x": [run, other]})
+    other["distill"]["temperature"] = 9.0
+    with pytest.raises(TrainingError, match="x: its runs differ in distill"):
+        _assert_comparable({"x": [run, other]})
 
 
 def test_evaluate_refuses_before_it_reads_any_data(tmp_path):
@@ -86,16 +102,16 @@ def test_a_name_of_ours_is_taken(tmp_path):
 SPLITS = {"train": (4, 1), "validation": (3, 2), "test": (6, 3)}  # nights and seed
 
 
-class Said(Trained):
-    """A network that says (noise + 2 x the truth) x sharpness, and nothing of NaN sharpness."""
+class Noise(Trained):
+    """A network whose logits are (noise + 2 x the truth) x sharpness."""
 
-    def __init__(self, name, sharpness, settings, asked):
+    def __init__(self, name, sharpness, settings, asked, noise=9):
         super().__init__(None, {}, {"kind": name, "settings": settings}, [])
-        self.__dict__.update(name=name, sharpness=sharpness, asked=asked)
+        self.__dict__.update(name=name, sharpness=sharpness, asked=asked, noise=noise)
 
     def logits(self, nights):
         self.asked.append((self.name, len(nights)))
-        rng = np.random.default_rng(9)
+        rng = np.random.default_rng(self.noise)
         return [
             self.sharpness[self.name]
             * (rng.standard_normal((len(labels), 4)) + 2 * np.eye(4)[np.maximum(labels, 0)])
@@ -103,19 +119,27 @@ class Said(Trained):
         ]
 
 
+def settings_of(seed=0, label_seed=0):
+    run = a_pair()[scores.DISTILLED] | {"teacher": "teacher", "trained_on": {"seen": []}}
+    run["train"]["seed"], run["distill"]["label_seed"] = seed, label_seed
+    return run
+
+
 @pytest.fixture
-def said(tmp_path):
+def said():
     """Two runs without a network."""
     splits = {name: synthetic_nights(n, 40, seed) for name, (n, seed) in SPLITS.items()}
     sharpness, asked = {"teacher": 1.0, "student": 3.0}, []
-    run = a_pair()[scores.DISTILLED] | {"teacher": "teacher", "trained_on": {"seen": []}}
-    teacher, student = (Said(name, sharpness, run, asked) for name in sharpness)
+    teacher, student = (Noise(name, sharpness, settings_of(), asked) for name in sharpness)
 
-    def scored(split="test", teachers=(teacher,), students=(student,)):
+    def scored(split="test", teachers=(teacher,), students=(student,), out=None):
         asked.clear()
+        named = {}
+        for one in students:
+            named.setdefault(one.name, []).append(one)
         results = evaluate(
-            splits[split], teachers, {one.name: one for one in students}, EVALUATION,
-            train=splits["train"], validation=splits["validation"], out=tmp_path, split=split,
+            splits[split], teachers, named, EVALUATION,
+            train=splits["train"], validation=splits["validation"], out=out, split=split,
         )  # fmt: skip
         return results, asked
 
@@ -124,48 +148,68 @@ def said(tmp_path):
 
 def test_results_hold_sleep_measures_and_calibration_fitted_on_validation(said, tmp_path):
     scored, splits, _ = said
-    results, asked = scored()
-    assert asked == [("teacher", 6), ("student", 6), ("teacher", 3), ("student", 3)]
+    results, asked = scored(out=tmp_path)
+    assert sorted(asked) == [("student", 3), ("student", 6), ("teacher", 3), ("teacher", 6)]
     systems = {"teacher", "student", "time_of_night", "majority"}
-    calibration = results["calibration"]
-    assert set(calibration["systems"]) == set(results["sleep_measures"]["systems"]) == systems
-    assert calibration["validation"] == {
-        "recordings": 3,
-        "windows": int((splits["validation"].label >= 0).sum()),
-    }
-    hot, plain = (calibration["systems"][name]["temperature"] for name in ("student", "teacher"))
+    calibration = results.calibration
+    assert set(calibration.systems) == set(results.sleep_measures.systems) == systems
+    assert calibration.validation_nights == 3
+    assert calibration.validation_windows == int((splits["validation"].label >= 0).sum())
+    hot, plain = (calibration.systems[name].temperature for name in ("student", "teacher"))
     assert hot == pytest.approx(3 * plain, rel=1e-4)
-    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert json.loads((tmp_path / "results.json").read_text()) == to_json(results)
     page = (tmp_path / "report.html").read_text()
     assert "Sleep measures" in page
     assert "Calibration" in page
 
 
+def test_several_runs_of_one_name_are_means_with_intervals_over_seeds_and_draws(said):
+    """As a full cross of seeds and draws, or each draw with a seed of its own."""
+    scored, _, sharpness = said
+
+    def students(pairs):
+        return [
+            Noise("student", sharpness, settings_of(seed, label), [], noise=10 * label + seed + 30)
+            for label, seed in pairs
+        ]
+
+    crossed = [(label, seed) for seed in (0, 1) for label in (0, 1)]
+    for pairs in (crossed, [(0, 0), (1, 1), (2, 2)]):
+        system = scored(students=students(pairs))[0].systems["student"]
+        assert [(run.label_seed, run.seed) for run in system.runs] == sorted(pairs)
+        accuracies = [run.accuracy for run in system.runs]
+        assert len(set(accuracies)) == len(pairs)
+        assert system.pooled.accuracy.value == pytest.approx(np.mean(accuracies))
+    alone = scored(students=students([(0, 0)]))[0].systems["student"]
+    assert system.per_recording == alone.per_recording
+    with pytest.raises(TrainingError, match="its runs have the label seeds"):
+        scored(students=students([(0, 0), (0, 1), (1, 0)]))
+
+
 def test_test_labels_have_no_say_in_a_temperature(said):
     scored, splits, _ = said
-    before = scored()[0]["calibration"]["systems"]
+    before = scored()[0].calibration.systems
     splits["test"].label[:] = np.roll(splits["test"].label, 7)
-    after = scored()[0]["calibration"]["systems"]
+    after = scored()[0].calibration.systems
     for name in before:
-        assert before[name]["temperature"] == after[name]["temperature"]
-    assert before["student"]["after"] != after["student"]["after"]
+        assert before[name].temperature == after[name].temperature
+    assert before["student"].after != after["student"].after
 
 
 def test_validation_itself_is_judged_without_a_temperature(said):
     scored, _, _ = said
     results, _ = scored("validation")
-    assert results["calibration"]["validation"] is None
-    assert results["calibration"]["systems"]["student"]["after"] is None
+    assert results.calibration.validation_nights == 0
+    assert results.calibration.systems["student"].after is None
 
 
 @pytest.mark.parametrize("which", ["teachers", "students"])
-def test_either_can_be_scored_alone(said, tmp_path, which):
+def test_either_can_be_scored_alone(said, which):
     scored, _, _ = said
     results, asked = scored(**{which: ()})
     left = "student" if which == "teachers" else "teacher"
     assert {name for name, _ in asked} == {left}
-    assert set(results["systems"]) == {left, "time_of_night", "majority"}
-    assert "Calibration" in (tmp_path / "report.html").read_text()
+    assert set(results.systems) == {left, "time_of_night", "majority"}
     with pytest.raises(TrainingError, match="no teacher and no student"):
         scored(teachers=(), students=())
 
@@ -176,8 +220,8 @@ def test_nights_without_what_is_read_are_left_out_by_name(said):
     test.rr_missing[:40] = 1.0
     test.bcg_missing[40:80] = 1.0
     results, _ = scored()
-    assert results["data"]["left_out"] == list(test.recording_ids[:2])
-    assert scored(students=())[0]["data"]["left_out"] == [test.recording_ids[0]]
+    assert results.data.left_out == list(test.recording_ids[:2])
+    assert scored(students=())[0].data.left_out == [test.recording_ids[0]]
     test.bcg_missing[:] = 1.0
     with pytest.raises(DatasetError, match="test: none of its nights has an ECG and a BCG"):
         scored()
@@ -189,7 +233,7 @@ def test_a_model_is_not_scored_on_its_own_training_subjects(said, tmp_path):
     run["trained_on"] = {"seen": [seen(splits["test"], splits["validation"])]}
     for name in ("teacher", "student"):
         with pytest.raises(TrainingError, match=rf"{name} in .* 6 of the 6 subjects of the test"):
-            scored(**{f"{name}s": (Said(name, sharpness, run, []),)})
+            scored(out=tmp_path, **{f"{name}s": (Noise(name, sharpness, run, []),)})
     assert not (tmp_path / "results.json").exists()
 
 
@@ -213,16 +257,15 @@ def test_one_subject_a_dark_night_and_a_network_of_one_class_make_a_page(
     splits["validation"].label[:] = -1
     constant = np.float32([0, 0, 5, 0])
     monkeypatch.setattr(
-        Said, "logits", lambda self, nights: [np.tile(constant, (w, 1)) for w in nights.windows]
+        Noise, "logits", lambda self, nights: [np.tile(constant, (w, 1)) for w in nights.windows]
     )
-    results, _ = scored()
-    json.dumps(results, allow_nan=False)
-    assert results["unscored_recordings"] == ["synthetic-0"]
-    assert results["systems"]["teacher"]["pooled"]["precision"]["Deep"]["value"] is None
-    student = results["calibration"]["systems"]["student"]
-    assert student["temperature"] is None
-    assert "No window of the validation nights is scored" in student["note"]
-    sleep = results["sleep_measures"]["systems"]["student"]
-    assert (sleep["tst_min"]["nights"], sleep["rem_latency_min"]["nights"]) == (5, 0)
-    assert sleep["tst_min"]["lower"]["value"] is None
+    results, _ = scored(out=tmp_path)
+    assert results.unscored_recordings == ["synthetic-0"]
+    assert results.systems["teacher"].pooled.precision["Deep"].value is None
+    student = results.calibration.systems["student"]
+    assert student.temperature is None
+    assert "No window of the validation nights is scored" in student.note
+    sleep = results.sleep_measures.systems["student"]
+    assert (sleep["tst_min"].nights, sleep["rem_latency_min"].nights) == (5, 0)
+    assert sleep["tst_min"].lower.value is None
     assert "No window of the validation nights is scored" in (tmp_path / "report.html").read_text()

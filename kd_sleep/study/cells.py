@@ -1,4 +1,4 @@
-"""What a study trains: students by shape, by labelled nights and by loss, each tuned alike."""
+"""What a study trains: students by shape, amount of labels and loss, each tuned alike."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from kd_sleep.config import (
 from kd_sleep.errors import ConfigError
 from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS
 
-ALL, HALF, TENTH, HANDFUL, NONE = "all", "50 %", "10 %", "a handful", "none"
+ALL, HANDFUL, NONE = "all", "a handful", "none"
 LOSSES = (HARD_LABELS, DISTILLED)
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What validation chooses from. Both losses get a grid, and should get as many tries.
+    """Amounts of labels, and what validation chooses from; both losses should get as many tries.
 
     Attributes:
       alphas, temperatures: of the distilled student.
       rates, smoothings: of the student on hard labels: learning rate, as a multiple of the
         preset's, and label smoothing.
+      labelled: training nights with stages, besides none, the handful and all; may be empty.
 
     Raises:
       ConfigError: an empty axis, a value twice, or one out of range.
@@ -39,11 +40,12 @@ class Grid:
     temperatures: Sequence[float]
     rates: Sequence[float]
     smoothings: Sequence[float]
+    labelled: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             values = getattr(self, field.name)
-            if not values or len(set(values)) != len(values):
+            if (not values and field.name != "labelled") or len(set(values)) != len(values):
                 raise ConfigError(
                     f"--{field.name}: expected values, each once, got {list(values)}."
                 )
@@ -62,7 +64,7 @@ class Cell:
 
     Attributes:
       shape: of `config.STUDENTS`.
-      labelled: how it is called, of the names above.
+      labelled: name of the amount, such as "a handful".
       labelled_nights: how many training nights it sees the stages of.
       loss: `scores.DISTILLED` or `scores.HARD_LABELS`.
     """
@@ -73,8 +75,8 @@ class Cell:
     loss: str
 
     @property
-    def name(self) -> str:
-        """A folder's."""
+    def folder(self) -> str:
+        """Its folder."""
         return f"{self.shape}/{self.labelled_nights}_labelled/{self.loss}"
 
     def model(self, preset: Preset) -> StudentConfig:
@@ -103,20 +105,20 @@ class Cell:
         ]
 
 
-def amounts(scored: int, handful: int) -> dict[str, int]:
+def amounts(scored: int, handful: int, labelled: Sequence[int]) -> dict[str, int]:
     """How many of the scored training nights a student sees the stages of, most first.
 
-    An amount that another one already is, or that is no whole night, is left out.
+    Amounts beyond the scored nights, and those that another one already is, are left out.
     """
-    wanted = {ALL: scored, HALF: scored // 2, TENTH: round(scored / 10), HANDFUL: handful, NONE: 0}
+    wanted = {NONE: 0, ALL: scored, HANDFUL: handful} | {f"{n} nights": n for n in labelled}
     found: dict[str, int] = {}
     for name, nights in wanted.items():
-        if name == NONE or (0 < nights <= scored and nights not in found.values()):
+        if nights <= scored and nights not in found.values():
             found[name] = nights
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def cells(scored: int, config: StudyConfig) -> list[Cell]:
+def cells(scored: int, config: StudyConfig, labelled: Sequence[int]) -> list[Cell]:
     """All students of a study; without any label there is no student on hard labels.
 
     The handful in context comes first: it is the one that is looked at most closely.
@@ -124,7 +126,7 @@ def cells(scored: int, config: StudyConfig) -> list[Cell]:
     found = [
         Cell(shape, name, nights, loss)
         for shape in STUDENTS
-        for name, nights in amounts(scored, config.handful).items()
+        for name, nights in amounts(scored, config.handful, labelled).items()
         for loss in LOSSES
         if nights or loss == DISTILLED
     ]

@@ -5,34 +5,25 @@ import pytest
 from kd_sleep.config import PRESETS, StudyConfig
 from kd_sleep.errors import ConfigError
 from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS
-from kd_sleep.study import plan
+from kd_sleep.study import cells as plan
 
 GRID = plan.Grid([0.0, 0.3], [2.0, 4.0], [0.3, 1.0], [0.0, 0.1])
 CPU = PRESETS["cpu"]
 
 
-def test_amounts_go_from_all_to_none():
-    assert plan.amounts(168, 6) == {"all": 168, "50 %": 84, "10 %": 17, "a handful": 6, "none": 0}
-
-
-@pytest.mark.parametrize("scored", [1, 2, 3, 10, 12, 60, 5793])
-@pytest.mark.parametrize("handful", [1, 2, 6])
-def test_no_amount_comes_twice(scored, handful):
-    found = plan.amounts(scored, min(handful, scored))
-    assert len(set(found.values())) == len(found)
-    assert found["all"] == scored
-    assert found["none"] == 0
-    assert list(found.values()) == sorted(found.values(), reverse=True)
-    assert min(handful, scored) in found.values()
+def test_amounts_go_from_all_to_none_and_none_comes_twice():
+    found = plan.amounts(168, 6, [17, 100, 6, 500])
+    assert found == {"all": 168, "100 nights": 100, "17 nights": 17, "a handful": 6, "none": 0}
+    assert plan.amounts(6, 6, []) == {"all": 6, "none": 0}
 
 
 def test_every_student_once_and_none_on_no_labels():
-    cells = plan.cells(168, StudyConfig())
+    cells = plan.cells(168, StudyConfig(), [17, 100])
     assert len(set(cells)) == len(cells) == 2 * (4 * 2 + 1)
     assert all(cell.loss == DISTILLED for cell in cells if cell.labelled_nights == 0)
     assert {cell.loss for cell in cells[:2]} == {DISTILLED, HARD_LABELS}
     assert all(plan.is_main(cell, StudyConfig()) for cell in cells[:2])
-    assert len({cell.name for cell in cells}) == len(cells)
+    assert len({cell.folder for cell in cells}) == len(cells)
 
 
 @pytest.mark.parametrize("loss", [DISTILLED, HARD_LABELS])
