@@ -18,21 +18,15 @@ may be a little too sure of itself; the nights that are judged had no say in eit
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_sleep.config import EvaluationConfig
+from kd_sleep.errors import DatasetError
 from kd_sleep.evaluation.bootstrap import Bootstrap, ScoredNights
-from kd_sleep.evaluation.results import (
-    Bin,
-    Calibration,
-    CalibrationScores,
-    Interval,
-    SystemCalibration,
-)
+from kd_sleep.evaluation.results import Bin, Calibration, CalibrationScores, SystemCalibration
 from kd_sleep.evaluation.scores import DISTILLED, HARD_LABELS
 from kd_sleep.metrics import COLDEST, HOTTEST, best_temperature
 from kd_sleep.stages import NUM_STAGES
@@ -43,36 +37,6 @@ _SCORES = ("nll", "brier", "ece")  # the first of what `_scores` returns
 
 Logits = Sequence[NDArray[np.floating]]  # [N_r, K] of each night; log-probabilities will do
 Validation = tuple[ScoredNights, Mapping[str, Logits]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Windows:
-    """The scored windows of all nights end to end: S logits (K, S), stages and nights of each."""
-
-    logits_KS: NDArray[np.float64]
-    stage: NDArray[np.intp]
-    recording: NDArray[np.intp]
-
-    @classmethod
-    def of(cls, system: str, nights: ScoredNights, logits: Logits) -> _Windows:
-        if len(logits) != len(nights.labels):
-            raise ValueError(f"{system}: {len(logits)} nights, expected {len(nights.labels)}")
-        for recording, labels, logits_NK in zip(
-            nights.recording_ids, nights.labels, logits, strict=True
-        ):
-            shape = (len(labels), NUM_STAGES)
-            if logits_NK.shape != shape:
-                raise ValueError(
-                    f"{system}, {recording}: expected logits {shape}, got {logits_NK.shape}"
-                )
-            if broken := np.count_nonzero(~np.isfinite(logits_NK)):
-                raise ValueError(f"{system}, {recording}: {broken} logits are not finite")
-        labels_W = np.concatenate(nights.labels)
-        recording_W = np.repeat(np.arange(len(nights.labels)), list(map(len, nights.labels)))
-        scored = labels_W >= 0
-        # Stages first: sums over four long rows are quicker than over many rows of four.
-        logits_KS = np.concatenate(logits)[scored].T.astype(np.float64, order="C")
-        return cls(logits_KS, labels_W[scored].astype(np.intp), recording_W[scored])
 
 
 def calibration(
@@ -94,20 +58,33 @@ def calibration(
         recording.
       DatasetError: if no window of any night is scored.
     """
-    bootstrap = Bootstrap.of(nights, config)
+    labels = np.concatenate(nights.labels)
+    scored = labels >= 0
+    if not scored.any():
+        raise DatasetError("These nights have no scored window, so there is nothing to score.")
+    subjects = np.repeat(nights.subject_ids, [len(night) for night in nights.labels])
+    _, subject, bootstrap = Bootstrap.of_windows(subjects[scored], config)
     systems: dict[str, SystemCalibration] = {}
     drawn: dict[str, tuple[NDArray, NDArray]] = {}  # of the last of before and after
     for name, system_logits in logits.items():
-        windows = _Windows.of(name, nights, system_logits)
+        logits_KW = _scored_windows(name, nights, system_logits)
         temperature, note = _temperature(validation, name)
         found = []
         for at in [1.0] if temperature is None else [1.0, temperature]:
-            sums_U = bootstrap.by_subject(_sums(windows, at, len(nights.labels)))
+            columns_WX, bins = _columns(logits_KW / at, labels[scored].astype(np.intp))
+            sums_UX = np.stack(
+                [np.bincount(subject, c, bootstrap.subjects) for c in columns_WX], axis=1
+            )
+            cells = subject * BINS + bins
+            by_bin_U = [
+                np.bincount(cells, c, bootstrap.subjects * BINS).reshape(-1, BINS)
+                for c in (None, *columns_WX[3:])
+            ]
+            sums_U = np.hstack([sums_UX[:, :3], *by_bin_U])
             drawn[name] = _scores(sums_U.sum(0)), _scores(bootstrap.draw(sums_U))
             found.append(_calibration_scores(bootstrap, sums_U.sum(0), *drawn[name]))
-        systems[name] = SystemCalibration(
-            temperature, note, found[0], None if temperature is None else found[1]
-        )
+        after = None if temperature is None else found[1]
+        systems[name] = SystemCalibration(temperature, note, found[0], after)
     changes = None
     if {DISTILLED, HARD_LABELS} <= set(drawn):
         ours, theirs = drawn[DISTILLED], drawn[HARD_LABELS]
@@ -117,50 +94,51 @@ def calibration(
             )
             for place, name in enumerate(_SCORES)
         }
-    labels = [] if validation is None else validation[0].labels
-    scored = sum(int((night >= 0).sum()) for night in labels)
-    return Calibration(BINS, len(labels), scored, systems, changes)
+    fitted_on = [] if validation is None else validation[0].labels
+    windows = sum(int((night >= 0).sum()) for night in fitted_on)
+    return Calibration(BINS, len(fitted_on), windows, systems, changes)
+
+
+def _scored_windows(system: str, nights: ScoredNights, logits: Logits) -> NDArray[np.float64]:
+    """[K, W] of all scored windows; sums over a few long rows are quicker than over many short."""
+    if len(logits) != len(nights.labels):
+        raise ValueError(f"{system}: {len(logits)} nights, expected {len(nights.labels)}")
+    for recording, labels, night in zip(nights.recording_ids, nights.labels, logits, strict=True):
+        if night.shape != (shape := (len(labels), NUM_STAGES)):
+            raise ValueError(f"{system}, {recording}: expected logits {shape}, got {night.shape}")
+        if broken := np.count_nonzero(~np.isfinite(night)):
+            raise ValueError(f"{system}, {recording}: {broken} logits are not finite")
+    scored = np.concatenate(nights.labels) >= 0
+    return np.concatenate(logits)[scored].T.astype(np.float64, order="C")
 
 
 def _temperature(validation: Validation | None, system: str) -> tuple[float | None, str | None]:
     """A system's temperature, and what there is to say about it."""
     if validation is None:
         return None, "No validation nights to fit a temperature on."
-    windows = _Windows.of(system, validation[0], validation[1][system])
-    if not windows.stage.size:
+    logits_KW = _scored_windows(system, validation[0], validation[1][system])
+    if not logits_KW.size:
         return None, "No window of the validation nights is scored."
-    value = best_temperature(windows.logits_KS, windows.stage)
+    labels = np.concatenate(validation[0].labels)
+    value = best_temperature(logits_KW, labels[labels >= 0].astype(np.intp))
     if value in (COLDEST, HOTTEST):
         return value, f"At the end of what is tried, {COLDEST:g} to {HOTTEST:g}."
     return value, None
 
 
-def _sums(windows: _Windows, temperature: float, recordings: int) -> NDArray[np.float64]:
-    """What adds up over windows, [R, 3 + 3 BINS].
-
-    Windows, NLL and Brier score; then windows, confidence and hits of each bin.
-    """
-    logits_KS = windows.logits_KS / temperature
-    logits_KS -= logits_KS.max(0)
-    probs_KS = np.exp(logits_KS)
-    total = probs_KS.sum(0)
-    probs_KS /= total
-    window = np.arange(windows.stage.size)
-    nll = np.log(total) - logits_KS[windows.stage, window]
+def _columns(logits_KW: NDArray, stage_W: NDArray) -> tuple[list[NDArray], NDArray[np.intp]]:
+    """Of each window: 1, NLL, Brier score, confidence and hit; and its bin."""
+    logits_KW = logits_KW - logits_KW.max(0)
+    probs_KW = np.exp(logits_KW)
+    total = probs_KW.sum(0)
+    probs_KW /= total
+    window = np.arange(stage_W.size)
+    nll = np.log(total) - logits_KW[stage_W, window]
     # sum_k (p_k - [y = k])^2, multiplied out.
-    brier = (probs_KS * probs_KS).sum(0) - 2 * probs_KS[windows.stage, window] + 1
-    confidence, hit = probs_KS.max(0), probs_KS.argmax(0) == windows.stage
-    place = np.clip(np.searchsorted(_EDGES, confidence, side="left") - 1, 0, BINS - 1)
-
-    def per_recording(weights: NDArray | None = None) -> NDArray:
-        return np.bincount(windows.recording, weights, recordings)[:, np.newaxis]
-
-    def per_bin(weights: NDArray | None = None) -> NDArray:
-        cell = windows.recording * BINS + place
-        return np.bincount(cell, weights, recordings * BINS).reshape(recordings, BINS)
-
-    overall = [per_recording(), per_recording(nll), per_recording(brier)]
-    return np.hstack([*overall, per_bin(), per_bin(confidence), per_bin(hit)])
+    brier = (probs_KW * probs_KW).sum(0) - 2 * probs_KW[stage_W, window] + 1
+    confidence, hit = probs_KW.max(0), probs_KW.argmax(0) == stage_W
+    bins = np.clip(np.searchsorted(_EDGES, confidence, side="left") - 1, 0, BINS - 1)
+    return [np.ones(stage_W.size), nll, brier, confidence, hit], bins
 
 
 def _scores(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -175,11 +153,10 @@ def _scores(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 def _calibration_scores(
     bootstrap: Bootstrap, sums: NDArray, values_M: NDArray, draws_DM: NDArray
 ) -> CalibrationScores:
-    intervals: list[Interval] = [
+    nll, brier, ece, *accuracies = (
         bootstrap.interval(*pair) for pair in zip(values_M, draws_DM.T, strict=True)
-    ]
+    )
     count, confidence, _ = np.split(sums[3:], 3)
     filled = np.flatnonzero(count)
-    nll, brier, ece, *accuracies = intervals
     bins = [Bin(int(count[n]), float(confidence[n] / count[n]), accuracies[n]) for n in filled]
     return CalibrationScores(nll, brier, ece, bins)

@@ -199,47 +199,40 @@ class Judged:
 
     Attributes:
       baseline: the score that others are compared with.
-      aurc, augrc: score -> area; augrc_by_stage: stage -> the same among its windows.
+      aurc, augrc: score -> area.
       curves: score -> coverage, and risk of the windows kept.
     """
 
     baseline: str
     aurc: dict[str, Area]
     augrc: dict[str, Area]
-    augrc_by_stage: dict[str, dict[str, Area]]
     curves: dict[str, tuple[list[float], list[float]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rejection:
-    """What goes with the windows below a threshold.
+class Flagged:
+    """Share of windows that a flag falls on; share of errors and bits lost, before and after."""
 
-    Attributes:
-      flagged, flagged_by_stage: share of windows that is dropped.
-      risk_all, risk_kept: mean loss before and after.
-      sleep_left_out_min: change of a night's total sleep time, both as scored.
-    """
-
-    threshold: float
-    flagged: Interval
-    flagged_by_stage: ByStage
-    risk_all: Interval
-    risk_kept: Interval
-    sleep_left_out_min: Interval
+    share: Interval
+    by_stage: ByStage
+    errors_all: Interval
+    errors_kept: Interval
+    bits_all: Interval
+    bits_kept: Interval
 
 
 @dataclasses.dataclass(frozen=True)
 class Sqi:
-    """The learned SQI judged by two losses: "gap" (bits lost) and "error" (wrong stage)."""
+    """The learned SQI judged by two losses: "gap" (bits lost) and "error" (wrong stage).
+
+    `flagged_on_validation`: share of the validation windows below `flag_below`.
+    """
 
     student: str
     flag_below: float
-    best_feature: str
-    coverage: float
+    flagged_on_validation: float
     judged: dict[str, Judged]
-    rejection: dict[str, Rejection]
-    reliability: list[Bin]
-    spread: list[float]
+    flagged: Flagged
     conclusions: list[str]
 
 

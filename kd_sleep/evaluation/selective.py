@@ -18,63 +18,19 @@ confidence are taken for ties, in `BINS` groups at most; the values themselves a
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kd_sleep.config import EvaluationConfig
-from kd_sleep.errors import DatasetError
 from kd_sleep.evaluation.bootstrap import Bootstrap
-from kd_sleep.evaluation.results import Area, Judged, Rejection
-from kd_sleep.schema import WINDOW_S
-from kd_sleep.stages import NUM_STAGES, STAGE_NAMES, UNSCORED, Stage
+from kd_sleep.evaluation.results import Area, Flagged, Interval, Judged
+from kd_sleep.stages import STAGE_NAMES
 
 BINS = 512  # of confidence, in the draws
 POINTS = 100  # of a curve
 RANDOM, ORACLE = "random", "oracle"
-
-
-@dataclasses.dataclass(frozen=True)
-class JudgedWindows:
-    """Windows whose loss is known. All arrays are [N]; those with stage -1 enter nothing.
-
-    Attributes:
-      loss: cost of keeping a window: 1 for an error and 0 otherwise, or bits; any finite number.
-      subject: whose window it is.
-      stage: the scored stage, -1 where nobody scored it.
-      night: the recording that it is of.
-    """
-
-    loss: NDArray[np.floating]
-    subject: NDArray
-    stage: NDArray[np.integer]
-    night: NDArray
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            shape = np.shape(getattr(self, field.name))
-            if shape != (len(self.loss),):
-                raise ValueError(f"{field.name}: expected [{len(self.loss)}], got {list(shape)}")
-        if self.stage.dtype.kind not in "iu" or not self.scored.any():
-            raise DatasetError("No window of these nights is scored: there is no risk to measure.")
-        if self.stage.min() < UNSCORED or self.stage.max() >= NUM_STAGES:
-            raise ValueError(f"stage: outside {UNSCORED}..{NUM_STAGES - 1}")
-        _assert_finite("loss", np.asarray(self.loss)[self.scored])
-
-    @property
-    def scored(self) -> NDArray[np.bool_]:
-        """[N] windows that enter the figures."""
-        return np.asarray(self.stage) != UNSCORED
-
-    def confidence(self, name: str, values_N: ArrayLike) -> NDArray[np.float64]:
-        """Values of the scored windows; NaN is allowed at the others only."""
-        values = np.asarray(values_N, np.float64)
-        if values.shape != self.scored.shape:
-            raise ValueError(f"{name}: expected [{len(self.scored)}], got {list(values.shape)}")
-        _assert_finite(name, values[self.scored], infinite=True)
-        return values[self.scored]
 
 
 def risk_coverage(
@@ -103,112 +59,87 @@ def aurc_and_augrc(loss_N: ArrayLike, confidence_N: ArrayLike) -> tuple[float, f
 
 
 def judge(
-    windows: JudgedWindows,
+    loss_N: ArrayLike,
+    subjects_N: ArrayLike,
     scores: Mapping[str, ArrayLike],
     config: EvaluationConfig,
-    *,
-    baseline: str = RANDOM,
+    baseline: str,
 ) -> Judged:
-    """How well each score tells windows of high loss from others: overall, and within each stage.
+    """How well each score tells windows of high loss from others.
 
     Args:
-      windows: N windows and their loss.
-      scores: name -> [N], higher is better; NaN is allowed where nobody scored the window.
-        `RANDOM` and `ORACLE` are put beside them.
+      loss_N: [N] what it costs to keep a window: 1 for an error and 0 otherwise, or bits.
+      subjects_N: [N] whose window it is.
+      scores: name -> [N], higher is better. `RANDOM` and `ORACLE` are put beside them.
       config: draws, coverage and seed of the bootstrap.
-      baseline: the score, or `RANDOM`, that differences are taken from.
+      baseline: the score that differences are taken from.
 
     Raises:
-      ValueError: a score that does not fit, is NaN at a scored window, or has a reserved name; an
-        unknown baseline.
+      ValueError: see `risk_coverage`.
     """
-    if reserved := {RANDOM, ORACLE} & set(scores):
-        raise ValueError(f"{sorted(reserved)}: these scores are made here; use another name")
-    if baseline not in {RANDOM, *scores}:
-        raise ValueError(f"baseline {baseline!r}: none of {[RANDOM, *scores]}")
-    loss = np.asarray(windows.loss, np.float64)[windows.scored]
-    stage = windows.stage[windows.scored]
-    _, subject, bootstrap = Bootstrap.of_windows(windows.subject[windows.scored], config)
-    confidence = {name: windows.confidence(name, values) for name, values in scores.items()}
-    confidence |= {RANDOM: np.zeros(len(loss)), ORACLE: -loss}
+    loss = np.asarray(loss_N, np.float64)
+    _, subject, bootstrap = Bootstrap.of_windows(subjects_N, config)
+    confidences = {name: np.asarray(each, np.float64) for name, each in scores.items()}
+    confidences |= {RANDOM: np.zeros(len(loss)), ORACLE: -loss}
+    values = {name: aurc_and_augrc(loss, each) for name, each in confidences.items()}
+    draws = {
+        name: _drawn_areas(bootstrap, loss, each, subject) for name, each in confidences.items()
+    }
+    found: list[dict[str, Area]] = [{}, {}]
+    for number, areas in enumerate(found):
+        base, best = (values[key][number] for key in (baseline, ORACLE))
+        base_D, best_D = (draws[key][number] for key in (baseline, ORACLE))
+        # Where baseline and oracle are one, what separates them is rounding.
+        least = 1e-12 * max(abs(base), 1e-300)
+        way, way_D = base - best, np.where(base_D - best_D > least, base_D - best_D, 0.0)
+        for name in confidences:
+            mine, mine_D = values[name][number], draws[name][number]
+            share = (base - mine) / way if way > least else float("nan")
+            areas[name] = Area(
+                bootstrap.interval(mine, mine_D),
+                bootstrap.interval(mine - base, mine_D - base_D),
+                bootstrap.interval(share, _ratio(base_D - mine_D, way_D)),
+            )
+    curves = {name: _curve(loss, each) for name, each in confidences.items()}
+    return Judged(baseline, found[0], found[1], curves)
 
-    def within(which: NDArray[np.bool_]) -> list[dict[str, Area]]:
-        here = {name: values[which] for name, values in confidence.items()}
-        return _compared(bootstrap, loss[which], subject[which], here, baseline)
 
-    aurc, augrc = within(np.ones(len(loss), bool))
-    return Judged(
-        baseline,
-        aurc,
-        augrc,
-        {
-            name: within(stage == number)[1] if (stage == number).any() else {}
-            for number, name in enumerate(STAGE_NAMES)
-        },
-        {name: _curve(loss, values) for name, values in confidence.items()},
-    )
-
-
-def rejection(
-    windows: JudgedWindows, confidence_N: ArrayLike, threshold: float, config: EvaluationConfig
-) -> Rejection:
-    """What is lost when the windows of a smaller confidence than `threshold` are dropped.
+def flagged(
+    flagged_N: NDArray[np.bool_],
+    stage_N: NDArray[np.integer],
+    error_N: ArrayLike,
+    bits_N: ArrayLike,
+    subjects_N: ArrayLike,
+    config: EvaluationConfig,
+) -> Flagged:
+    """Which windows a flag falls on, and the risk of the others.
 
     Args:
-      windows: N windows.
-      confidence_N: [N] higher is better; NaN is allowed where nobody scored the window.
-      threshold: chosen on other nights than these.
+      flagged_N: [N] by a threshold that was chosen on other nights.
+      stage_N: [N] the scored stage.
+      error_N, bits_N: [N] losses of the windows.
+      subjects_N: [N] whose window it is.
       config: draws, coverage and seed of the bootstrap.
-
-    Raises:
-      ValueError: sizes that do not fit, or NaN at a scored window.
     """
-    kept = (windows.confidence("confidence", confidence_N) >= threshold).astype(np.float64)
-    loss = np.asarray(windows.loss, np.float64)[windows.scored]
-    stage = windows.stage[windows.scored]
-    names, subject, bootstrap = Bootstrap.of_windows(windows.subject[windows.scored], config)
-    _, first = np.unique(windows.night[windows.scored].astype(str), return_index=True)
+    names, subject, bootstrap = Bootstrap.of_windows(subjects_N, config)
 
-    def by_stage(weights: NDArray | None = None) -> NDArray:
-        """[U, K] sums over each subject's windows of each stage."""
-        cell = np.bincount(subject * NUM_STAGES + stage, weights, len(names) * NUM_STAGES)
-        return cell.reshape(len(names), NUM_STAGES)
+    def share(values_N: ArrayLike, within_N: NDArray) -> Interval:
+        """Mean of a value over the windows `within`."""
+        weights = np.stack([within_N, np.asarray(values_N, np.float64) * within_N])
+        sums_U2 = np.stack([np.bincount(subject, w, len(names)) for w in weights], 1)
+        drawn = bootstrap.draw(sums_U2)
+        value = _ratio(sums_U2.sum(0)[1:], sums_U2.sum(0)[:1])
+        return bootstrap.interval(float(value[0]), _ratio(drawn[:, 1], drawn[:, 0]))
 
-    sums_UX = np.concatenate(
-        [
-            by_stage(),
-            by_stage(1.0 - kept),
-            by_stage(loss).sum(1, keepdims=True),
-            by_stage(kept * loss).sum(1, keepdims=True),
-            np.bincount(subject[first], minlength=len(names))[:, None],
-        ],
-        axis=1,
+    everything = np.ones(len(subject))
+    return Flagged(
+        share(flagged_N, everything),
+        {name: share(flagged_N, stage_N == stage) for stage, name in enumerate(STAGE_NAMES)},
+        share(error_N, everything),
+        share(error_N, ~flagged_N),
+        share(bits_N, everything),
+        share(bits_N, ~flagged_N),
     )
-
-    def figures(sums_X: NDArray) -> list[NDArray[np.float64]]:
-        all_K, dropped_K = sums_X[..., :NUM_STAGES], sums_X[..., NUM_STAGES : 2 * NUM_STAGES]
-        loss_all, loss_kept, nights = np.moveaxis(sums_X[..., 2 * NUM_STAGES :], -1, 0)
-        windows, dropped = all_K.sum(-1), dropped_K.sum(-1)
-        asleep = dropped - dropped_K[..., Stage.WAKE]
-        return [
-            _ratio(dropped, windows),
-            _ratio(loss_all, windows),
-            _ratio(loss_kept, windows - dropped),
-            -_ratio(asleep, nights) * (WINDOW_S / 60.0),
-            *np.moveaxis(_ratio(dropped_K, all_K), -1, 0),
-        ]
-
-    pairs = zip(figures(sums_UX.sum(0)), figures(bootstrap.draw(sums_UX)), strict=True)
-    flagged, risk_all, risk_kept, left_out, *stages = (bootstrap.interval(*pair) for pair in pairs)
-    flagged_by_stage = dict(zip(STAGE_NAMES, stages, strict=True))
-    return Rejection(threshold, flagged, flagged_by_stage, risk_all, risk_kept, left_out)
-
-
-def _assert_finite(name: str, values: NDArray, infinite: bool = False) -> None:
-    """Refuses NaN, and infinity too unless that is allowed."""
-    broken, what = (np.isnan(values), "NaN") if infinite else (~np.isfinite(values), "not finite")
-    if count := np.count_nonzero(broken):
-        raise ValueError(f"{name}: {count} of {len(values)} scored windows are {what}")
 
 
 def _ratio(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:
@@ -239,8 +170,10 @@ def _in_order(
             f"expected as many losses as confidences, [N], N > 0; got {list(loss.shape)} and"
             f" {list(confidence.shape)}"
         )
-    _assert_finite("loss", loss)
-    _assert_finite("confidence", confidence, infinite=True)
+    if broken := np.count_nonzero(~np.isfinite(loss)):
+        raise ValueError(f"loss: {broken} of {len(loss)} windows are not finite")
+    if broken := np.count_nonzero(np.isnan(confidence)):
+        raise ValueError(f"confidence: {broken} of {len(loss)} windows are NaN")
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
     return loss, order, np.cumsum(np.append(False, ranked[1:] != ranked[:-1]))
@@ -284,33 +217,3 @@ def _drawn_areas(
     sums_UB = np.bincount(at, loss[order], subjects * bins).reshape(subjects, bins)
     counts_DB = np.rint(bootstrap.draw(counts_UB)).astype(np.int64)
     return _areas(counts_DB, bootstrap.draw(sums_UB))
-
-
-def _compared(
-    bootstrap: Bootstrap,
-    loss: NDArray[np.float64],
-    subject: NDArray[np.intp],
-    confidences: Mapping[str, NDArray[np.float64]],
-    baseline: str,
-) -> list[dict[str, Area]]:
-    """AURC and AUGRC of each score, with its way from the baseline to the oracle."""
-    values = {name: aurc_and_augrc(loss, each) for name, each in confidences.items()}
-    draws = {
-        name: _drawn_areas(bootstrap, loss, each, subject) for name, each in confidences.items()
-    }
-    found: list[dict[str, Area]] = [{}, {}]
-    for number, areas in enumerate(found):
-        base, best = (values[key][number] for key in (baseline, ORACLE))
-        base_D, best_D = (draws[key][number] for key in (baseline, ORACLE))
-        # Where baseline and oracle are one, what separates them is rounding.
-        least = 1e-12 * max(abs(base), 1e-300)
-        way, way_D = base - best, np.where(base_D - best_D > least, base_D - best_D, 0.0)
-        for name in confidences:
-            mine, mine_D = values[name][number], draws[name][number]
-            share = (base - mine) / way if way > least else float("nan")
-            areas[name] = Area(
-                bootstrap.interval(mine, mine_D),
-                bootstrap.interval(mine - base, mine_D - base_D),
-                bootstrap.interval(share, _ratio(base_D - mine_D, way_D)),
-            )
-    return found

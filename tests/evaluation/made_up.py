@@ -165,19 +165,14 @@ def sqi_of(nights, systems):
         "entropy": np.sum(student * np.log(student + 1e-12), -1),
     }
     losses = {"gap": gap, "error": (student.argmax(-1) != labels).astype(float)}
-    windows = {
-        kind: selective.JudgedWindows(loss, subjects, labels, subjects)
+    judged = {
+        kind: selective.judge(loss, subjects, found, CONFIG, "entropy")
         for kind, loss in losses.items()
     }
     flag = float(np.quantile(learned, 0.2))
-    sqi = results.Sqi(
-        "student_distilled", flag, "beat confidence", 0.8,
-        {k: selective.judge(w, found, CONFIG, baseline="entropy") for k, w in windows.items()},
-        {k: selective.rejection(w, learned, flag, CONFIG) for k, w in windows.items()},
-        [results.Bin(30, 0.1 * n, Interval(0.1 * n, 0.1 * n - 0.05, 0.1 * n + 0.05))
-         for n in range(1, 10)],
-        [0.2, 0.8], ["The learned SQI comes nearer to the oracle than entropy does."],
-    )  # fmt: skip
+    flags = selective.flagged(learned < flag, labels, losses["error"], gap, subjects, CONFIG)
+    said = ["The learned SQI comes nearer to the oracle than entropy does."]
+    sqi = results.Sqi("student_distilled", flag, 0.2, judged, flags, said)
     return sqi, np.split(learned, np.cumsum(counts)[:-1])
 
 

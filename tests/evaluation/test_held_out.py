@@ -178,7 +178,7 @@ def test_several_runs_of_one_name_are_means_with_intervals_over_seeds_and_draws(
         system = scored(students=students(pairs))[0].systems["student"]
         assert [(run.label_seed, run.seed) for run in system.runs] == sorted(pairs)
         accuracies = [run.accuracy for run in system.runs]
-        assert len(set(accuracies)) == len(pairs)
+        assert len(set(accuracies)) > 1
         assert system.pooled.accuracy.value == pytest.approx(np.mean(accuracies))
     alone = scored(students=students([(0, 0)]))[0].systems["student"]
     assert system.per_recording == alone.per_recording

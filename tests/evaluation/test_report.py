@@ -312,7 +312,7 @@ def test_the_sqi_is_judged_in_tables(study):
         learned = sqi.judged[kind].augrc["learned"]
         assert f"{scale * learned.area.value:.{digits}f}<small>[" in html
         assert wording.change(learned.way_to_oracle) in html
-    wake = wording.aloud(sqi.rejection["error"].flagged_by_stage["Wake"])
+    wake = wording.aloud(sqi.flagged.by_stage["Wake"])
     assert f"Wake: {wake}" in spoken(html)
     assert f"below {sqi.flag_below:.2f}" in html
     assert sqi_section(None) == ""

@@ -7,16 +7,15 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from kd_sleep.config import EvaluationConfig
-from kd_sleep.errors import DatasetError
 from kd_sleep.evaluation import selective
 from kd_sleep.evaluation.bootstrap import Bootstrap
+from kd_sleep.evaluation.results import Interval
 from kd_sleep.evaluation.selective import (
     ORACLE,
     RANDOM,
-    JudgedWindows,
     aurc_and_augrc,
+    flagged,
     judge,
-    rejection,
     risk_coverage,
 )
 from kd_sleep.stages import STAGE_NAMES
@@ -30,11 +29,6 @@ def aurc(loss, confidence):
 
 def augrc(loss, confidence):
     return aurc_and_augrc(loss, confidence)[1]
-
-
-def windows_of(loss, subject, stage=None, night=None):
-    stage = np.full(len(loss), 2) if stage is None else stage
-    return JudgedWindows(loss, subject, stage, subject if night is None else night)
 
 
 def areas_of_one_order(loss):
@@ -135,7 +129,7 @@ def test_losses_shift_and_scale_the_areas():
     ("loss", "confidence", "said"),
     [
         ([0.0, np.nan], [1.0, 2.0], "loss: 1 of 2"),
-        ([0.0, 1.0], [np.nan, 2.0], "confidence: 1 of 2 scored windows are NaN"),
+        ([0.0, 1.0], [np.nan, 2.0], "confidence: 1 of 2 windows are NaN"),
         ([0.0, np.inf], [1.0, 2.0], "not finite"),
         ([0.0], [1.0, 2.0], "as many"),
         ([], [], "N > 0"),
@@ -160,21 +154,26 @@ def study():
         "poor": quality + 3 * rng.normal(size=count),
         "backwards": -quality,
     }
-    return windows_of(loss, subject, stage), scores
+    return loss, subject, stage, scores
 
 
 def test_draws_are_the_areas_of_the_windows_drawn(study):
-    """Against copies of the subjects' windows, score by score."""
-    windows, scores = study
-    confidence = scores["poor"].round(1)  # ties, and fewer groups than bins
-    names, subject, bootstrap = Bootstrap.of_windows(windows.subject, CONFIG)
-    assert len(names) == 20
-    drawn = selective._drawn_areas(bootstrap, windows.loss, confidence, subject)
-    for draw in range(5):
-        times = bootstrap.weights_DU[draw].astype(int)[subject]
-        loss, repeated = np.repeat(windows.loss, times), np.repeat(confidence, times)
-        assert drawn[0][draw] == pytest.approx(aurc(loss, repeated))
-        assert drawn[1][draw] == pytest.approx(augrc(loss, repeated))
+    """Against copies of the subjects' windows, score by score; and so are the intervals."""
+    loss, subjects, _, scores = study
+    good, poor = scores["good"].round(1), scores["poor"].round(1)  # ties, fewer groups than bins
+    _, subject, bootstrap = Bootstrap.of_windows(subjects, CONFIG)
+    areas = selective._drawn_areas(bootstrap, loss, poor, subject)
+    drawn = []
+    for weights in bootstrap.weights_DU.astype(int):
+        times = weights[subject]
+        copies = np.repeat(loss, times)
+        mine, base = (aurc(copies, np.repeat(each, times)) for each in (good, poor))
+        assert areas[0][len(drawn)] == pytest.approx(base)
+        drawn.append([mine - base, (base - mine) / (base - aurc(copies, -copies))])
+    found = judge(loss, subjects, {"good": good, "poor": poor}, CONFIG, "poor").aurc["good"]
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    for place, interval in enumerate((found.against_baseline, found.way_to_oracle)):
+        assert [interval.low, interval.high] == pytest.approx([low[place], high[place]])
 
 
 def test_bins_change_a_draw_by_next_to_nothing():
@@ -195,13 +194,13 @@ def test_bins_change_a_draw_by_next_to_nothing():
 
 
 def test_judge_gives_areas_with_intervals_and_the_way_to_the_oracle(study):
-    windows, scores = study
-    found = judge(windows, scores, CONFIG, baseline="poor")
+    loss, subjects, _, scores = study
+    found = judge(loss, subjects, scores, CONFIG, "poor")
     for name, measure in (("aurc", aurc), ("augrc", augrc)):
         areas = getattr(found, name)
         assert set(areas) == {"good", "poor", "backwards", RANDOM, ORACLE}
-        values = {key: measure(windows.loss, confidence) for key, confidence in scores.items()}
-        best = measure(windows.loss, -windows.loss)
+        values = {key: measure(loss, confidence) for key, confidence in scores.items()}
+        best = measure(loss, -loss)
         for key, value in values.items():
             assert areas[key].area.value == pytest.approx(value)
         good = areas["good"]
@@ -211,119 +210,51 @@ def test_judge_gives_areas_with_intervals_and_the_way_to_the_oracle(study):
         assert good.way_to_oracle.low > 0
         assert good.against_baseline.high < 0
         assert areas["backwards"].way_to_oracle.high < 0
-        assert vars(areas["poor"].against_baseline) == {"value": 0.0, "low": 0.0, "high": 0.0}
+        assert areas["poor"].against_baseline == Interval(0.0, 0.0, 0.0)
         assert areas[ORACLE].way_to_oracle.value == pytest.approx(1)
-    assert found.aurc[RANDOM].area.value == pytest.approx(windows.loss.mean())
-    for number, name in enumerate(STAGE_NAMES):
-        here = windows.stage == number
-        expected = augrc(windows.loss[here], scores["good"][here])
-        assert found.augrc_by_stage[name]["good"].area.value == pytest.approx(expected)
+    assert found.aurc[RANDOM].area.value == pytest.approx(loss.mean())
     for coverage, risk in found.curves.values():
         assert coverage[-1] == 1.0
-        assert risk[-1] == pytest.approx(windows.loss.mean())
+        assert risk[-1] == pytest.approx(loss.mean())
         assert len(risk) == len(coverage) <= 100
-
-
-def test_the_intervals_are_those_of_windows_drawn(study):
-    """Way to the oracle, and difference, draw by draw from copies of the subjects' windows."""
-    windows, scores = study
-    good, poor = scores["good"].round(1), scores["poor"].round(1)
-    _, subject, bootstrap = Bootstrap.of_windows(windows.subject, CONFIG)
-    drawn = []
-    for weights in bootstrap.weights_DU.astype(int):
-        times = weights[subject]
-        loss = np.repeat(windows.loss, times)
-        mine, base = (aurc(loss, np.repeat(each, times)) for each in (good, poor))
-        drawn.append([mine - base, (base - mine) / (base - aurc(loss, -loss))])
-    found = judge(windows, {"good": good, "poor": poor}, CONFIG, baseline="poor").aurc["good"]
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    for place, interval in enumerate((found.against_baseline, found.way_to_oracle)):
-        assert [interval.low, interval.high] == pytest.approx([low[place], high[place]])
 
 
 def test_differences_are_paired(study):
     """The interval of a difference is much narrower than those of the two areas."""
-    windows, scores = study
-    scores["twin"] = scores["good"] + 0.05 * np.random.default_rng(0).normal(size=1200)
-    found = judge(windows, scores, CONFIG, baseline="good").aurc["twin"]
+    loss, subjects, _, scores = study
+    twin = scores["good"] + 0.05 * np.random.default_rng(0).normal(size=1200)
+    found = judge(loss, subjects, scores | {"twin": twin}, CONFIG, "good").aurc["twin"]
     width = found.against_baseline.high - found.against_baseline.low
     assert width < 0.2 * (found.area.high - found.area.low)
 
 
-def test_unscored_windows_enter_nothing(study):
-    windows, scores = study
-    longer = windows_of(
-        np.append(windows.loss, [np.nan] * 3),
-        np.append(windows.subject, [0, 0, 99]),
-        np.append(windows.stage, [-1] * 3),
-    )
-    more = {name: np.append(values, [np.nan] * 3) for name, values in scores.items()}
-    assert judge(longer, more, CONFIG) == judge(windows, scores, CONFIG)
-    rejected = (rejection(w, s["good"], 0.8, CONFIG) for w, s in (study, (longer, more)))
-    assert next(rejected) == next(rejected)
-
-
-def test_one_subject_has_no_interval_and_an_absent_stage_no_score():
+def test_one_subject_has_no_interval_and_windows_alike_no_way():
     rng = np.random.default_rng(7)
-    windows = windows_of(rng.random(50), np.full(50, "a"))
-    found = judge(windows, {"x": rng.random(50)}, CONFIG)
+    found = judge(rng.random(50), np.full(50, "a"), {"x": rng.random(50)}, CONFIG, RANDOM)
     assert found.aurc["x"].area.value is not None
     assert found.aurc["x"].area.low is None
-    assert found.augrc_by_stage["REM"] == {}
-    dropped = rejection(windows, rng.permutation(50), 25, CONFIG)
-    assert dropped.flagged_by_stage["REM"].value is None
-    assert dropped.flagged_by_stage["Light"].value == pytest.approx(0.5)
-    alike = windows_of(np.full(40, 0.3), np.repeat(np.arange(4), 10))
-    assert judge(alike, {"x": np.arange(40.0)}, CONFIG).aurc["x"].way_to_oracle.value is None
+    subjects = np.repeat(np.arange(4), 10)
+    alike = judge(np.full(40, 0.3), subjects, {"x": np.arange(40.0)}, CONFIG, RANDOM)
+    assert alike.aurc["x"].way_to_oracle.value is None
 
 
-def test_bad_input_is_named(study):
-    windows, scores = study
-    good = scores["good"]
-    for message, wrong in (
-        ("good: 2 of 1200 scored windows are NaN", {"good": np.append(good[2:], [np.nan] * 2)}),
-        ("good: expected", {"good": good[1:]}),
-        ("made here", {ORACLE: good}),
-    ):
-        with pytest.raises(ValueError, match=message):
-            judge(windows, wrong, CONFIG)
-    with pytest.raises(ValueError, match="baseline"):
-        judge(windows, scores, CONFIG, baseline="entropy")
-    with pytest.raises(DatasetError, match="scored"):
-        windows_of(np.zeros(3), np.arange(3), np.full(3, -1))
-    with pytest.raises(ValueError, match="loss: 1 of 3"):
-        windows_of(np.array([0.0, np.nan, 1.0]), np.arange(3))
-    with pytest.raises(ValueError, match="stage"):
-        windows_of(np.zeros(3), np.arange(3), np.array([0, 1, 4]))
-    with pytest.raises(ValueError, match="subject: expected"):
-        windows_of(np.zeros(3), np.arange(2))
-    with pytest.raises(ValueError, match="confidence: 1 of 1200"):
-        rejection(windows, np.append(good[1:], np.nan), 0.5, CONFIG)
-
-
-def test_flags_by_hand():
-    """Two nights of one subject and one of another, each 100 windows; half of Wake is flagged."""
-    stage = np.concatenate([np.repeat([0, 1, 2, 3], count) for count in
-                            ((20, 20, 40, 20), (40, 10, 40, 10), (0, 25, 50, 25))])  # fmt: skip
-    night = np.repeat(["a1", "a2", "b1"], 100)
-    windows = windows_of((stage == 0) * 1.0, np.repeat(["a", "a", "b"], 100), stage, night)
-    confidence = np.where((stage == 0) & (np.arange(300) % 2 == 0), 0.0, 1.0)
-    found = rejection(windows, confidence, 1.0, CONFIG)  # 30 of 60 Wake windows are dropped
-    assert found.flagged.value == pytest.approx(30 / 300)
-    flagged = [found.flagged_by_stage[name].value for name in STAGE_NAMES]
-    assert flagged == pytest.approx([0.5, 0, 0, 0])
-    assert found.risk_all.value == pytest.approx(60 / 300)
-    assert found.risk_kept.value == pytest.approx(30 / 270)
-    assert found.sleep_left_out_min.value == 0
-    asleep = rejection(windows, -confidence, 0.0, CONFIG)  # all but those 30 are dropped
-    assert asleep.sleep_left_out_min.value == pytest.approx(-240 / 3 / 2)
-
-
-def test_a_stages_interval_is_that_of_copies(study):
-    windows, scores = study
-    found = rejection(windows, scores["good"], 0.3, CONFIG).flagged_by_stage["Wake"]
-    _, subject, bootstrap = Bootstrap.of_windows(windows.subject, CONFIG)
-    weights = bootstrap.weights_DU[:, subject] * (windows.stage == 0)
-    flagged = 1 - (weights @ (scores["good"] >= 0.3)) / weights.sum(1)
-    expected = np.quantile(flagged, [0.025, 0.975])
+def test_flags_by_hand(study):
+    """Half of Wake is flagged, a tenth of all windows; intervals are those of copies."""
+    stage = np.concatenate([np.repeat([0, 1, 2], count) for count in
+                            ((20, 20, 60), (40, 10, 50), (0, 25, 75))])  # fmt: skip
+    subjects, wake = np.repeat(["a", "b", "c"], 100), stage == 0
+    flags = wake & (np.arange(300) % 2 == 0)
+    found = flagged(flags, stage, wake, 2.0 * wake, subjects, CONFIG)
+    assert found.share.value == pytest.approx(30 / 300)
+    values = [found.by_stage[name].value for name in STAGE_NAMES]
+    assert values == [0.5, 0.0, 0.0, None]  # Deep does not occur
+    assert found.errors_all.value == pytest.approx(60 / 300)
+    assert found.errors_kept.value == pytest.approx(30 / 270)
+    assert found.bits_kept.value == pytest.approx(2 * 30 / 270)
+    loss, subjects, stage, scores = study
+    flags = scores["good"] < 0.3
+    found = flagged(flags, stage, loss, loss, subjects, CONFIG).by_stage["Wake"]
+    _, subject, bootstrap = Bootstrap.of_windows(subjects, CONFIG)
+    weights = bootstrap.weights_DU[:, subject] * (stage == 0)
+    expected = np.quantile((weights @ flags) / weights.sum(1), [0.025, 0.975])
     assert [found.low, found.high] == pytest.approx(expected)

@@ -11,7 +11,7 @@ _TINY = PRESETS["tiny"]
 # Causal, so that the student is a rung of its own.
 TINY = dataclasses.replace(
     _TINY,
-    study=StudyConfig(study_seeds=2, handful=2, ladder_seeds=2),
+    study=StudyConfig(study_seeds=2, handful=2, ladder_seeds=1),
     student=dataclasses.replace(_TINY.student, causal=True),
 )
 ONE_TRY = cells.Grid([0.3], [4.0], [1.0], [0.0])

@@ -73,7 +73,11 @@ def sleep_section(results: Results) -> str:
     )
     chart = line_chart(
         "Agreement of each night's sleep measures with the scorer",
-        [_bland_altman(sleep, key, name) for key in DRAWN_MEASURES for name in shown_two(systems)],
+        [
+            _bland_altman(sleep, key, name, "" if number else MEASURES[key].label)
+            for key in DRAWN_MEASURES
+            for number, name in enumerate(shown_two(systems))
+        ],
         columns=len(shown_two(systems)),
         height=1.8,
     )
