@@ -14,6 +14,7 @@ from kd_sleep import metrics
 from kd_sleep.benchmark.timing import Row, compared, goal, in_turns
 from kd_sleep.config import EvaluationConfig
 from kd_sleep.evaluation import calibration, scores, sleep_measures
+from kd_sleep.evaluation.bootstrap import Bootstrap, ScoredNights
 from kd_sleep.stages import NUM_STAGES
 
 DRAWS = 2_000
@@ -36,7 +37,7 @@ def scoring(repeats: int, subjects: int = 1_000, night_windows: int = 1_000) -> 
         rng.standard_normal((night_windows, NUM_STAGES), np.float32) + right[night]
         for night in labels
     ]
-    nights = scores.ScoredNights(names, names, labels)
+    nights = ScoredNights(names, names, labels)
     probs = [softmax(night, axis=-1) for night in logits]
     counts_RKK = np.stack(
         [
@@ -56,7 +57,7 @@ def scoring(repeats: int, subjects: int = 1_000, night_windows: int = 1_000) -> 
         return shared(), sleep_measures.agreement(nights, {"x": probs}, _FEWEST)
 
     def drawn() -> Any:
-        bootstrap = scores.Bootstrap.of(nights, config)
+        bootstrap = Bootstrap.of(nights, config)
         counts_DKK = bootstrap.draw(bootstrap.by_subject(counts_RKK))
         return np.quantile(scores.all_metrics(counts_DKK), (0.025, 0.975), axis=0)
 
