@@ -169,7 +169,13 @@ def test_several_runs_of_one_name_are_means_with_intervals_over_seeds_and_draws(
 
     def students(pairs):
         return [
-            Noise("student", sharpness, settings_of(seed, label), [], noise=10 * label + seed + 30)
+            Noise(
+                "student",
+                sharpness,
+                settings_of(seed, label),
+                [],
+                noise=1000 * label + 77 * seed + 5,
+            )
             for label, seed in pairs
         ]
 
