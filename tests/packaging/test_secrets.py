@@ -2,14 +2,13 @@
 
 import ast
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from kd_sleep import provenance
+from kd_sleep.commands import train_teacher
 from kd_sleep.config import BuildConfig, DatasetConfig
 from kd_sleep.datasets import shhs_bcg
 from kd_sleep.training.run import claim
@@ -56,22 +55,17 @@ def test_no_written_file_holds_a_token(cohort, tmp_path, monkeypatch):
         assert TOKEN.encode() not in path.read_bytes(), path
 
 
-def test_a_refused_token_is_not_repeated(tmp_path):
-    """No launcher takes a token; who gives one all the same does not read it again in a log."""
+def test_a_refused_token_is_not_repeated(tmp_path, capsys):
+    """No command takes a token; who gives one all the same does not read it again in a log."""
     flagfile = tmp_path / "flags.txt"
     flagfile.write_text(f"--nsrr_token={TOKEN}\n")
     for argument in (f"--nsrr_token={TOKEN}", f"--flagfile={flagfile}"):
-        result = subprocess.run(
-            [sys.executable, "-m", "launch.train_teacher", argument],
-            cwd=ROOT,
-            env=os.environ | {"NSRR_TOKEN": TOKEN},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert result.returncode != 0
-        assert "nsrr_token" in result.stderr
-        assert TOKEN not in result.stderr + result.stdout
+        with pytest.raises(SystemExit) as ended:
+            train_teacher.flags.run(train_teacher.main, [argument])
+        shown = capsys.readouterr()
+        assert ended.value.code
+        assert "nsrr_token" in shown.err
+        assert TOKEN not in shown.err + shown.out
 
 
 def test_command_line_and_environment_are_told_by_provenance_alone():

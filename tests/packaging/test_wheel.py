@@ -61,6 +61,7 @@ def test_wheel_has_every_module_and_data_file(built):
         if path.is_file() and "__pycache__" not in path.parts:
             assert path.relative_to(ROOT).as_posix() in names, path
     assert "kd_sleep/datasets/shhs_bcg/CITATIONS.bib" in names
+    assert "kd_sleep/simulation/literature.csv" in names
     folders = {name.split("/")[0] for name in names}
     assert folders == {
         "kd_sleep",
