@@ -68,4 +68,4 @@ class TrainingError(KdSleepError):
 
 
 class Stopped(KdSleepError):
-    """Training that was told to stop (SIGTERM), has saved everything, and can go on."""
+    """Training that SIGTERM stopped; everything is saved, and the same command goes on."""

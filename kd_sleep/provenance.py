@@ -40,13 +40,13 @@ def shown(command: Sequence[str]) -> list[str]:
     NSRR's token, a cluster's password: also inside a flag that carries other flags, as
     --beam_options does. The value may follow `=` or be the next argument.
     """
-    told: list[str] = []
+    words: list[str] = []
     for argument in command:
-        if told and re.fullmatch(_SECRET_FLAG, told[-1], re.IGNORECASE):
-            told.append(HIDDEN)
+        if words and re.fullmatch(_SECRET_FLAG, words[-1], re.IGNORECASE):
+            words.append(HIDDEN)
         else:
-            told.append(_SECRET.sub(lambda m: (m[1] or m[2]) + HIDDEN, argument))
-    return told
+            words.append(_SECRET.sub(lambda m: (m[1] or m[2]) + HIDDEN, argument))
+    return words
 
 
 def versions() -> dict[str, str]:
@@ -84,7 +84,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """The object that `write_json` wrote.
 
     Raises:
-      TrainingError: no file that can be read, or no whole JSON object in it, with this `remedy`.
+      TrainingError: the file cannot be read, or is no complete JSON object, with this `remedy`.
     """
     try:
         found = json.loads(path.read_bytes())
@@ -93,14 +93,14 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
             remedy = "Give yourself the right to read it."
         raise TrainingError(f"{path}: cannot be read ({error.strerror}).", remedy) from error
     except (ValueError, RecursionError) as error:
-        raise TrainingError(f"{path}: is damaged, no whole JSON.", remedy) from error
+        raise TrainingError(f"{path}: is damaged, no complete JSON.", remedy) from error
     if not isinstance(found, dict):
         raise TrainingError(f"{path}: is damaged, no JSON object.", remedy)
     return found
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all; its folder is made."""
+    """Writes JSON completely or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")

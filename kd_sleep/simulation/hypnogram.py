@@ -1,4 +1,4 @@
-"""A night's stages: what the brain did, and what a scorer wrote.
+"""A night's stages: latent ones, and what a scorer makes of them.
 
 A semi-Markov process: sleep comes in cycles of NREM and REM whose parts have lengths of their own;
 within NREM, Deep bouts use up a pressure that decays over the night; awakenings interrupt it all,
@@ -82,11 +82,11 @@ def _lognormal(rng: np.random.Generator, mean: float, sd: float) -> float:
     return float(np.exp(rng.normal(np.log(mean) - variance / 2, np.sqrt(variance))))
 
 
-def _cut(rng: np.random.Generator, windows: int, mean: float) -> NDArray[np.int64]:
-    """`windows` cut at random into bouts of about `mean`, none empty."""
+def _bout_lengths(rng: np.random.Generator, windows: int, mean: float) -> NDArray[np.int64]:
+    """`windows` split at random into bouts of about `mean`, none empty."""
     pieces = min(max(1, round(windows / mean)), windows)
-    cuts = np.sort(rng.choice(np.arange(1, windows), pieces - 1, replace=False))
-    return np.diff(np.concatenate([[0], cuts, [windows]]))
+    borders = np.sort(rng.choice(np.arange(1, windows), pieces - 1, replace=False))
+    return np.diff(np.concatenate([[0], borders, [windows]]))
 
 
 def _undisturbed(rng: np.random.Generator, subject: Subject, windows: int) -> list[Bout]:
@@ -105,7 +105,7 @@ def _undisturbed(rng: np.random.Generator, subject: Subject, windows: int) -> li
         first = min(1 + int(rng.gamma(3.0, LIGHT_FIRST / 3.0)), nrem - deep - 1)
         part: list[Bout] = [(Stage.LIGHT, first)]
         left = nrem - first - deep
-        for length in _cut(rng, deep, DEEP_BOUT) if deep else ():
+        for length in _bout_lengths(rng, deep, DEEP_BOUT) if deep else ():
             gap = min(1 + int(rng.exponential(LIGHT_IN_DEEP)), left)
             part += [(Stage.DEEP, int(length)), (Stage.LIGHT, gap)]
             left -= gap
@@ -115,7 +115,7 @@ def _undisturbed(rng: np.random.Generator, subject: Subject, windows: int) -> li
                 REM_MIN[min(cycle, 3)] * subject.rem_factor * np.exp(REM_LOG_SD * rng.normal())
             )
             rem = max(2, round(rem_min * _PER_MIN))
-            for length in _cut(rng, rem, 1.0 / LIGHT_IN_REM[0]):
+            for length in _bout_lengths(rng, rem, 1.0 / LIGHT_IN_REM[0]):
                 part += [
                     (Stage.REM, int(length)),
                     (Stage.LIGHT, 1 + int(rng.exponential(LIGHT_IN_REM[1]))),
@@ -163,7 +163,7 @@ def draw_stages(rng: np.random.Generator, subject: Subject, windows: int) -> NDA
 
 
 def score(rng: np.random.Generator, latent: NDArray[np.int8]) -> NDArray[np.int8]:
-    """What a scorer writes for the latent stages: borders put elsewhere, and runs mistaken."""
+    """A scorer's stages: borders shifted, and runs of windows mistaken for a near stage."""
     windows = len(latent)
     borders = np.flatnonzero(np.diff(latent)) + 1
     shift = BORDER_SHIFT[latent[borders - 1], latent[borders]]

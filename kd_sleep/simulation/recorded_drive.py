@@ -1,16 +1,16 @@
-"""What a recorded night's body did, as far as its channels tell, and the BCG made from it.
+"""The drive of a recorded night, from its channels, and the BCG simulated from it.
 
 Beats and breathing are in the recording; movement is inferred from what it adds to other channels:
 
   - to the ECG, muscle noise and swings of the baseline;
   - to the effort belts, what is faster than a breath, and swings of several breaths.
 
-Each trace is an RMS on `DRIVE_HZ`, held against its own level at rest, a running percentile. A
+Each trace is an RMS on `DRIVE_HZ`, compared with its own level at rest, a running percentile. A
 movement is where any trace exceeds `low` times that level and one reaches `high` times it. Strength
-is relative to the channel's R peaks or breaths, so neither its gain nor its polarity counts.
+is relative to the channel's R peaks or breaths, so gain and polarity do not matter.
 
-A night whose breathing nobody recorded breathes as its heartbeats tell: RR shortens as the chest
-expands (respiratory sinus arrhythmia; Hirsch & Bishop, Am J Physiol 1981;241:H620).
+Where breathing was not recorded it is taken from the respiratory sinus arrhythmia: RR shortens as
+the chest expands (Hirsch & Bishop, Am J Physiol 1981;241:H620).
 
 Thresholds and units are set on simulated nights, whose movements are known: there 90 % of the time
 in movement is seen, and 99 % of what is seen is true. Recorded nights with a known movement were
@@ -77,15 +77,15 @@ SWING = Trace((0.05, 0.7), 3.0, 80.0, 0.1, low=3.0, high=4.0, unit=10.0)
 
 
 def drive_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
-    """What a recorded night tells a simulated sensor.
+    """What a simulated sensor sees of a recorded night.
 
     Args:
-      recording: the night; a channel that it lacks, or that is dead, tells nothing.
+      recording: the night; channels that are absent or dead add nothing, see `inferred`.
       beats: [M] R times in s.
       normal: [M] bool, False for ectopic beats.
     """
     samples = round(recording.duration_s * DRIVE_HZ)
-    ecg, breathing = recording.ecg, np.zeros(samples)
+    ecg, breathing = recording.ecg, _rsa_breathing(beats, normal, samples)
     rises = [] if ecg is None else _rises_of_ecg(ecg, beats, samples)
     for effort in reversed(recording.effort):  # of two that breathe, the first is the breathing
         if not _breathes(effort):
@@ -101,16 +101,8 @@ def drive_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
     return Drive(recording.duration_s, beats, normal, breathing, movement)
 
 
-def body_of(recording: Recording, beats: NDArray, normal: NDArray) -> Drive:
-    """As `drive_of`; a night whose channels tell no breathing breathes as its heartbeats tell."""
-    drive = drive_of(recording, beats, normal)
-    if any(map(_breathes, recording.effort)):
-        return drive
-    return dataclasses.replace(drive, breathing=_rsa_breathing(drive))
-
-
 def inferred(recording: Recording) -> list[str]:
-    """What `body_of` has no channel for, in words; nothing for a night with ECG and breathing."""
+    """What `drive_of` has no channel for, in words; nothing for a night with ECG and breathing."""
     breathes = any(map(_breathes, recording.effort))
     found = [] if breathes else ["breathing from the heartbeats"]
     return found if breathes or recording.ecg is not None else [*found, "no movement"]
@@ -125,7 +117,7 @@ def simulated_bcg(recording: Recording, beats: NDArray, normal: NDArray, sensor:
       normal: [M] bool, False for ectopic beats.
       sensor: a name in `beds.SENSORS`.
     """
-    drive, rng = body_of(recording, beats, normal), rng_of(recording.recording_id)
+    drive, rng = drive_of(recording, beats, normal), rng_of(recording.recording_id)
     made = sensors.bcg(rng, drive, BCG_SAMPLING_HZ, sensor=sensor)
     return Series.of(made.values, made.rate_hz)
 
@@ -138,9 +130,7 @@ def rng_of(recording_id: str) -> np.random.Generator:
 
 def _breathes(effort: Signal) -> bool:
     """Whether a channel shows breaths anywhere."""
-    if effort.rate_hz < MIN_BREATH_HZ:
-        return False
-    return not bool(effort.series.dead.all())
+    return effort.rate_hz >= MIN_BREATH_HZ and not bool(effort.series.dead.all())
 
 
 def _excursion(
@@ -153,9 +143,8 @@ def _excursion(
     return np.clip(chest / np.maximum(spread, 1e-3 * largest), -3.0, 3.0), spread
 
 
-def _rsa_breathing(drive: Drive) -> NDArray[np.float64]:
+def _rsa_breathing(beats: NDArray, normal: NDArray, samples: int) -> NDArray[np.float64]:
     """Chest excursion of about ±1 on DRIVE_HZ, from the respiratory sinus arrhythmia of beats."""
-    beats, normal, samples = drive.beat_times_s, drive.beat_normal, len(drive.breathing)
     rr_s = np.diff(beats)
     usual_s = ndimage.median_filter(rr_s, RSA_BEATS, mode="nearest")
     nn = normal[1:] & normal[:-1] & (np.abs(rr_s - usual_s) <= RSA_CHANGE * usual_s)
@@ -231,12 +220,12 @@ def _on_drive(values: NDArray, rate_hz: float, samples: int) -> NDArray[np.float
 
 
 def _movement(rises: list[_Rise]) -> NDArray[np.float64]:
-    """Strength of movement, [samples], 0 at rest: the mean of what the rising traces say."""
+    """Strength of movement, [samples], 0 at rest: the mean of the rising traces."""
     low = np.stack([rise.low for rise in rises])
     high = np.any([rise.high for rise in rises], axis=0)
     strengths = np.stack([rise.strength for rise in rises])
-    whole = ndimage.binary_closing(low.any(0), np.ones(round(REST_BETWEEN_S * DRIVE_HZ)))
-    number, runs = ndimage.label(whole)
+    moving = ndimage.binary_closing(low.any(0), np.ones(round(REST_BETWEEN_S * DRIVE_HZ)))
+    number, runs = ndimage.label(moving)
     real = np.bincount(number[high], minlength=runs + 1) > 0
     real[0] = False
     rising = low.sum(0)

@@ -144,8 +144,7 @@ def _slope(x: NDArray, y: NDArray) -> float:
 def _belt(drive: Drive, values: NDArray, quiet: NDArray[np.bool_]) -> float:
     """Median over quiet segments of the correlation with breathing, at the best lag within 1 s."""
     each = round(BCG_HZ / DRIVE_HZ)
-    whole = len(values) // each * each
-    coarse = values[:whole].reshape(-1, each).mean(1)
+    coarse = values[: len(values) // each * each].reshape(-1, each).mean(1)
     belt = drive.breathing[: len(coarse)]
     size, lag = round(SEGMENT_S * DRIVE_HZ), round(DRIVE_HZ)
     x = bandpass(coarse, DRIVE_HZ, 0.1, 0.6)

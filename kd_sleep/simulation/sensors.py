@@ -380,9 +380,9 @@ def ecg(rng: np.random.Generator, drive: Drive, rate_hz: float) -> NDArray[np.fl
         before, clock_s = pulse_clock(before_s, after_s, rate_hz)
         tables = np.stack([shape(clock_s) for shape in shapes]).astype(np.float32)
         position = at_s * rate_hz
-        whole = np.floor(position)
-        fraction = (position - whole).astype(np.float32)
-        start = whole.astype(np.int32) - before
+        sample = np.floor(position)
+        fraction = (position - sample).astype(np.float32)
+        start = sample.astype(np.int32) - before
         return sum_of_pulses(size, start, fraction, heights, kind, tables)
 
     interval = np.clip(np.diff(times, prepend=times[:1] - 0.9), 0.4, 1.6)

@@ -20,7 +20,7 @@ without a beat gives the network zeros with validity 0, and is scored as any oth
 do better by leaving out the windows where its sensor or detector fails.
 
 Drive: a simulated cohort's BCG files were rendered from `cohort.true_drive`, and a dataset's
-simulated BCG from `recorded_drive.body_of`. There the noise-free and the dataset's BCG are of one
+simulated BCG from `recorded_drive.drive_of`. There the noise-free and the dataset's BCG are of one
 drive, and the step between them is noise. A recorded BCG has no known drive: the noise-free one
 comes from what ECG and belts show of the body, and the step holds whatever they do not.
 """
@@ -59,7 +59,7 @@ from kd_sleep.schema import SIMULATOR
 from kd_sleep.signals.timeseries import Series
 from kd_sleep.simulation import beds, sensors
 from kd_sleep.simulation.cohort import true_drive
-from kd_sleep.simulation.recorded_drive import BCG_SAMPLING_HZ, body_of, rng_of
+from kd_sleep.simulation.recorded_drive import BCG_SAMPLING_HZ, drive_of, rng_of
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.training.loop import fit, predict
 from kd_sleep.training.run import Run, reads_samples
@@ -186,7 +186,7 @@ def _write_series(folder: Path, cohort_dir: Path | None, files: NightFiles) -> N
     recording = files.read()
     beats, normal, _ = heartbeats(files, recording)
     if cohort_dir is None:
-        drive = body_of(recording, beats, normal)
+        drive = drive_of(recording, beats, normal)
     else:
         drive = true_drive(cohort_dir, files.recording_id)
     windows, quiet = len(recording.labels), beds.quiet(beds.SENSORS["mix"])

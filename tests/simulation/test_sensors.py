@@ -327,13 +327,18 @@ def test_what_there_is_not_is_refused(drives):
         sensors.bcg(rng, drives[0], 125.0)
 
 
-def test_a_seed_gives_one_signal(drives):
-    one = sensors.bcg(np.random.default_rng(9), drives[0]).values
-    two = sensors.bcg(np.random.default_rng(9), drives[0]).values
-    np.testing.assert_array_equal(one, two)
-    assert one.dtype == np.float32
+def test_a_seed_gives_the_signals_of_the_frozen_simulator(drives):
+    """Figures of version 1.1: a change of what a seed gives is another version."""
+    bcg = sensors.bcg(np.random.default_rng(9), drives[0])
+    assert bcg.values.dtype == np.float32
+    assert bcg.snr_db == pytest.approx(5.680322647, rel=1e-6)
+    np.testing.assert_allclose(bcg.values[100_000:100_003], [-8.774249, -8.657958, -9.829428], 1e-4)
+    assert np.abs(bcg.values).mean(dtype=float) == pytest.approx(6.04023914, rel=1e-5)
+    assert (bcg.j_times_s - drives[0].beat_times_s).mean() == pytest.approx(0.203401306, rel=1e-6)
+    ecg = sensors.ecg(np.random.default_rng(9), drives[0], 125.0)
+    np.testing.assert_allclose(ecg[100_000:100_003], [0.0950450, 0.5369847, 1.0488819], 1e-4)
     other = dataclasses.replace(drives[0], beat_times_s=drives[0].beat_times_s + 0.1)
-    assert not np.array_equal(one, sensors.bcg(np.random.default_rng(9), other).values)
+    assert not np.array_equal(bcg.values, sensors.bcg(np.random.default_rng(9), other).values)
 
 
 # No shortcut
