@@ -1,7 +1,6 @@
 """BCG in CSV: a line of names, perhaps one of units, then a row of numbers and stamps per sample.
 
-NumPy parses blocks of lines; a block that it cannot take (empty cells, words) is read again cell by
-cell, which is slow and can name the line.
+Blocks of lines are read cell by cell; a cell that is neither number nor time is named by its line.
 """
 
 from __future__ import annotations
@@ -243,13 +242,12 @@ def _load(
     parts: list[list[Any]] = [[] for _ in wanted]
     rows = 0
     for line, text in _blocks(layout):
+        table = _cells(text, line, layout)
+        rows += len(table)
         for number in stamped_once:
-            _check_stamped_once(layout, number, line, text)
-        block = _parsed(text, layout, wanted)
-        if block is None:
-            table = list(_cells(text, line, layout))
-            block = [_by_cell(layout, column, line, table) for column in wanted]
-        for part, column, cells in zip(parts, wanted, block, strict=True):
+            _check_stamped_once(layout, number, line, table)
+        for part, column in zip(parts, wanted, strict=True):
+            cells = _column(layout, column, line, table)
             if cells.dtype.kind == "S":
                 try:
                     cells = np.array(time_stamps.clock_times(cells))
@@ -263,7 +261,6 @@ def _load(
                         "a time such as 2023-11-03 22:39:15",
                     ) from None
             part.append(cells)
-        rows += block[0].shape[-1]
         if rows > LONGEST_S * time_stamps.HIGHEST_HZ:
             raise RecordingError(
                 layout.path,
@@ -279,50 +276,38 @@ def _load(
     ]
 
 
-def _parsed(text: str, layout: _Layout, wanted: Sequence[Column]) -> list[NDArray] | None:
-    """Columns of a block by NumPy's parser, [rows] each; None where a line is not as it is."""
-    if "\n\n" in text or text.startswith("\n"):
-        return None
-    try:
-        cells = np.loadtxt(
-            io.StringIO(text),
-            dtype=[(str(k), column.peek.dtype) for k, column in enumerate(wanted)],
-            comments=None,
-            delimiter=layout.delimiter,
-            usecols=[column.place for column in wanted],
-            quotechar='"',
-            ndmin=1,
-        )
-    except ValueError:
-        return None
-    if len(cells) != text.count("\n") + 1:
-        return None
-    return [np.ascontiguousarray(cells[str(k)]) for k in range(len(wanted))]
-
-
-def _cells(text: str, line: int, layout: _Layout) -> Iterator[list[str]]:
+def _cells(text: str, line: int, layout: _Layout) -> list[list[str]]:
     """The rows of a block, cell by cell."""
     if layout.delimiter is None:
-        yield from (row.replace('"', "").split() for row in text.split("\n"))
-        return
+        return [row.replace('"', "").split() for row in text.split("\n")]
     reader = csv.reader(text.split("\n"), delimiter=layout.delimiter)
+    table = []
     try:
-        for rows, row in enumerate(reader, start=1):
-            if reader.line_num != rows:
+        for row in reader:
+            table.append(row)
+            if reader.line_num != len(table):
                 raise RecordingError(
-                    layout.path, f"line {line + rows - 1} has an open quotation.", FETCH_AGAIN
+                    layout.path,
+                    f"line {line + len(table) - 1} has an open quotation.",
+                    FETCH_AGAIN,
                 )
-            yield row
     except csv.Error as error:
         where = f"line {line + reader.line_num - 1}"
         raise RecordingError(layout.path, f"{where} is no CSV ({error}).", FETCH_AGAIN) from error
+    return table
 
 
-def _by_cell(layout: _Layout, column: Column, line: int, table: list[list[str]]) -> NDArray:
-    """One column of a block, [rows]; blank for a row without it."""
-    cells = [row[column.place].strip() if column.place < len(row) else "" for row in table]
+def _column(layout: _Layout, column: Column, line: int, table: list[list[str]]) -> NDArray:
+    """One column of a block, [rows] numbers or texts; blank for a row without it."""
+    at = column.place
+    cells = [row[at] if at < len(row) else "" for row in table]
     if column.peek.dtype.kind == "S":
-        return np.array([cell.encode("latin-1", "replace") for cell in cells], column.peek.dtype)
+        return np.array([c.strip().encode("latin-1", "replace") for c in cells], column.peek.dtype)
+    try:
+        if not any("_" in cell for cell in cells):  # Python's own way to part digits
+            return np.fromiter(map(float, cells), np.float64, len(cells))
+    except ValueError:
+        pass
     values = [_number(cell) for cell in cells]
     if None in values:
         row = values.index(None)
@@ -340,16 +325,12 @@ def _bad_cell(
     )
 
 
-def _check_stamped_once(layout: _Layout, number: int, line: int, text: str) -> None:
+def _check_stamped_once(layout: _Layout, number: int, line: int, table: list[list[str]]) -> None:
     """Refuses stamps on some rows beside the first: they would tell of gaps, and be overlooked."""
-    if line == layout.first_line:
-        line, text = line + 1, text.partition("\n")[2]
-    if layout.delimiter is None or layout.delimiter not in text or text.endswith("\n"):
-        return
-    for row, cells in enumerate(_cells(text, line, layout)):
-        if number < len(cells) and cells[number].strip():
+    for row, cells in enumerate(table, start=line):
+        if row != layout.first_line and number < len(cells) and cells[number].strip():
             raise RecordingError(
                 layout.path,
-                f"line {line + row} has a time stamp, and most lines have none.",
+                f"line {row} has a time stamp, and most lines have none.",
                 "Stamp each row, or the first alone.",
             )

@@ -112,49 +112,6 @@ def test_the_rate_and_the_gaps_come_from_the_stamps(tmp_path, kind):
     assert "0.41% of the samples are missing" in " ".join(bcg.notes)
 
 
-@pytest.mark.parametrize("rate_hz", [60, 128, 140, 250, 400, 1000])
-def test_rates_between_whole_milliseconds(tmp_path, rate_hz):
-    counts = np.resize(COUNTS, 301 * rate_hz)
-    stamps = (1000 * np.arange(len(counts)) / rate_hz).astype(int) + 1_700_061_224_065
-    lost = np.zeros(len(counts), bool)
-    lost[5000:9077] = True
-    path = write(tmp_path, "time,BCG", texts(stamps[~lost]), texts(counts[~lost]))
-    same(read_bcg(path), np.where(lost, np.nan, counts), rate_hz)
-
-
-@pytest.mark.parametrize("spread", [0.1, 0.2])
-def test_jitter_is_no_gap_and_hides_none(tmp_path, spread):
-    jitter = spread / RATE * np.random.default_rng(1).normal(size=ROWS)
-    stamps = np.maximum.accumulate(TIMES + jitter) + 1e-6 * np.arange(ROWS)
-    lost = np.zeros(ROWS, bool)
-    lost[6000:6300] = True
-    path = write(tmp_path, "time,BCG", texts(stamps[~lost], "{:.7f}"), texts(COUNTS[~lost]))
-    bcg = read_bcg(path)
-    assert abs(bcg.signal.rate_hz / RATE - 1) < 2e-4
-    np.testing.assert_array_equal(bcg.signal.values[:6000], COUNTS[:6000])
-    np.testing.assert_array_equal(bcg.signal.values[6300:], COUNTS[6300:])
-
-
-@pytest.mark.parametrize("phase", [0, 17])
-def test_stamps_of_whole_seconds(tmp_path, phase):
-    """Rows that share a stamp: the mean rate, and a gap that is right to within the second."""
-    whole = (TIMES + phase / RATE).astype(int)
-    stamps = texts(np.datetime64("2023-11-03T22:39:15") + whole)
-    bcg = read_bcg(write(tmp_path, "time,BCG", stamps, texts(COUNTS)))
-    same(bcg)
-    assert "resolve 1 s" in " ".join(bcg.notes)
-    lost = np.zeros(ROWS, bool)
-    for first in range(1000, 15_000, 2000):
-        lost[first : first + 437] = True
-    path = write(tmp_path, "time,BCG", np.asarray(stamps)[~lost], np.asarray(texts(COUNTS))[~lost])
-    values = read_bcg(path).signal.values
-    for first in range(1437, 15_437, 2000):
-        at = np.flatnonzero(values == COUNTS[first])
-        assert np.abs(at - first).min() <= RATE
-        assert np.array_equal(values[at[0]:][:3], COUNTS[first:][:3]) or len(at) > 1  # fmt: skip
-    assert abs(len(values) - ROWS) <= RATE
-
-
 def test_missing_cells_are_gaps_and_blank_rows_take_their_time(tmp_path):
     cells = texts(COUNTS)
     for row, missing in ((10, ""), (11, "NaN"), (500, "NA"), (ROWS - 5, "null")):

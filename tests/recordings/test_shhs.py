@@ -70,23 +70,6 @@ def test_both_visits_are_found_in_order_and_read(tmp_path):
     assert second.rpoints is None
 
 
-def test_found_paths_are_those_of_the_layout(tmp_path):
-    write_night(tmp_path, "shhs1-200001")
-    layout = shhs.paths_of(tmp_path, "shhs1-200001", tmp_path / "bcg")
-    write_profusion(layout.profusion_xml, [0])
-    assert shhs.find_nights(tmp_path, tmp_path / "bcg").nights == [layout]
-    assert layout.bcg == tmp_path / "bcg" / "shhs1-200001.edf"
-    polysomnography = tmp_path / "polysomnography"
-    files = sorted(path for path in polysomnography.rglob("*") if path.is_file())
-    assert files == [
-        polysomnography / "annotations-events-nsrr" / "shhs1" / "shhs1-200001-nsrr.xml",
-        polysomnography / "annotations-events-profusion" / "shhs1" / "shhs1-200001-profusion.xml",
-        polysomnography / "annotations-rpoints" / "shhs1" / "shhs1-200001-rpoint.csv",
-        polysomnography / "edfs" / "shhs1" / "shhs1-200001.edf",
-    ]
-    assert sorted(layout.all_files()) == files
-
-
 def test_other_files_are_passed_over_and_listed(tmp_path):
     write_night(tmp_path, "shhs1-200001")
     night = shhs.paths_of(tmp_path, "shhs1-200001")
