@@ -156,14 +156,6 @@ class BuildConfig(Config):
         high=1.0,
     )
     workers: int = setting(0, "Processes that read nights; 0 takes all cores.", low=0)
-    engine: str = setting(
-        "pool",
-        "What runs the work: pool is this machine's cores; beam is Apache Beam, for a cluster.",
-        choices=("pool", "beam"),
-    )
-    beam_options: str = setting(
-        "", "Apache Beam's own options, such as '--runner=FlinkRunner --flink_master=HOST:8081'."
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,30 +237,6 @@ class DistillConfig(Config):
     label_smoothing: float = setting(
         0.0, "Share of each hard label spread over all stages.", low=0.0, high=0.5
     )
-    balance: float = setting(
-        0.0,
-        "Weight of a stage's labels: its share of them to the power -balance."
-        " 0 leaves windows alike, 1 gives every stage the same say.",
-        low=0.0,
-        high=1.0,
-    )
-    standardise: bool = setting(
-        False, "Compare z-scores of logits (Sun et al., CVPR 2024) in place of logits."
-    )
-    non_target_weight: float = setting(
-        0.0,
-        "Decoupled distillation (Zhao et al., CVPR 2022): weight of the divergence among the"
-        " stages that are not the target; 0 leaves it off.",
-        low=0.0,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.non_target_weight and self.direction != "forward":
-            raise ConfigError(
-                f"DistillConfig.non_target_weight={self.non_target_weight}: decoupled distillation"
-                f" takes the forward divergence apart, not {self.direction}."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +255,7 @@ class TrainConfig(Config):
     evaluate_every: int = setting(
         100, "Steps between evaluations on validation; each one is a checkpoint.", low=1
     )
-    seed: int = setting(0, "Seed of initial parameters, dropout and augmentation.", low=0)
+    seed: int = setting(0, "Seed of initial parameters and dropout.", low=0)
     batch_seed: int = setting(0, "Seed of the order of batches.", low=0)
     ema_decay: float = setting(
         0.0,
@@ -319,27 +287,6 @@ class ExecutionConfig(Config):
     )
     profile: bool = setting(
         False, "Trace some steps into WORKDIR/profile, to look at in TensorBoard or Perfetto."
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentConfig(Config):
-    """What is done to the BCG of a training batch, anew in every step. All off by default."""
-
-    augment_gain: float = setting(
-        0.0, "Standard deviation of a sequence's gain, in natural log.", low=0.0, high=3.0
-    )
-    augment_polarity: float = setting(
-        0.0, "Probability that a sequence is turned upside down.", low=0.0, high=1.0
-    )
-    augment_shift_s: float = setting(
-        0.0, "Largest shift in time against the labels, in seconds.", low=0.0, high=15.0
-    )
-    augment_dropouts: float = setting(
-        0.0, "Share of the time that is lost, in spans of about 10 s.", low=0.0, high=0.9
-    )
-    augment_movements: float = setting(
-        0.0, "Movement bursts an hour, each a few seconds long.", low=0.0, high=600.0
     )
 
 
@@ -388,18 +335,13 @@ class Preset:
     student: StudentConfig = StudentConfig()
     student_train: TrainConfig = CPU_TRAIN
     distill: DistillConfig = DistillConfig()
-    augment: AugmentConfig = AugmentConfig()
     execution: ExecutionConfig = ExecutionConfig()
     study: StudyConfig = StudyConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
 TINY_TRAIN = TrainConfig(
-    steps=20,
-    batch_size=4,
-    sequence_windows=16,
-    learning_rate=3e-3,
-    evaluate_every=10,
+    steps=20, batch_size=4, sequence_windows=16, learning_rate=3e-3, evaluate_every=10
 )
 
 ACCELERATOR_TRAIN = TrainConfig(

@@ -15,7 +15,6 @@ EXTRAS = {
     "report": ("matplotlib",),
     "frame": ("pandas",),
     "onnx": ("onnx", "onnxruntime"),
-    "beam": ("apache_beam",),
 }  # fmt: skip
 
 

@@ -34,8 +34,6 @@ from jax.typing import ArrayLike
 Direction = Literal["forward", "reverse", "js"]
 
 _IMPOSSIBLE = -1e5  # far below any real logit; exp of it is 0, and its squares are finite
-_LEFT_OUT = -1e30  # below even an impossible class at a T of 1e-20
-_EPSILON = 1e-6  # added to a variance of logits: equal logits have no z-score
 
 
 def cross_entropy(
@@ -106,8 +104,13 @@ def tempered_kl(
       ValueError: shapes that do not agree, T not above 0, an unknown direction.
       TypeError: logits that are not floating.
     """
-    _check_direction(direction)
-    student, teacher = _tempered_pair(student_logits, teacher_logits, temperature)
+    if direction not in get_args(Direction):
+        raise ValueError(f"direction: expected one of {get_args(Direction)}, got {direction!r}")
+    student = _logits("student_logits", student_logits)
+    teacher = jax.lax.stop_gradient(_logits("teacher_logits", teacher_logits))
+    _check_same_shape(student, teacher)
+    temperature = _temperature(temperature)
+    student, teacher = _tempered(student, temperature), _tempered(teacher, temperature)
     if direction == "forward":
         return _kl(teacher, student)
     if direction == "reverse":
@@ -117,112 +120,29 @@ def tempered_kl(
     return 0.5 * (_kl(log_p, middle) + _kl(log_q, middle))
 
 
-def decoupled_kl(
-    student_logits: ArrayLike, teacher_logits: ArrayLike, labels: ArrayLike, temperature: ArrayLike
-) -> tuple[jax.Array, jax.Array]:
-    """The two parts of KL(teacher || student) per window, without T^2. No gradient to the teacher.
+def mix_teachers(teacher_logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
+    """Logits z of M teachers' mean probabilities at temperature T. No gradient.
 
-        KL = target + (1 - p_target) * non_target
-
-    Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, https://arxiv.org/abs/2203.08679,
-    who weigh them apart, the second by a constant. `target` is KL between "the target or another
-    class", `non_target` KL among the other classes alone.
-
-    The target is the label where there is one, else the teacher's most likely class. Where the
-    teacher lets no other class be, `non_target` is 0.
-
-    Args:
-      student_logits: [..., K].
-      teacher_logits: [..., K].
-      labels: [...] integers, -1 where there is none; see `cross_entropy` on those of K or more.
-      temperature: T > 0.
-
-    Returns:
-      (target, non_target), each [...] nats.
-
-    Raises:
-      ValueError: shapes that do not agree, T not above 0, a label of K or more.
-      TypeError: logits that are not floating, labels that are not integers.
-    """
-    student, teacher = _tempered_pair(student_logits, teacher_logits, temperature)
-    labels = _labels(labels, student.shape)
-    likeliest = jnp.argmax(teacher, axis=-1).astype(jnp.int32)
-    target = _is_class(jnp.where(labels >= 0, labels, likeliest), student)
-
-    def split(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        others = jnp.where(target, _LEFT_OUT, z)
-        at_target = jnp.sum(jnp.where(target, z, 0.0), axis=-1)
-        return jnp.stack([at_target, jax.nn.logsumexp(others, axis=-1)], axis=-1), others
-
-    (student_two, student_others), (teacher_two, teacher_others) = split(student), split(teacher)
-    any_other = jnp.any(~target & ~_impossible(jnp.asarray(teacher_logits)), axis=-1)
-    non_target = jnp.where(any_other, _kl(teacher_others, student_others), 0.0)
-    seen = _nan_beyond(labels, student)
-    return _kl(teacher_two, student_two) * seen, non_target * seen
-
-
-def standardise_logits(logits: ArrayLike) -> jax.Array:
-    """The z-score of each window's logits over the classes that can be.
-
-        (z - mean(z)) / sqrt(var(z) + 1e-6)
-
-    Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024,
-    https://arxiv.org/abs/2403.01427: the student then matches the teacher's relations between
-    classes, not the size of its logits. T is to follow.
-
-    Args:
-      logits: [..., K].
-
-    Returns:
-      [..., K], -inf for a class that cannot be.
-
-    Raises:
-      TypeError: logits that are not floating.
-    """
-    z = _logits("logits", logits)
-    possible = ~_impossible(z)
-    count = jnp.maximum(jnp.sum(possible, axis=-1, keepdims=True, dtype=jnp.float32), 1.0)
-    mean = jnp.sum(jnp.where(possible, z, 0.0), axis=-1, keepdims=True) / count
-    centred = jnp.where(possible, z - mean, 0.0)
-    variance = jnp.sum(centred**2, axis=-1, keepdims=True) / count
-    return jnp.where(possible, centred * jax.lax.rsqrt(variance + _EPSILON), -jnp.inf)
-
-
-def mix_teachers(
-    teacher_logits: ArrayLike, weights: ArrayLike, temperature: ArrayLike
-) -> jax.Array:
-    """Logits z of the teachers' mean opinion at temperature T. No gradient.
-
-        softmax(z / T) = sum over m of w[m] * softmax(teacher[m] / T),   w normalised to sum to 1
+        softmax(z / T) = mean over m of softmax(teacher[m] / T)
 
     Args:
       teacher_logits: [M, ..., K].
-      weights: [M], not negative, not all 0; a teacher of weight 0 may hold NaN.
       temperature: T > 0, the one that the mixture will be divided by.
 
     Returns:
-      [..., K], -inf for a class that can be to no teacher.
+      [..., K], -inf for a class that all teachers exclude.
 
     Raises:
-      ValueError: shapes that do not agree, T not above 0, weights negative, NaN or all 0.
+      ValueError: no axis of teachers, or T not above 0.
       TypeError: logits that are not floating.
     """
     z = jax.lax.stop_gradient(_logits("teacher_logits", teacher_logits))
     temperature = _temperature(temperature)
-    if z.ndim < 2 or np.shape(weights) != z.shape[:1]:
-        raise ValueError(
-            "teacher_weights: expected shape [M], one per teacher of teacher_logits [M, ..., K],"
-            f" got {np.shape(weights)} for {z.shape}"
-        )
-    known = _known(weights)
-    if known is not None and not (np.all(known >= 0) and 0 < np.sum(known) < math.inf):
-        raise ValueError(f"teacher_weights: expected none below 0, a sum above 0, got {known}")
-    w = jax.lax.stop_gradient(jnp.asarray(weights, jnp.float32))
-    w = (w / jnp.sum(w)).reshape(-1, *[1] * (z.ndim - 1))
-    z = jnp.where(w == 0, 0.0, z)
+    if z.ndim < 2 or not z.shape[0]:
+        raise ValueError(f"teacher_logits: expected shape [M, ..., K], got {z.shape}")
     log_p = jax.nn.log_softmax(_tempered(z, temperature))
-    mixture = temperature * jax.nn.logsumexp(log_p + jnp.log(w), axis=0)
-    return jnp.where(jnp.all(_impossible(z) | (w == 0), axis=0), -jnp.inf, mixture)
+    mixture = temperature * (jax.nn.logsumexp(log_p, axis=0) - math.log(z.shape[0]))
+    return jnp.where(jnp.all(_impossible(z), axis=0), -jnp.inf, mixture)
 
 
 def weighted_mean(
@@ -254,56 +174,39 @@ def distillation_loss(
     label_weights: ArrayLike | None = None,
     kl_weights: ArrayLike | None = None,
     direction: Direction = "forward",
-    class_weights: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
-    standardise: bool = False,
-    decoupled: tuple[ArrayLike, ArrayLike] | None = None,
-    teacher_weights: ArrayLike | None = None,
     label_total: ArrayLike | None = None,
     kl_total: ArrayLike | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """alpha * CE + (1 - alpha) * T^2 * KL(teacher || student), each a mean over its own windows.
 
-    A window without a label (-1) has no CE term and still a KL term; because each term is divided
-    by its own weight, alpha means the same however few windows carry a label. What has no weight
-    counts nothing, be it NaN; NaN that has weight is seen in the loss. `alpha` and `temperature`
-    may be traced, for instance to train several of them in one program; the loss is affine in
-    alpha, both ends included.
+    A window without a label (-1) has no CE term but a KL term. Each term is divided by its own
+    weights, so alpha means the same however few windows have a label. A window of weight 0 may hold
+    NaN; NaN of any other weight reaches the loss. The loss is affine in alpha, both ends included.
 
     Args:
       student_logits: [..., K].
-      teacher_logits: [..., K], or [M, ..., K] with `teacher_weights`; gets no gradient.
-      labels: [...] integers in -1..K-1; -1 (or any negative) means no label. A label of K or more
-        is an error in a NumPy array or a list, and makes the loss NaN in a traced array.
-      alpha: weight of the hard labels, in [0, 1].
+      teacher_logits: [..., K], or [M, ..., K] of M teachers (`mix_teachers`); gets no gradient.
+      labels: [...] integers below K; a negative one means no label. A label of K or more is an
+        error in a NumPy array or a list, and makes the loss NaN in a traced array.
+      alpha: weight of the hard labels, in [0, 1]; may be traced, as may T.
       temperature: T > 0.
-      label_weights: [...] weights or mask of the CE term; None is 1 everywhere. A label of weight 0
-        is no label.
+      label_weights: [...] weights or mask of the CE term; None is 1 everywhere.
       kl_weights: [...] weights or mask of the KL term; None is 1 everywhere.
       direction: "forward", "reverse" or "js"; see `tempered_kl`. T^2 goes with each.
-      class_weights: [K]; `label_weights` are multiplied by that of the window's label, and the mean
-        is over the product, as in PyTorch.
-      label_smoothing: eps in [0, 1); see `cross_entropy`. With `class_weights`, a window's smoothed
-        CE has its label's weight as a whole.
-      standardise: z-score the logits of the KL term first, those of each teacher by themselves; see
-        `standardise_logits`.
-      decoupled: weights (of the target, of the other classes) of KL's two parts, in place of
-        (1, 1 - p_target), which make KL; see `decoupled_kl`. The article takes (1, 8) and the like.
-      teacher_weights: [M]; the KL term is to the teachers' mixture; see `mix_teachers`.
-      label_total: what the weighted sum of CE is divided by; None is its weights' own sum. For the
-        sum of several parts' losses and gradients to be exactly the whole batch's, give each part
-        the whole batch's sum: the parts' `label_weight`, added up.
-      kl_total: the same for KL, `kl_weight` added up.
+      label_smoothing: eps in [0, 1); see `cross_entropy`.
+      label_total: divides the weighted sum of CE; None is the sum of its weights. Where a batch is
+        computed in parts, give each part the batch's sum of `label_weight`: losses and gradients of
+        the parts then add up to the batch's.
+      kl_total: the same for KL and `kl_weight`.
 
     Returns:
       The loss, a float32 scalar, and a dict of scalars: `cross_entropy` and `kl` (the two means,
-      the second without T^2; with `decoupled` the weighted sum of its parts), `label_weight` and
-      `kl_weight` (these windows' sums of weights).
+      the second without T^2), `label_weight` and `kl_weight` (these windows' sums of weights).
 
     Raises:
       ValueError: shapes that do not agree, a label of K or more, an unknown direction; and, unless
-        traced, alpha outside [0, 1], T not above 0, eps outside [0, 1), a negative total or weight
-        in `decoupled` or `teacher_weights`.
+        traced, alpha outside [0, 1], T not above 0, eps outside [0, 1) or a negative total.
       TypeError: logits that are not floating, labels that are not integers.
 
     Example:
@@ -313,69 +216,41 @@ def distillation_loss(
       >>> round(float(aux["cross_entropy"]), 4)  # log 4, from the one labelled window
       1.3863
     """
-    student, teacher = (
-        _logits("student_logits", student_logits), _logits("teacher_logits", teacher_logits)
-    )  # fmt: skip
-    if teacher_weights is None:
-        _check_same_shape(student, teacher)
-    elif teacher.shape[1:] != student.shape:
-        raise ValueError(
-            f"teacher_logits: expected shape [M, *{list(student.shape)}] with teacher_weights,"
-            f" got {teacher.shape}"
-        )
+    student = _logits("student_logits", student_logits)
+    teacher = _logits("teacher_logits", teacher_logits)
+    several = teacher.ndim > student.ndim
+    _check_same_shape(student, teacher[0] if several else teacher)
     labels = _labels(labels, student.shape)
     share = _scalar("alpha", alpha, "in [0, 1]", lambda x: 0 <= x <= 1)
     squared = _temperature(temperature) ** 2
-    _check_direction(direction)
-    if decoupled is not None:
-        if direction != "forward":
-            raise ValueError(f'decoupled: expected direction "forward", got {direction!r}')
-        if not isinstance(decoupled, (tuple, list)) or len(decoupled) != 2:
-            raise ValueError(
-                f"decoupled: expected a pair (target weight, non-target weight), got {decoupled!r}"
-            )
-        decoupled_weights = [_at_least_0("decoupled", w) for w in decoupled]
     totals = [
-        None if total is None else _at_least_0(name, total)
+        None if total is None else _scalar(name, total, "of at least 0, and finite", _not_negative)
         for name, total in (("label_total", label_total), ("kl_total", kl_total))
     ]
 
-    windows = labels.shape
-    ce_weights = jnp.where(labels >= 0, _weights("label_weights", label_weights, windows), 0.0)
-    labels = jnp.where(ce_weights == 0, -1, labels)
-    if class_weights is not None:
-        of_class = _weights("class_weights", class_weights, student.shape[-1:])
-        ce_weights = ce_weights * of_class.at[labels].get(mode="fill", fill_value=jnp.nan)
-    divergence_weights = _weights("kl_weights", kl_weights, windows)
-
-    # A class of weight 0 leaves the label to be KL's target, but not to be scored.
+    ce_weights = _weights("label_weights", label_weights, labels.shape)
+    ce_weights = jnp.where(labels >= 0, ce_weights, 0.0)
     scored = jnp.where(ce_weights == 0, -1, labels)
     ce = weighted_mean(
         cross_entropy(student, scored, label_smoothing=label_smoothing), ce_weights, totals[0]
     )
 
+    divergence_weights = _weights("kl_weights", kl_weights, labels.shape)
     if kl_weights is not None:  # as in cross_entropy, before anything is computed from them
         counts = (divergence_weights != 0)[..., None]
         student, teacher = jnp.where(counts, student, 0.0), jnp.where(counts, teacher, 0.0)
-    if standardise:
-        student, teacher = standardise_logits(student), standardise_logits(teacher)
-    if teacher_weights is not None:
-        teacher = mix_teachers(teacher, teacher_weights, temperature)
-    if decoupled is None:
-        divergence = tempered_kl(student, teacher, temperature, direction=direction)
-    else:
-        target, non_target = decoupled_kl(student, teacher, labels, temperature)
-        divergence = decoupled_weights[0] * target + decoupled_weights[1] * non_target
+    if several:
+        teacher = mix_teachers(teacher, temperature)
+    divergence = tempered_kl(student, teacher, temperature, direction=direction)
     kl = weighted_mean(divergence, divergence_weights, totals[1])
 
-    loss = share * ce + (1.0 - share) * squared * kl
     aux = {
         "cross_entropy": ce,
         "kl": kl,
         "label_weight": jnp.sum(ce_weights),
         "kl_weight": jnp.sum(divergence_weights),
     }
-    return loss, aux
+    return share * ce + (1.0 - share) * squared * kl, aux
 
 
 def _impossible(logits: jax.Array) -> jax.Array:
@@ -401,16 +276,6 @@ def _kl(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
     p_sum, q_sum = jnp.sum(p, axis=-1), jnp.sum(jnp.exp(q_logits), axis=-1)
     mean_difference = jnp.sum(p * (p_logits - q_logits), axis=-1) / p_sum
     return mean_difference - jnp.log(p_sum) + jnp.log(q_sum)
-
-
-def _tempered_pair(
-    student_logits: ArrayLike, teacher_logits: ArrayLike, temperature: ArrayLike
-) -> tuple[jax.Array, jax.Array]:
-    student = _logits("student_logits", student_logits)
-    teacher = jax.lax.stop_gradient(_logits("teacher_logits", teacher_logits))
-    _check_same_shape(student, teacher)
-    temperature = _temperature(temperature)
-    return _tempered(student, temperature), _tempered(teacher, temperature)
 
 
 def _is_class(labels: jax.Array, logits: jax.Array) -> jax.Array:
@@ -445,8 +310,8 @@ def _temperature(value: ArrayLike) -> jax.Array:
     return _scalar("temperature", value, "above 0, and finite", lambda x: 0 < x < math.inf)
 
 
-def _at_least_0(name: str, value: ArrayLike) -> jax.Array:
-    return _scalar(name, value, "of at least 0, and finite", lambda x: 0 <= x < math.inf)
+def _not_negative(value: float) -> bool:
+    return 0 <= value < math.inf
 
 
 def _logits(name: str, value: ArrayLike) -> jax.Array:
@@ -488,8 +353,3 @@ def _check_same_shape(student: jax.Array, teacher: jax.Array) -> None:
             "student_logits and teacher_logits: expected one shape [..., K],"
             f" got {student.shape} and {teacher.shape}"
         )
-
-
-def _check_direction(direction: str) -> None:
-    if direction not in get_args(Direction):
-        raise ValueError(f"direction: expected one of {get_args(Direction)}, got {direction!r}")

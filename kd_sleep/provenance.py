@@ -37,8 +37,8 @@ def provenance() -> dict[str, Any]:
 def shown(command: Sequence[str]) -> list[str]:
     """A command line that may be written down: flags named like secrets lose their values.
 
-    NSRR's token, a cluster's password: also inside a flag that carries other flags, as
-    --beam_options does. The value may follow `=` or be the next argument.
+    NSRR's token, a cluster's password: also inside a flag that carries other flags. The value may
+    follow `=` or be the next argument.
     """
     words: list[str] = []
     for argument in command:

@@ -12,6 +12,8 @@ from kd_sleep.config import PRESETS, BuildConfig, DatasetConfig, DistillConfig, 
 from kd_sleep.datasets import shhs_bcg
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import ConfigError, DatasetError, ExportError, TrainingError
+from kd_sleep.inference import container
+from kd_sleep.inference.saved import load_network
 from kd_sleep.simulation.night_arrays import simulated_arrays
 
 TINY = PRESETS["tiny"]
@@ -62,10 +64,12 @@ def test_a_student_in_memory_stages_is_scored_and_is_saved(parts, teacher, stude
     student.save(tmp_path / "mine.kdsleep")
     again = kd_sleep.load_student(tmp_path / "mine.kdsleep")
     np.testing.assert_allclose(again.stage(bcg, 50.0).probs, night.probs, atol=1e-4)
-    with pytest.raises(ExportError, match="was read from a file"):
-        again.save(tmp_path / "other.kdsleep")
-    with pytest.raises(TrainingError, match="student: this student was read from an exported file"):
-        kd_sleep.evaluate(again, parts[2])
+    there = kd_sleep.evaluate(again, parts[2], teacher=teacher)
+    assert there["systems"]["student"] == scores["systems"]["student"]
+    with pytest.raises(TrainingError, match="on 1 of the 2 subjects of the test split: 30"):
+        kd_sleep.evaluate(again, nights_of([30, 70]))
+    again.save(tmp_path / "again.kdsleep")
+    assert kd_sleep.load_student(tmp_path / "again.kdsleep").trained.name == student.trained.name
 
 
 def test_a_student_sees_in_staging_what_it_saw_in_training(parts, student):
@@ -178,9 +182,48 @@ def test_fine_tuning_says_whether_it_helped(parts, teacher, student, tmp_path):
         )  # fmt: skip
 
 
-def test_a_student_may_begin_from_a_teacher(parts, teacher):
-    student = student_of(nights_of([60, 61]), teacher, parts[1], start=teacher)
-    assert student.trained.settings["start"] == teacher.trained.name
+def test_files_are_a_start_as_the_networks_in_them_are(parts, teacher, student, tmp_path):
+    """A student from a student's file, from a teacher and from a teacher's file."""
+    teacher.save(tmp_path / "teacher.kdsleep")
+    student.save(tmp_path / "student.kdsleep")
+    nights = nights_of([60, 61])
+    files = [load_network(tmp_path / f"{kind}.kdsleep") for kind in ("teacher", "student")]
+    for memory, file in zip((teacher, student), files, strict=True):
+        one, other = (student_of(nights, teacher, parts[1], start=s) for s in (memory, file))
+        assert one.trained.name == other.trained.name
+        assert other.trained.settings["start"] == memory.trained.name
+        assert other.trained.settings["trained_on"] == one.trained.settings["trained_on"]
+    with pytest.raises(TrainingError, match=r"student\.kdsleep was trained.* validation split: 30"):
+        student_of(nights, teacher, nights_of([30]), start=files[1])
+
+
+def test_a_teachers_file_is_the_teacher_with_its_folds(parts, tmp_path):
+    nights, validation, test = parts
+    teacher = kd_sleep.fit_teacher(
+        nights, validation=validation, model=TINY.teacher, train=TRAIN, folds=2
+    )
+    path = tmp_path / "teacher.kdsleep"
+    teacher.save(path)
+    again = kd_sleep.load_teacher(path)
+    for name in (*nights.subject_ids, "70"):
+        one, other = (each.trained.for_subject(name, nights.cohort) for each in (teacher, again))
+        assert one.name == other.name
+    names = {again.trained.for_subject(name, nights.cohort).name for name in nights.subject_ids}
+    assert names == {fold.name for fold in again.trained.folds}
+    assert again.trained.for_subject("10", nights.cohort) is again.trained
+    assert again.trained.for_subject(nights.subject_ids[0], "recorded") is again.trained
+    assert kd_sleep.evaluate(again, test)["systems"] == kd_sleep.evaluate(teacher, test)["systems"]
+    for load in (kd_sleep.load_student, lambda path: load_network(path, "student")):
+        with pytest.raises(ExportError, match="holds a teacher"):
+            load(path)
+    with pytest.raises(ConfigError, match="is a folder"):
+        teacher.save(tmp_path)
+    content = container.read(path)
+    for change in ({"teacher": "0"}, {"settings": [{}]}, {"stages": ["Wake"]}):
+        changed = container.Content({**content.card, **change}, content.arrays, b"")
+        container.write(path, container.pack(changed))
+        with pytest.raises(ExportError, match="its settings cannot be used"):
+            kd_sleep.load_teacher(path)
 
 
 def test_a_subject_is_on_one_side_alone(parts, teacher, student):
@@ -208,21 +251,10 @@ def test_what_cannot_be_trained_is_refused_by_name(parts, teacher):
         kd_sleep.fit_teacher(without("stages", [80]), validation=validation)
     with pytest.raises(DatasetError, match="validation: none of its nights has an ECG"):
         kd_sleep.fit_teacher(nights, validation=without("beat_times_s", [80]))
-    with pytest.raises(ConfigError, match="teacher: expected teachers, got str"):
+    with pytest.raises(ConfigError, match="teacher: expected a trained network, got str"):
         student_of(nights, ["teacher"], validation)
     with pytest.raises(ConfigError, match="folds=1"):
         kd_sleep.fit_teacher(nights, validation=validation, folds=1)
-
-
-def test_folds_in_memory_label_their_own_subjects(parts):
-    nights, validation, _ = parts
-    teacher = kd_sleep.fit_teacher(
-        nights, validation=validation, model=TINY.teacher, train=TRAIN, folds=2
-    ).trained
-    names = {teacher.for_subject(name, nights.cohort).name for name in nights.subject_ids}
-    assert names == {fold.name for fold in teacher.folds}
-    assert teacher.for_subject("10", nights.cohort) is teacher
-    assert teacher.for_subject(nights.subject_ids[0], "recorded") is teacher
 
 
 def test_the_whole_way_reads_no_file_and_needs_no_reader():

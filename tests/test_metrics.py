@@ -43,15 +43,6 @@ def test_macro_f1_covers_the_classes_that_occur_as_scikit_learn_does():
     assert metrics.macro_f1(counts) == pytest.approx(expected)
 
 
-def test_counts_of_two_sets_add_up_to_the_counts_of_both():
-    (a, predicted_a), (b, predicted_b) = _pair(0), _pair(1, windows=70)
-    both = metrics.confusion_counts(np.append(a, b), np.append(predicted_a, predicted_b), K)
-    np.testing.assert_array_equal(
-        both,
-        metrics.confusion_counts(a, predicted_a, K) + metrics.confusion_counts(b, predicted_b, K),
-    )
-
-
 def test_unscored_windows_count_nowhere():
     labels, predictions = _pair(0)
     unscored = labels.copy()

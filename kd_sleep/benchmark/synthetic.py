@@ -135,7 +135,6 @@ def write_student(preset: Preset, path: Path) -> None:
         "model": to_dict(preset.student),
         "distill": to_dict(preset.distill),
         "train": to_dict(preset.student_train),
-        "augment": to_dict(preset.augment),
         "teacher": "none",
         "labelled": 0,
     }

@@ -5,28 +5,19 @@
 
 --data_dir names one dataset or several; each term of the loss uses the nights that it can, and the
 teacher may be of other ones. --alpha=1 leaves the teacher out: the hard-label baseline.
---start_from goes on from another student's parameters, or a teacher's. --student=single_window is
+--start_from fine-tunes another student, or a teacher. --student=single_window is
 the article's student, which sees one window at a time. The same command goes on where a stopped
 run was.
 """
 
 from pathlib import Path
 
-from kd_sleep.commands.flags import FOLDER, FOLDERS, Flags, choice
+from kd_sleep.commands.flags import Flags, choice
 from kd_sleep.config import STUDENTS, Preset, student_of
 
 flags = Flags(__doc__)
-flags.define("Input", "data_dir", FOLDERS, "Folder of the dataset; several are read together.")
-flags.define(
-    "Input", "teacher", FOLDERS, "Work folder of a trained teacher; several are mixed.", (),
-    shown="none, for --alpha=1",
-)  # fmt: skip
-flags.define(
-    "Input", "start_from", FOLDER, "Work folder of a student or teacher to begin from.",
-    None, shown="drawn parameters",
-)  # fmt: skip
-flags.define("Output", "workdir", FOLDER, "Folder of the run: settings, metrics, checkpoints.")
-flags.config("student", "distill", "student_train", "augment", "execution")
+flags.shared("data_dir", "teacher", "start_from", "workdir")
+flags.config("student", "distill", "student_train", "execution")
 flags.define("Model", "student", choice(*STUDENTS), "single_window is the article's.", "context")
 flags.platform(hosts=True)
 
@@ -35,22 +26,20 @@ def main(
     preset: Preset, data_dir: list[Path], teacher: list[Path], start_from: Path | None,
     workdir: Path, student: str,
 ) -> None:  # fmt: skip
-    from kd_sleep.inference.ecg_staging import load_teacher
+    from kd_sleep.inference.saved import load_network
     from kd_sleep.library import fit_student
-    from kd_sleep.training.trained import load_any
     from kd_sleep.training.training_set import read_training
 
     model = student_of(student, preset.student)
     nights, validation = read_training(data_dir, model, preset.execution)
     fitted = fit_student(
         nights,
-        teacher=[load_teacher(folder) for folder in teacher],
+        teacher=[load_network(path, "teacher") for path in teacher],
         validation=validation,
         model=model,
         distill=preset.distill,
         train=preset.student_train,
-        augment=preset.augment,
-        start=load_any(start_from) if start_from else None,
+        start=load_network(start_from) if start_from else None,
         workdir=workdir,
         execution=preset.execution,
     )

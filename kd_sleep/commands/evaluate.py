@@ -10,19 +10,15 @@ intervals cover their seeds and draws of the labelled nights, too.
 
 from pathlib import Path
 
-from kd_sleep.commands.flags import FOLDER, FOLDERS, TEXT, Flags
+from kd_sleep.commands.flags import FOLDER, TEXT, Flags
 from kd_sleep.config import Preset
 from kd_sleep.errors import ConfigError
 
 flags = Flags(__doc__)
-flags.define("Input", "data_dir", FOLDERS, "Folder of the dataset; several are read together.")
+flags.shared("data_dir", "teacher")
 flags.define(
-    "Input", "teacher", FOLDERS, "Work folder of a trained teacher; several are mixed.", (),
-    shown="none",
-)  # fmt: skip
-flags.define(
-    "Input", "student", TEXT,
-    "NAME=WORKDIR of a trained student; repeat for several, also for several runs of one name.",
+    "Input", "student", TEXT, "NAME=WORKDIR or NAME=FILE of a student; repeat for several, also for"
+    " several runs of one name.",
     (), shown="none", repeated=True,
 )  # fmt: skip
 flags.define("Output", "out", FOLDER, "Folder of results.json and report.html.")
@@ -35,15 +31,20 @@ def main(
 ) -> None:
     from kd_sleep.evaluation.held_out import evaluate_folders
     from kd_sleep.evaluation.report import table
+    from kd_sleep.inference.saved import load_network
 
     students: dict[str, list[Path]] = {}
     for value in student:
         name, _, workdir = value.partition("=")
-        folder = Path(workdir).expanduser()
-        if not (name and workdir) or folder in students.get(name, []):
+        path = Path(workdir).expanduser()
+        if not (name and workdir) or path in students.get(name, []):
             raise ConfigError(f"--student={value}: expected NAME=WORKDIR, each folder once.")
-        students.setdefault(name, []).append(folder)
-    results = evaluate_folders(data_dir, teacher, students, out, preset.evaluation)
+        students.setdefault(name, []).append(path)
+    trained = {
+        name: [load_network(path, "student") for path in paths] for name, paths in students.items()
+    }
+    teachers = [load_network(path, "teacher") for path in teacher]
+    results = evaluate_folders(data_dir, teachers, trained, out, preset.evaluation)
     print(table(results))
     print(f"\nReport: {out / 'report.html'}")
 

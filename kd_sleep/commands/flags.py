@@ -29,7 +29,7 @@ _SECTIONS = {
     "cohort": "Simulated cohort", "dataset": "Data", "build": "Build", "teacher": "Model",
     "student": "Model", "soft_labels": "Soft labels", "study_soft_labels": "Soft labels",
     "distill": "Loss", "teacher_train": "Training", "student_train": "Training",
-    "augment": "Augmentation", "study": "Study", "evaluation": "Evaluation",
+    "study": "Study", "evaluation": "Evaluation",
     "execution": "Execution",
 }  # fmt: skip
 _REQUIRED = object()
@@ -102,16 +102,35 @@ FILE, FILES = Kind("FILE", _file), Kind("FILE", _file, many=True)
 FOLDER, FOLDERS = Kind("FOLDER", _folder), Kind("FOLDER", _folder, many=True)
 TEXT, TEXTS, SWITCH = Kind("TEXT", str), Kind("TEXT", str, many=True), Kind("", _switch)
 
-_HOSTS = {
+# Flags that several commands have: section, kind, text, and the default with its words.
+_SHARED: dict[str, tuple] = {
+    "data_dir": ("Input", FOLDERS, "Folder of the dataset; several are read together."),
+    "teacher": (
+        "Input", FILES, "Work folder or file of a teacher; several are mixed.", (), "none",
+    ),
+    "start_from": (
+        "Input", FILE, "Work folder or file of a student or teacher to begin from.", None,
+        "drawn parameters",
+    ),
+    "workdir": ("Output", FOLDER, "Folder of the run: settings, metrics, checkpoints."),
+    "platform": (
+        "Execution", choice("cpu", "gpu", "tpu"), "Where to compute; an absent one is an error.",
+        None, "the best",
+    ),
     "distributed": (
-        SWITCH,
+        "Execution", SWITCH,
         "This is one of several processes of one run: start the same command on every host. On"
         " Cloud TPU, Slurm and Open MPI they find each other; elsewhere say how below.",
+        None, "one process",
     ),
-    "coordinator": (TEXT, "HOST:PORT of process 0."),
-    "processes": (number(int, low=1), "How many processes there are."),
-    "process": (number(int, low=0), "Number of this one, from 0."),
-}
+    "coordinator": ("Execution", TEXT, "HOST:PORT of process 0.", None, "one process"),
+    "processes": (
+        "Execution", number(int, low=1), "How many processes there are.", None, "one process",
+    ),
+    "process": (
+        "Execution", number(int, low=0), "Number of this one, from 0.", None, "one process",
+    ),
+}  # fmt: skip
 
 
 class Flags:
@@ -128,8 +147,8 @@ class Flags:
         self._parts: dict[str, list[str]] = {}  # flags of each part of a preset
 
     def define(
-        self, section: str, name: str, kind: Kind, text: str,
-        default: Any = _REQUIRED, *, shown: str = "", repeated: bool = False, own: bool = True,
+        self, section: str, name: str, kind: Kind, text: str, default: Any = _REQUIRED,
+        shown: str = "", *, repeated: bool = False, own: bool = True,
     ) -> None:  # fmt: skip
         """Defines a flag.
 
@@ -154,6 +173,12 @@ class Flags:
         absl_flags.DEFINE_flag(flag, self._values)
         self._sections.setdefault(section, []).append((left, text))
 
+    def shared(self, *names: str) -> None:
+        """Defines flags that several commands have; `main` takes them by their names."""
+        for name in names:
+            section, *rest = _SHARED[name]
+            self.define(section, name, *rest)
+
     def config(self, *parts: str, leave_out: tuple[str, ...] = ()) -> None:
         """Defines --preset and a flag for every field of these parts of a preset, but `leave_out`.
 
@@ -164,26 +189,22 @@ class Flags:
         self.define("Preset", "preset", choice(*PRESETS), text, "cpu", own=False)
         kinds = {int: number(int), float: number(float), str: TEXT, bool: SWITCH}
         for part in parts:
-            self._parts[part] = []
-            for field in dataclasses.fields(getattr(PRESETS["cpu"], part)):
+            fields = dataclasses.fields(getattr(PRESETS["cpu"], part))
+            self._parts[part] = [field.name for field in fields if field.name not in leave_out]
+            for field in fields:
                 if field.name in leave_out:
                     continue
-                self._parts[part].append(field.name)
                 named = type(field.default) is str and field.metadata["choices"]
                 kind = choice(*named) if named else kinds[type(field.default)]
                 text, shown = field.metadata["help"], _defaults(part, field.name)
-                self.define(_SECTIONS[part], field.name, kind, text, None, shown=shown, own=False)
+                self.define(_SECTIONS[part], field.name, kind, text, None, shown, own=False)
 
     def platform(self, *, hosts: bool = False) -> None:
-        """Defines --platform, and what runs on several hosts at once need.
-
-        Args:
-          hosts: whether the command can run on several hosts.
-        """
-        text, kind = "Where to compute; an absent one is an error.", choice("cpu", "gpu", "tpu")
-        self.define("Execution", "platform", kind, text, None, shown="the best", own=False)
-        for name, (kind, text) in _HOSTS.items() if hosts else ():
-            self.define("Execution", name, kind, text, None, shown="one process", own=False)
+        """Defines --platform; with `hosts` also the flags of a run on several of them."""
+        names = ("platform", "distributed", "coordinator", "processes", "process")
+        for name in names if hosts else names[:1]:
+            section, *rest = _SHARED[name]
+            self.define(section, name, *rest, own=False)
 
     def help(self, *, full: bool = False) -> str:
         """What the command does and every flag of it, in sections; absl's own, too, if `full`."""

@@ -19,7 +19,7 @@ flags.define(
     "Hold simulated nights against the literature instead of writing a cohort.", False,
 )  # fmt: skip
 flags.define("Output", "nights", number(int, low=10), "Nights of --validate.", 200)
-flags.config("cohort", "build", leave_out=("max_excluded_fraction", "engine", "beam_options"))
+flags.config("cohort", "build", leave_out=("max_excluded_fraction",))
 
 
 def main(preset: Preset, out: Path, validate: bool, nights: int) -> None:

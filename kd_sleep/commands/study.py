@@ -16,7 +16,7 @@ from kd_sleep.commands.flags import FOLDER, FOLDERS, Flags, number
 from kd_sleep.config import Preset
 
 flags = Flags(__doc__)
-flags.define("Input", "data_dir", FOLDERS, "Folder of the dataset; several are read together.")
+flags.shared("data_dir")
 flags.define(
     "Input", "shhs_dir", FOLDER, "The recordings that the dataset was built from, for the ladder.",
     None, shown="no ladder",

@@ -10,13 +10,11 @@ that `kd-sleep distill_student` trains with the same flags.
 
 from pathlib import Path
 
-from kd_sleep.commands.flags import FOLDER, FOLDERS, Flags, choice, number
+from kd_sleep.commands.flags import Flags, choice, number
 from kd_sleep.config import STUDENTS, Preset, student_of
 
 flags = Flags(__doc__)
-flags.define("Input", "data_dir", FOLDERS, "Folder of the dataset; several are read together.")
-flags.define("Input", "teacher", FOLDERS, "Work folder of a trained teacher; several are mixed.")
-flags.define("Output", "workdir", FOLDER, "Folder of the sweep.")
+flags.shared("data_dir", "teacher", "workdir")
 for name, kind, text, values in (
     ("alphas", float, "Weights of the hard labels.", (0.0, 0.3, 0.6, 1.0)),
     ("temperatures", float, "Temperatures.", (1.0, 2.0, 4.0, 8.0)),
@@ -24,7 +22,7 @@ for name, kind, text, values in (
 ):
     flags.define("Grid", name, number(kind, many=True), text, values)
 flags.config(
-    "student", "distill", "student_train", "augment", "execution",
+    "student", "distill", "student_train", "execution",
     leave_out=("alpha", "temperature", "seed"),
 )  # fmt: skip
 flags.define("Model", "student", choice(*STUDENTS), "single_window is the article's.", "context")
@@ -36,22 +34,21 @@ def main(
     **grid: list,
 ) -> None:  # fmt: skip
     from kd_sleep.evaluation.sweep_page import sweep_table, write_sweep_page
-    from kd_sleep.training.sweep import CHOSEN, Grid, train_sweep
-    from kd_sleep.training.trained import load_trained
+    from kd_sleep.inference.saved import load_network
+    from kd_sleep.training.members import CHOSEN, Grid, train_sweep
     from kd_sleep.training.training_set import read_training
 
     model = student_of(student, preset.student)
     nights, validation = read_training(data_dir, model, preset.execution)
     results = train_sweep(
         nights,
-        [load_trained(folder, "teacher") for folder in teacher],
+        [load_network(path, "teacher") for path in teacher],
         validation,
         workdir,
         Grid(**grid),
         model,
         preset.distill,
         preset.student_train,
-        preset.augment,
         preset.execution,
     )
     write_sweep_page(workdir / "sweep.html", results)

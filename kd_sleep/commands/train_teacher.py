@@ -10,23 +10,18 @@ The same command goes on where a stopped run was.
 
 from pathlib import Path
 
-from kd_sleep.commands.flags import FOLDER, FOLDERS, Flags
+from kd_sleep.commands.flags import Flags
 from kd_sleep.config import Preset
 
 flags = Flags(__doc__)
-flags.define("Input", "data_dir", FOLDERS, "Folder of the dataset; several are read together.")
-flags.define(
-    "Input", "start_from", FOLDER, "Work folder of a student or teacher to begin from.",
-    None, shown="drawn parameters",
-)  # fmt: skip
-flags.define("Output", "workdir", FOLDER, "Folder of the run: settings, metrics, checkpoints.")
+flags.shared("data_dir", "start_from", "workdir")
 flags.config("teacher", "teacher_train", "soft_labels", "execution")
 flags.platform(hosts=True)
 
 
 def main(preset: Preset, data_dir: list[Path], start_from: Path | None, workdir: Path) -> None:
+    from kd_sleep.inference.saved import load_network
     from kd_sleep.library import fit_teacher
-    from kd_sleep.training.trained import load_any
     from kd_sleep.training.training_set import read_training
 
     nights, validation = read_training(data_dir, preset.teacher)
@@ -36,7 +31,7 @@ def main(preset: Preset, data_dir: list[Path], start_from: Path | None, workdir:
         model=preset.teacher,
         train=preset.teacher_train,
         folds=preset.soft_labels.folds,
-        start=load_any(start_from) if start_from else None,
+        start=load_network(start_from) if start_from else None,
         workdir=workdir,
         execution=preset.execution,
     )

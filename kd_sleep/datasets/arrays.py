@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,23 +19,21 @@ from kd_sleep.stages import NUM_STAGES, STAGE_NAMES, UNSCORED
 PerNight = Sequence[ArrayLike | None] | None  # an array or None for each night
 Rates = float | Sequence[float | None] | None  # of all nights, or of each
 SLACK_S = WINDOW_S  # that two recordings of one night may differ by in length
-_KINDS = {"stages": "iu"}  # numpy's letters of the dtypes that an argument may have; others: _REAL
-_REAL = "iuf"
 
 
 def records(
     subject_ids: Sequence[str | int],
     recording_ids: Sequence[str] | None,
-    stages: PerNight,
-    ecg: PerNight,
+    signals: Mapping[str, PerNight],
     ecg_rate_hz: Rates,
-    beat_times_s: PerNight,
-    bcg: PerNight,
     bcg_rate_hz: Rates,
     cohort: str,
     bcg_samples: bool,
 ) -> list[dict[str, Any]]:
-    """What `Nights.from_arrays` takes, as records that `datasets.nights.stack` takes."""
+    """What `Nights.from_arrays` takes, as records that `datasets.nights.stack` takes.
+
+    `signals` are its arguments stages, ecg, beat_times_s and bcg, by name.
+    """
     subjects = [str(name) for name in subject_ids]
     if not subjects or isinstance(subject_ids, str) or not all(subjects):
         raise DatasetError("subject_ids: expected a name for each night, at least one.")
@@ -43,25 +41,16 @@ def records(
     _assert_count("recording_ids", names, len(subjects))
     if len(set(names)) != len(names) or not all(isinstance(n, str) and n for n in names):
         raise DatasetError("recording_ids: expected texts, each once.")
-    given = {
-        name: _arrays(name, value, len(subjects))
-        for name, value in (
-            ("stages", stages), ("ecg", ecg), ("beat_times_s", beat_times_s), ("bcg", bcg),
-        )
-    }  # fmt: skip
+    given = {name: _arrays(name, value, len(subjects)) for name, value in signals.items()}
     ecg_hz = _rates("ecg_rate_hz", ecg_rate_hz, given["ecg"], fields.MIN_ECG_HZ)
     bcg_hz = _rates("bcg_rate_hz", bcg_rate_hz, given["bcg"], LOWEST_BCG_HZ)
-    return [
-        {
-            "recording_id": names[row],
-            "subject_id": subjects[row],
-            "cohort": cohort,
-            **_Night(
-                row, ecg_hz[row], bcg_hz[row], **{name: given[name][row] for name in given}
-            ).fields(bcg_samples),
-        }
-        for row in range(len(subjects))
-    ]
+    found = []
+    for row, (name, subject) in enumerate(zip(names, subjects, strict=True)):
+        arrays = {signal: values[row] for signal, values in given.items()}
+        night = _Night(row, ecg_hz[row], bcg_hz[row], **arrays)
+        ids = {"recording_id": name, "subject_id": subject, "cohort": cohort}
+        found.append(ids | night.fields(bcg_samples))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,40 +68,31 @@ class _Night:
     def fields(self, bcg_samples: bool) -> dict[str, Any]:
         windows = self._windows()
         label = np.full(windows, UNSCORED) if self.stages is None else self.stages
-        return {"label": label.astype(np.int8), **self._heart(windows)} | self._bcg(
-            windows, bcg_samples
-        )
+        heart, bcg = self._heart(windows), self._bcg(windows, bcg_samples)
+        return {"label": label.astype(np.int8), **heart, **bcg}
 
     def _wrong(self, name: str, problem: str, remedy: str = "") -> DatasetError:
         return DatasetError(f"{name}[{self.row}]: {problem}.", remedy)
 
-    def _lengths_s(self) -> dict[str, float]:
-        """Seconds of each recording that tells its own length; beats do not."""
-        found = {}
-        if self.ecg is not None:
-            found["ecg"] = len(self.ecg) / self.ecg_hz
-        if self.bcg is not None:
-            found["bcg"] = len(self.bcg) / self.bcg_hz
-        return found
-
     def _windows(self) -> int:
-        """How many windows the night has: those of its stages, else the whole ones."""
+        """How many windows the night has: those of its stages, else the complete ones."""
         if self.ecg is not None and self.beat_times_s is not None:
             raise self._wrong("beat_times_s", "this night has an ECG, too", "Give one of the two.")
         if self.ecg is None and self.beat_times_s is None and self.bcg is None:
             raise self._wrong("ecg", "this night has no ECG, no beat times and no BCG")
-        lengths = self._lengths_s()
+        lengths_s = {}
+        if self.ecg is not None:
+            lengths_s["ecg"] = len(self.ecg) / self.ecg_hz
+        if self.bcg is not None:
+            lengths_s["bcg"] = len(self.bcg) / self.bcg_hz
         if self.stages is not None:
-            count, first = len(self.stages), "stages"
-            seconds = count * WINDOW_S
-        elif lengths:
-            first, seconds = next(iter(lengths.items()))
-            count = int(seconds / WINDOW_S + 1e-9)
+            first, seconds = "stages", len(self.stages) * WINDOW_S
+        elif lengths_s:
+            first, seconds = next(iter(lengths_s.items()))
         else:
             assert self.beat_times_s is not None
             first, seconds = "beat_times_s", float(self.beat_times_s[-1])
-            count = int(seconds / WINDOW_S)
-        for name, length_s in lengths.items():
+        for name, length_s in lengths_s.items():
             if abs(length_s - seconds) > SLACK_S:
                 raise self._wrong(
                     name,
@@ -120,6 +100,7 @@ class _Night:
                     "All of a night begins and ends together: is the rate right? Put NaN where a"
                     f" signal is missing, {UNSCORED} where a stage is.",
                 )
+        count = int(seconds / WINDOW_S + 1e-9)
         if count < 1:
             raise self._wrong(first, f"it holds no window of {WINDOW_S:.0f} s")
         return count
@@ -127,7 +108,6 @@ class _Night:
     def _heart(self, windows: int) -> dict[str, NDArray[np.float32]]:
         seconds = windows * WINDOW_S
         beats, normal = np.empty(0), None
-        name = "beat_times_s" if self.ecg is None else "ecg"
         try:
             if self.beat_times_s is not None:
                 beats = self.beat_times_s.astype(np.float64)
@@ -137,6 +117,7 @@ class _Night:
                 beats, normal, _ = fields.detected_beats(self.ecg, self.ecg_hz)
                 fields.check_heart(normal, seconds)
         except fields.NoHeartbeat as error:
+            name = "beat_times_s" if self.ecg is None else "ecg"
             raise self._wrong(name, str(error), "Is the rate right? Leave the night out.") from None
         return fields.heart_fields(beats, normal, windows)
 
@@ -166,23 +147,19 @@ def _arrays(name: str, values: PerNight, nights: int) -> list[NDArray | None]:
     if values is None:
         return [None] * nights
     _assert_count(name, values, nights)
-    return [
-        None if value is None else _array(f"{name}[{n}]", name, value)
-        for n, value in enumerate(values)
-    ]
+    return [None if value is None else _array(name, n, value) for n, value in enumerate(values)]
 
 
-def _array(where: str, name: str, value: ArrayLike) -> NDArray:
-    array = np.asanyarray(value)
+def _array(name: str, row: int, value: ArrayLike) -> NDArray:
+    where, array = f"{name}[{row}]", np.asanyarray(value)
     if isinstance(array, np.ma.MaskedArray):
         real = np.ma.filled(array.astype(np.float64), np.nan)
         array = real if array.mask.any() else array.data
-    kinds = _KINDS.get(name, _REAL)
     if array.ndim != 1 or not array.size:
         raise DatasetError(f"{where}: expected an array [n], got {list(array.shape)}.")
+    kinds, numbers = ("iu", "integers") if name == "stages" else ("iuf", "real numbers")
     if array.dtype.kind not in kinds:
-        expected = "integers" if kinds == "iu" else "real numbers"
-        raise DatasetError(f"{where}: expected {expected}, got {array.dtype}.")
+        raise DatasetError(f"{where}: expected {numbers}, got {array.dtype}.")
     if name == "stages" and not UNSCORED <= array.min() <= array.max() < NUM_STAGES:
         names = ", ".join(f"{text} {stage}" for stage, text in enumerate(STAGE_NAMES))
         raise DatasetError(
@@ -198,16 +175,14 @@ def _array(where: str, name: str, value: ArrayLike) -> NDArray:
 
 def _rates(name: str, rates: Rates, arrays: Sequence[Any], least_hz: float) -> list[float]:
     """A rate for each night; 0 where it has no such array."""
-    each = [rates] * len(arrays) if rates is None or np.ndim(rates) == 0 else list(rates)  # type: ignore[arg-type]
+    each: Any = [rates] * len(arrays) if np.ndim(rates) == 0 else list(rates)  # type: ignore[arg-type]
     _assert_count(name, each, len(arrays))
     found = []
     for row, (rate, array) in enumerate(zip(each, arrays, strict=True)):
-        if array is None:
-            found.append(0.0)
-            continue
-        if isinstance(rate, bool | str) or rate is None or not least_hz <= float(rate) < np.inf:  # type: ignore[arg-type]
+        good = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
+        if array is not None and not (good and least_hz <= rate < np.inf):
             raise DatasetError(
                 f"{name}: {rate} of night {row}; expected at least {least_hz:g} samples a second."
             )
-        found.append(float(rate))  # type: ignore[arg-type]
+        found.append(0.0 if array is None else float(rate))
     return found

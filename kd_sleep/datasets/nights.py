@@ -116,10 +116,15 @@ class Nights:
         """
         return stack(
             arrays.records(
-                subject_ids, recording_ids, stages, ecg, ecg_rate_hz, beat_times_s, bcg,
-                bcg_rate_hz, cohort, bcg_samples,
+                subject_ids,
+                recording_ids,
+                {"stages": stages, "ecg": ecg, "beat_times_s": beat_times_s, "bcg": bcg},
+                ecg_rate_hz,
+                bcg_rate_hz,
+                cohort,
+                bcg_samples,
             )
-        )  # fmt: skip
+        )
 
     def __len__(self) -> int:
         return len(self.recording_ids)
@@ -155,12 +160,10 @@ class Nights:
         rows = np.asarray(rows, np.int64)
         taken = [np.arange(self.first[row], self.first[row] + self.windows[row]) for row in rows]
         windows = np.concatenate([np.zeros(0, np.int64), *taken])
-        changes: dict[str, Any] = {}
+        changes: dict[str, Any] = {"windows": self.windows[rows]}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name == "windows":
-                changes[field.name] = value[rows]
-            elif isinstance(value, np.ndarray):
+            if isinstance(value, np.ndarray) and field.name != "windows":
                 changes[field.name] = value[windows]
             elif isinstance(value, tuple):
                 changes[field.name] = tuple(value[row] for row in rows)
@@ -169,17 +172,20 @@ class Nights:
     @property
     def has_ecg(self) -> NDArray[np.bool_]:
         """[R] whether any NN interval of a night is known."""
-        return np.array([bool((missing < 1).any()) for missing in self.split(self.rr_missing)])
+        return self._any(self.rr_missing < 1)
 
     @property
     def has_bcg(self) -> NDArray[np.bool_]:
         """[R] whether any of a night's BCG is there."""
-        return np.array([bool((missing < 1).any()) for missing in self.split(self.bcg_missing)])
+        return self._any(self.bcg_missing < 1)
 
     @property
     def is_scored(self) -> NDArray[np.bool_]:
         """[R] whether any window of a night has a stage."""
-        return np.array([bool((label >= 0).any()) for label in self.labels()])
+        return self._any(self.label >= 0)
+
+    def _any(self, windows_W: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return np.array([night.any() for night in self.split(windows_W)])
 
     def where(self, usable: NDArray[np.bool_]) -> Nights:
         """The nights that `usable` [R] names; these very nights where it is all of them."""
@@ -264,30 +270,32 @@ def read_split(
         samples that are asked for, or a subject who is in another split of another dataset.
     """
     several = [data_dirs] if isinstance(data_dirs, str | Path) else list(data_dirs)
-    read = [_records_of(data_dir, split, samples) for data_dir in several]
-    _assert_disjoint_over([subjects for _, subjects in read])
-    records = [record for found, _ in read for record in found]
+    where, records = ", ".join(map(str, several)), []
+    together: dict[str, set[str]] = {}
     same: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        same.setdefault(record["recording_id"], []).append(record)
+    for data_dir in several:
+        found, subjects = _records_of(data_dir, split, samples)
+        for name, ids in subjects.items():
+            together.setdefault(name, set()).update(ids)
+        for record in found:
+            same.setdefault(record["recording_id"], []).append(record)
+        records += found
+    assert_disjoint(together)
     for name, alike in same.items():
-        contents = {(one["bcg_digest"], one["tachogram"].tobytes()) for one in alike}
-        if len(contents) < len(alike):
+        if len({(one["bcg_digest"], one["tachogram"].tobytes()) for one in alike}) < len(alike):
             raise DatasetError(
-                f"{', '.join(map(str, several))}: {name} is the same night in two of them.",
-                "Name each dataset once.",
+                f"{where}: {name} is the same night in two of them.", "Name each dataset once."
             )
-        # Cohorts may number their nights alike.
-        for record in alike if len(alike) > 1 else ():
+        for record in alike if len(alike) > 1 else ():  # cohorts may number their nights alike
             record["recording_id"] += f"@{Path(record['place'].data_dir).name}"
     if len({record["recording_id"] for record in records}) < len(records):
         raise DatasetError(
-            f"{', '.join(map(str, several))}: two datasets with nights and a folder of one name.",
+            f"{where}: two datasets with nights and a folder of one name.",
             "Name each dataset once, and rename one of two folders.",
         )
     if not records:
         raise DatasetError(
-            f"{', '.join(map(str, several))}: no night in the split {split}.",
+            f"{where}: no night in the split {split}.",
             "Build it from more subjects, or give --splits to `kd-sleep build_dataset`.",
         )
     return stack(records)
@@ -301,36 +309,22 @@ def _records_of(
     source, subjects = open_split(data_dir, split, fields)
     records = []
     for position, record in enumerate(source):
-        for name in fields:
-            if schema.NIGHT_FIELDS[name].dtype is str:
-                record[name] = record[name].decode()
-        place = Place(str(data_dir), split, position)
-        records.append({name: record[name] for name in fields} | {"place": place})
-        if (
-            samples
-            and record["bcg_source"] != "none"
-            and len(record["bcg"]) != len(record["label"])
-        ):
+        found = {
+            name: record[name].decode() if schema.NIGHT_FIELDS[name].dtype is str else record[name]
+            for name in fields
+        }
+        records.append(found | {"place": Place(str(data_dir), split, position)})
+        if samples and found["bcg_source"] != "none" and len(found["bcg"]) != len(found["label"]):
             raise DatasetError(
-                f"{data_dir}: {record['recording_id']} was built without the BCG's samples, which"
+                f"{data_dir}: {found['recording_id']} was built without the BCG's samples, which"
                 " this front end reads.",
                 "Build it with --bcg_samples, or take --front_end=beats.",
             )
-    stray = {record["subject_id"] for record in records} - set(subjects.get(split, ()))
-    if stray:
+    if stray := {record["subject_id"] for record in records} - set(subjects.get(split, ())):
         raise DatasetError(
             f"{data_dir}: {split} holds subjects that are not its own: {sorted(stray)}."
         )
     return sorted(records, key=lambda record: record["recording_id"]), subjects
-
-
-def _assert_disjoint_over(datasets: Sequence[dict[str, list[str]]]) -> None:
-    """Raises DatasetError where one dataset has a subject in another split than another dataset."""
-    together: dict[str, set[str]] = {}
-    for subjects in datasets:
-        for split, ids in subjects.items():
-            together.setdefault(split, set()).update(ids)
-    assert_disjoint(together)
 
 
 def stack(records: list[dict]) -> Nights:
@@ -339,6 +333,7 @@ def stack(records: list[dict]) -> Nights:
     Takes the arrays out of them. Where some records have samples, the others get zeros.
     """
     shown = [teacher_inputs(record["tachogram"], record["hrv"]) for record in records]
+    tachogram, valid, hrv = (np.concatenate(arrays) for arrays in zip(*shown, strict=True))
     windows = np.array([len(record["label"]) for record in records])
     summaries = {
         f"summary_{scope}": np.concatenate(
@@ -361,26 +356,26 @@ def stack(records: list[dict]) -> Nights:
     def named(name: str) -> tuple[str, ...]:
         return tuple(record[name] for record in records)
 
+    columns = (
+        "label", "rr_missing", "jj", "beat_confidence", "breath", "movement", "bcg_missing",
+        "bcg_snr_db",
+    )  # fmt: skip
     return Nights(
         recording_ids=named("recording_id"),
         subject_ids=named("subject_id"),
         windows=windows,
-        label=joined("label"),
-        tachogram=np.concatenate([tachogram for tachogram, _, _ in shown]),
-        tachogram_valid=np.concatenate([valid for _, valid, _ in shown]),
-        hrv=np.concatenate([hrv for _, _, hrv in shown]),
-        rr_missing=joined("rr_missing"),
+        tachogram=tachogram,
+        tachogram_valid=valid,
+        hrv=hrv,
         **summaries,
-        **{name: joined(name) for name in ("jj", "beat_confidence", "breath", "movement")},
+        **{name: joined(name) for name in columns},
         bcg=joined("bcg") if any(len(record.get("bcg", ())) for record in records) else None,
         bcg_scale=np.repeat([np.float32(record["bcg_scale"]) for record in records], windows),
-        bcg_missing=joined("bcg_missing"),
-        bcg_snr_db=joined("bcg_snr_db"),
         teacher_digest=tuple(_digest(*arrays) for arrays in shown),
         bcg_digest=named("bcg_digest"),
         places=tuple(record.get("place") for record in records),
-        cohort=_one(set(named("cohort"))),
-        bcg_source=_one(set(named("bcg_source"))),
+        cohort=" and ".join(sorted({*named("cohort")})),
+        bcg_source=" and ".join(sorted({*named("bcg_source")})),
     )
 
 
@@ -391,10 +386,6 @@ def blank() -> Nights:
         for name, field in schema.NIGHT_FIELDS.items()
     }
     return stack([record])
-
-
-def _one(values: set[str]) -> str:
-    return " and ".join(sorted(values))
 
 
 def _digest(*arrays: NDArray) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
-from kd_sleep.config import EvaluationConfig, StudentConfig, to_dict
+from kd_sleep.config import EvaluationConfig, to_dict
 from kd_sleep.datasets.nights import Nights, read_split
 from kd_sleep.errors import DatasetError, TrainingError
 from kd_sleep.evaluation import scores
@@ -27,9 +27,9 @@ from kd_sleep.evaluation.sleep_measures import agreement
 from kd_sleep.evaluation.sqi_judged import judge_sqi
 from kd_sleep.provenance import provenance, write_json
 from kd_sleep.training.fit_kept_share import features_of
-from kd_sleep.training.run import reads_samples, record_of
+from kd_sleep.training.run import reads_samples
 from kd_sleep.training.seen_subjects import TRAINED_ON, assert_unseen
-from kd_sleep.training.soft_labels import mixed_log_probs, opinions
+from kd_sleep.training.soft_labels import mixed_log_probs, soft_labels
 from kd_sleep.training.trained import Trained, load_trained
 
 Logits = dict[str, list[NDArray]]  # by system, [N, K] of each night
@@ -37,19 +37,19 @@ Logits = dict[str, list[NDArray]]  # by system, [N, K] of each night
 
 def evaluate_folders(
     data_dirs: Sequence[Path],
-    teachers: Sequence[Path],
-    students: Mapping[str, Path | Sequence[Path]],
+    teachers: Sequence[Path | Trained],
+    students: Mapping[str, Path | Trained | Sequence[Path | Trained]],
     out: Path,
     config: EvaluationConfig,
     split: str = "test",
     **more: Any,
 ) -> Results:
-    """`evaluate` of work folders on a split of one or several datasets.
+    """`evaluate` on a split of one or several datasets.
 
     Args:
       data_dirs: folders of datasets.
-      teachers: work folders of the trained teacher, or of the several that were mixed.
-      students: name -> work folder, or those of several runs.
+      teachers: the trained teacher, or the several that were mixed; or their work folders.
+      students: name -> student or its work folder, or those of several runs.
       out: folder of results.json and report.html.
       config: as `evaluate`.
       split: the held-out split; of "validation" itself there is no calibration by temperature.
@@ -59,21 +59,16 @@ def evaluate_folders(
       TrainingError, DatasetError: as `evaluate`, or a folder without a trained run.
     """
     _assert_names(students)
-    for teacher in teachers:
-        record_of(teacher, "teacher")  # before any data is read
-    folders = {
-        name: [each] if isinstance(each, Path) else list(each) for name, each in students.items()
-    }
-    settings = {
-        name: [record_of(folder, "student")["settings"] for folder in each]
-        for name, each in folders.items()
-    }
-    _assert_comparable(settings)
-    taught = [load_trained(teacher, "teacher") for teacher in teachers]
+    taught = [_loaded(teacher, "teacher") for teacher in teachers]
     trained = {
-        name: [load_trained(folder, "student") for folder in each] for name, each in folders.items()
+        name: [
+            _loaded(run, "student")
+            for run in ([each] if isinstance(each, Path | Trained) else each)
+        ]
+        for name, each in students.items()
     }
-    reading = any(_reads_samples(run) for each in trained.values() for run in each)
+    _assert_comparable({name: [run.settings for run in each] for name, each in trained.items()})
+    reading = any(reads_samples(run.run.model) for each in trained.values() for run in each)
     return evaluate(
         _read(data_dirs, split),
         taught,
@@ -138,8 +133,7 @@ def evaluate(
     splits = {split: nights} | ({} if validation is None else {"validation": validation})
     models = {f"{scores.TEACHER} in {teacher}": teacher.settings for teacher in teachers}
     models |= {f"{name} in {run}": run.settings for name, each in several.items() for run in each}
-    digests = [train.digest(), validation.digest()] if train and validation else []
-    assert_unseen(models, splits, digests)
+    assert_unseen(models, splits)
     splits = {
         name: readable(asked, bool(teachers), bool(students), name)
         for name, asked in splits.items()
@@ -195,7 +189,7 @@ def _logits(nights: Nights, teachers: Sequence[Trained], students: Mapping[str, 
     """Log-probabilities by system."""
     found: Logits = {}
     if teachers:
-        found[scores.TEACHER] = nights.split(mixed_log_probs(opinions(teachers, nights)))
+        found[scores.TEACHER] = nights.split(mixed_log_probs(soft_labels(teachers, nights)))
     for name, student in students.items():
         logits = student.logits(nights)
         found[name] = [log_softmax(night.astype(np.float64), axis=-1) for night in logits]
@@ -292,9 +286,8 @@ def _data(
     )
 
 
-def _reads_samples(student: Trained) -> bool:
-    assert isinstance(student.run.model, StudentConfig)
-    return reads_samples(student.run.model)
+def _loaded(network: Path | Trained, kind: str) -> Trained:
+    return network if isinstance(network, Trained) else load_trained(network, kind)
 
 
 def _read(data_dirs: Sequence[Path], split: str) -> Nights:

@@ -22,7 +22,7 @@ def sweep_table(results: Mapping[str, Any]) -> str:
     """A sweep's cells as plain text for a terminal.
 
     Args:
-      results: of `training.sweep.train_sweep`.
+      results: of `training.members.train_sweep`.
     """
     lines = [data_line(**results["data"]), ""]
     lines.append(f"{'alpha':>8}{'T':>8}{'kappa on validation':>24}{'seeds':>8}")

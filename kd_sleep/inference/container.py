@@ -42,9 +42,9 @@ class Content:
     """What a file holds.
 
     Attributes:
-      card: plain JSON about the student.
+      card: plain JSON about the network.
       arrays: float32 by name, in order.
-      program: serialized by `jax.export`.
+      program: serialized by `jax.export`; empty of a teacher.
     """
 
     card: Mapping[str, Any]

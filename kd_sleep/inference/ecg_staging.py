@@ -7,6 +7,7 @@ night = teacher.stage(ecg=ecg, rate_hz=125.0)     # or teacher.stage(beat_times_
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,17 +18,16 @@ from kd_sleep.errors import TrainingError
 from kd_sleep.features import fields
 from kd_sleep.features.bcg import MOST_MISSING
 from kd_sleep.features.inputs import mean_nn_s
+from kd_sleep.inference.saved import load_network, save_teacher
 from kd_sleep.inference.staged_night import Stager, Staging
 from kd_sleep.schema import RECORDED
 from kd_sleep.stages import UNSCORED
 from kd_sleep.training.seen_subjects import TRAINED_ON
-from kd_sleep.training.trained import Trained, load_trained
+from kd_sleep.training.trained import Trained
 
 
 class StagingTeacher(Stager):
     """A teacher at use. `kd_sleep.fit_teacher` and `load_teacher` make one."""
-
-    trained: Trained
 
     def __init__(self, trained: Trained):
         settings = trained.settings
@@ -40,6 +40,10 @@ class StagingTeacher(Stager):
         if started := trained.started():
             card["start"] = {"from": settings["start"], "outcome": started}
         super().__init__(card, trained)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the teacher, with its folds, as one file that `load_teacher` reads."""
+        save_teacher(self.trained, Path(path))
 
     def stage(
         self,
@@ -106,9 +110,10 @@ class StagingTeacher(Stager):
 
 
 def load_teacher(path: str | os.PathLike) -> StagingTeacher:
-    """A teacher from the work folder that it was trained in.
+    """A teacher from the work folder that it was trained in, or from a file of its `save`.
 
     Raises:
       TrainingError: a folder without a trained teacher.
+      ExportError: a file that cannot be used.
     """
-    return StagingTeacher(load_trained(path, "teacher"))
+    return StagingTeacher(load_network(path, "teacher"))

@@ -107,6 +107,8 @@ def of_content(content: container.Content, path: str | os.PathLike) -> Program:
       ExportError: a program that is no student's, or inputs made in another way than here.
     """
     card = content.card
+    if card.get("kind") == "teacher":
+        raise ExportError(path, "holds a teacher.", "Name a file of `kd-sleep export_student`.")
     found = card.get("versions")
     made_by = found.get("kd_sleep") if isinstance(found, dict) else None
     made_by = made_by[:40] if isinstance(made_by, str) else "unknown"

@@ -44,7 +44,7 @@ class Program:
         before and after one its logits depend on; "sqi", a `models.kept_share.KeptShare`, None
         where none was fitted; "preprocessing", as `preprocessing` has it; "data", what it was
         trained on (cohort, bcg_source, simulated, nights, labelled_nights, …; None where the folder
-        does not have it); "distill", "train", "augment", their configs; "teacher" and "student",
+        does not have it); "distill" and "train", their configs; "teacher" and "student",
         fingerprints; "versions" and "git_revision" of the training.
       weights: of the network.
       function: (weights, inputs, valid_BL) -> logits_BLK, to be jitted; weights and inputs are
@@ -178,8 +178,10 @@ def card_of(
         "reach": {"before": before, "after": after},
         "sqi": None if sqi is None else sqi.to_json(),
         "preprocessing": preprocessing(),
-        "data": unknown | trained_on | {"labelled_nights": settings["labelled"]},
-        **{name: settings[name] for name in ("distill", "train", "augment", "teacher")},
+        "data": unknown
+        | trained_on
+        | {"labelled_nights": settings["labelled"], "digests": settings.get("data")},
+        **{name: settings[name] for name in ("distill", "train", "teacher")},
         "student": student,
         **{name: record[name] for name in ("versions", "git_revision")},
     }

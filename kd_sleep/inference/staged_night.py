@@ -69,11 +69,16 @@ class Stager:
 
     Attributes:
       card: what it is and what it was trained on, as plain JSON.
-      trained: the network with its training; None of an exported file's.
     """
 
     def __init__(self, card: Mapping[str, Any], trained: Trained | None):
-        self.card, self.trained = card, trained
+        self.card, self._trained = card, trained
+
+    @property
+    def trained(self) -> Trained:
+        """The network with its training."""
+        assert self._trained is not None
+        return self._trained
 
     def started(self) -> str:
         """Whether fine-tuning improved validation, in a sentence; "" if it was trained anew."""

@@ -16,6 +16,7 @@ A student's inputs are made by the functions that made the training data's (`fea
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
-from kd_sleep.errors import ExportError
 from kd_sleep.features.bcg import MOST_MISSING, NoHeartbeatBand, PreparedBcg, on_windows, prepared
 from kd_sleep.features.inputs import BcgWindows
 from kd_sleep.features.running_series import RunningSeries, joined
@@ -79,6 +79,17 @@ class StagingStudent(Stager):
         self.inputs = tuple(self.card["inputs"])
         self.causal: bool = self.card["model"]["causal"]
         self.before, self.after = self.card["reach"]["before"], self.card["reach"]["after"]
+
+    @functools.cached_property
+    def trained(self) -> Trained:
+        """The network with its training; of an exported file it is made when first asked for."""
+        if self._trained is None:
+            from kd_sleep.inference.saved import (
+                trained_student,  # flax, which staging does not need
+            )
+
+            return trained_student(self.program)
+        return self._trained
 
     @classmethod
     def of(cls, trained: Trained) -> StagingStudent:
@@ -135,14 +146,8 @@ class StagingStudent(Stager):
         )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the student as one .kdsleep file: see `export.export_student`.
-
-        Raises:
-          ExportError: a student that was read from such a file.
-        """
-        if self.trained is None:
-            raise ExportError(path, "this student was read from a file.", "Copy that file.")
-        export_student(self.program, Path(path))
+        """Writes the student as one .kdsleep file: see `export.export_student`."""
+        export_student(Program.of_trained(self.trained), Path(path))
 
     def stream(self, rate_hz: float) -> Stream:
         """Stages a night while it is recorded: see `streaming.Stream`.

@@ -1,11 +1,11 @@
-"""The learned SQI: the share of the teacher's information that a window of the student keeps.
+"""The learned SQI: the predicted share of the teacher's information that a student retains.
 
     kept = 2 ** -KL(teacher || student)        KL in bits, both calibrated
 
 1 where the student's probabilities are the teacher's, towards 0 where the BCG lost the information.
-At use there is no teacher: a logistic regression predicts the share from `FEATURES`, which a
-student has at hand. `training.fit_kept_share` fits it. Each window's features are of that window
-alone, so the SQI of a causal student is causal.
+A logistic regression predicts the share from `FEATURES`, which need no teacher;
+`training.fit_kept_share` fits it. Each window's features are of that window alone, so the SQI of a
+causal student is causal.
 
 NumPy and SciPy alone: an exported student imports this module.
 """
@@ -83,15 +83,8 @@ class KeptShare:
       teacher_temperature: likewise of the teacher's.
       flag_below: windows of a smaller SQI are not to be trusted.
       flagged: share of the validation windows below it, by out-of-fold predictions.
-      kept_share: mean over the validation windows.
-      way_to_oracle: share of the way from the student's entropy to an oracle that knows each
-        window's KL, by AUGRC in bits on out-of-fold predictions on validation; None where the two
-        are one.
-      best_feature: of `FEATURES`, the one that alone comes farthest on that way.
+      best_feature: of `FEATURES`, the best SQI on validation of those that are one feature alone.
       best_sign: 1.0 where windows of a larger `best_feature` keep more, else -1.0.
-      folds: of the out-of-fold predictions; 1 where validation has a single subject, whose
-        predictions are in-sample.
-      windows, subjects: numbers on validation.
       student, teacher: fingerprints of their parameters.
     """
 
@@ -103,13 +96,8 @@ class KeptShare:
     teacher_temperature: float
     flag_below: float
     flagged: float
-    kept_share: float
-    way_to_oracle: float | None
     best_feature: str
     best_sign: float
-    folds: int
-    windows: int
-    subjects: int
     student: str
     teacher: str
 
@@ -142,14 +130,14 @@ class KeptShare:
         if differing := sorted({*values} ^ {*fields}):
             raise ValueError(f"its SQI has unknown or absent fields: {', '.join(differing)}")
         for name, kind in fields.items():
+            value = values[name]
             if kind.startswith("tuple"):
-                numbers = values[name]
-                fits = isinstance(numbers, list | tuple) and len(numbers) == len(FEATURES)
-                if not fits or not all(map(_is_number, numbers)):
+                fits = isinstance(value, list | tuple) and len(value) == len(FEATURES)
+                if not fits or not all(map(_is_number, value)):
                     raise ValueError(f"its SQI's {name}: expected {len(FEATURES)} finite numbers")
-                values[name] = tuple(map(float, numbers))
-            elif not _CHECKS[kind](values[name]):
-                raise ValueError(f"its SQI's {name} is {values[name]!r}; expected {kind}")
+                values[name] = tuple(map(float, value))
+            elif not (isinstance(value, str) if kind == "str" else _is_number(value)):
+                raise ValueError(f"its SQI's {name} is {value!r}; expected {kind}")
         if min(values["temperature"], values["teacher_temperature"], *values["scale"]) <= 0.0:
             raise ValueError("its SQI's temperatures and scales have to be above 0")
         if values["best_feature"] not in FEATURES:
@@ -165,11 +153,3 @@ def standardised(features_NF: ArrayLike, mean_F: ArrayLike, scale_F: ArrayLike) 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
-
-
-_CHECKS = {
-    "float": _is_number,
-    "float | None": lambda value: value is None or _is_number(value),
-    "int": lambda value: type(value) is int,
-    "str": lambda value: isinstance(value, str),
-}

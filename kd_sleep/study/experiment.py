@@ -33,16 +33,15 @@ from kd_sleep.study.ablations import Ablation, ablations
 from kd_sleep.study.conclusions import article_table, conclusions
 from kd_sleep.study.ladder import climb
 from kd_sleep.study.students import Bench, Found
-from kd_sleep.training.fit_student import sqi_target, with_sqi
-from kd_sleep.training.fit_teacher import fit_teacher
-from kd_sleep.training.run import claim, reads_samples
+from kd_sleep.training.fit import fit_teacher, sqi_target, with_sqi
+from kd_sleep.training.run import reads_samples, write_settings
 from kd_sleep.training.seen_subjects import assert_unseen
-from kd_sleep.training.soft_labels import mixed_log_probs, opinions
+from kd_sleep.training.soft_labels import mixed_log_probs, soft_labels
 from kd_sleep.training.trained import Trained, load_trained
 from kd_sleep.training.training_set import TrainingSet, labelled_rows, read_training
 
 _PARTS = (
-    "teacher", "teacher_train", "student", "student_train", "distill", "augment", "study",
+    "teacher", "teacher_train", "student", "student_train", "distill", "study",
 )  # fmt: skip
 
 
@@ -81,9 +80,9 @@ def run_study(
         teachers = [workdir / "teacher"]
         fit_teacher(
             nights,
-            validation,
-            preset.teacher,
-            preset.teacher_train,
+            validation=validation,
+            model=preset.teacher,
+            train=preset.teacher_train,
             folds=preset.study_soft_labels.folds,
             workdir=teachers[0],
             execution=preset.execution,
@@ -91,13 +90,13 @@ def run_study(
     taught = [load_trained(teacher, "teacher") for teacher in teachers]
     data = TrainingSet.of_student(nights, validation, taught)
     models = {f"{scores.TEACHER} in {teacher}": teacher.settings for teacher in taught}
-    assert_unseen(models, {"test": test}, data.about["data"])
+    assert_unseen(models, {"test": test})
     settings: dict[str, Any] = {name: to_dict(getattr(preset, name)) for name in _PARTS}
     settings["grid"] = {name: list(values) for name, values in vars(grid).items()}
     settings["data"] = [*data.about["data"], test.digest()]
     settings["taught_by"] = data.about["teacher"]
     settings["folds"] = data.about["folds"]
-    claim(workdir, "study", settings)
+    write_settings(workdir, "study", settings)
     scored = len(labelled_rows(data.nights, dataclasses.replace(preset.distill, labelled_nights=0)))
     if preset.study.handful > scored:
         raise TrainingError(
@@ -106,7 +105,7 @@ def run_study(
         )
     seeds = range(preset.study.study_seeds)
     folder = workdir / "students"
-    bench = Bench(folder, data, test, seeds, preset.augment, preset.execution)
+    bench = Bench(folder, data, test, seeds, preset.execution)
     planned = cells.cells(scored, preset.study, grid.labelled)
     found = {
         cell: bench.tuned(cell, grid, preset)
@@ -163,7 +162,7 @@ def _scored(
     def of_probs(name: str, probs: Sequence[NDArray]) -> scores.Drawn:
         return scores.Runs(scores.confusions(name, probs, test)[None, None], []).drawn(bootstrap)
 
-    of_teacher = bench.test.split(np.exp(mixed_log_probs(opinions(teachers, bench.test))))
+    of_teacher = bench.test.split(np.exp(mixed_log_probs(soft_labels(teachers, bench.test))))
     teacher = of_probs(scores.TEACHER, of_teacher)
     floors = {
         scores.TIME_OF_NIGHT: scores.time_of_night_probs(train, test),

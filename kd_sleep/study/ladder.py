@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from kd_sleep.config import AugmentConfig, DistillConfig, Preset, TeacherConfig
+from kd_sleep.config import DistillConfig, Preset, TeacherConfig
 from kd_sleep.datasets.nights import Nights, open_split, read_split
 from kd_sleep.datasets.splits import SPLITS
 from kd_sleep.errors import DatasetError
@@ -114,8 +114,7 @@ def climb(data_dirs: Sequence[Path], shhs_dir: Path, workdir: Path, preset: Pres
         }
         rungs[name] = _by_seed(name, shown, workdir, preset)
     plain = dataclasses.replace(preset.student, front_end=BEATS, causal=False)
-    of_series = dataclasses.replace(preset, student=plain, augment=AugmentConfig())
-    rungs[SERIES] = _by_seed(SERIES, splits, workdir, of_series)
+    rungs[SERIES] = _by_seed(SERIES, splits, workdir, dataclasses.replace(preset, student=plain))
     if preset.student != plain:
         rungs[STUDENT] = _by_seed(STUDENT, splits, workdir, preset)
 
@@ -260,7 +259,7 @@ def _log_probs(
     about = {"rung": name, "data": [splits[split].digest() for split in ("train", "validation")]}
     nights = splits["train"]
     if name in (SERIES, STUDENT):
-        run = Run(model, train, DistillConfig(alpha=1.0), preset.augment)
+        run = Run(model, train, DistillConfig(alpha=1.0))
         nights = dataclasses.replace(nights, bcg_missing=np.zeros_like(nights.bcg_missing))
     else:
         run = Run(TeacherConfig(model.width, model.context_windows, model.dropout), train)

@@ -11,7 +11,6 @@ import numpy as np
 from scipy.special import softmax
 
 from kd_sleep.config import (
-    AugmentConfig,
     DistillConfig,
     ExecutionConfig,
     Preset,
@@ -25,9 +24,9 @@ from kd_sleep.evaluation.scores import Runs, confusions
 from kd_sleep.provenance import write_json
 from kd_sleep.study.cells import Cell, Grid
 from kd_sleep.training.loop import KAPPA, predict
+from kd_sleep.training.members import Members, fit_members
 from kd_sleep.training.run import Run
 from kd_sleep.training.steps import Objective
-from kd_sleep.training.sweep import Members, fit_members
 from kd_sleep.training.training_set import TrainingSet
 
 TUNING_SEED = 0  # of the tries; the seeds of the results are trained anew, this one among them
@@ -71,14 +70,13 @@ class Bench:
       data: training and validation nights, and the teacher's soft labels.
       test: nights that nothing is chosen by.
       seeds: of the results.
-      augmentation, execution: as for any student.
+      execution: as for any student.
     """
 
     folder: Path
     data: TrainingSet
     test: Nights
     seeds: Sequence[int]
-    augmentation: AugmentConfig
     execution: ExecutionConfig
 
     def tuned(self, cell: Cell, grid: Grid, preset: Preset) -> Found:
@@ -163,7 +161,7 @@ class Bench:
         seeds: Sequence[int],
         objective: tuple[str, Objective] | None = None,
     ) -> Members:
-        run = Run(model, train, losses[0], self.augmentation, other_loss=objective)
+        run = Run(model, train, losses[0], other_loss=objective)
         shown = self.data.hiding(losses[0])
         return fit_members(run, shown, losses, seeds, folder, self.execution)
 

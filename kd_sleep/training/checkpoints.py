@@ -84,7 +84,7 @@ class Checkpoints:
         )
 
     def save(self, step: int, progress: Progress) -> None:
-        """Saves in the background; a step becomes visible only once it is whole."""
+        """Saves in the background; a step becomes visible only once it is complete."""
         with jax.transfer_guard("allow"):  # Orbax copies to the host as it sees fit
             self._manager.save(step, args=ocp.args.StandardSave(progress), force=True)
 
@@ -97,8 +97,7 @@ class Checkpoints:
     ) -> tuple[int, Progress] | None:
         """Step and progress of the newest sound checkpoint; None where nothing was saved.
 
-        Where the newest is damaged the one before it is taken, with a note; a writer then removes
-        the damaged one.
+        A writer removes damaged ones that are newer.
 
         Args:
           like: its shapes and dtypes.
@@ -109,10 +108,10 @@ class Checkpoints:
         """
         self._manager.wait_until_finished()
         damaged: dict[int, str] = {}
-        progress = None
+        found: tuple[int, Progress] | None = None
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                progress = self._restored(step, like, sharding)
+                found = step, self._restored(step, like, sharding)
                 break
             except (TrainingError, MemoryError, jax.errors.JaxRuntimeError):
                 raise
@@ -126,17 +125,16 @@ class Checkpoints:
         if damaged:
             steps = " and ".join(f"step {step} ({reason})" for step, reason in damaged.items())
             self.damage = f"; damaged: {steps}"
-        if progress is None:
-            if damaged:
+            if found is None:
                 raise TrainingError(
                     f"{self._folder}: no sound checkpoint{self.damage}.", COPY_AGAIN
                 )
-            return None
-        if damaged and not self._read_only:
-            print(f"{self._folder}: goes on from step {step}{self.damage}.", file=sys.stderr)
-            for broken in damaged:
-                self._manager.delete(broken)
-        return step, progress
+            if not self._read_only:
+                text = f"{self._folder}: goes on from step {found[0]}{self.damage}."
+                print(text, file=sys.stderr)
+                for broken in damaged:
+                    self._manager.delete(broken)
+        return found
 
     def _restored(self, step: int, like: Progress, sharding: jax.sharding.Sharding) -> Progress:
         """The progress saved at a step; raises anything where it is damaged."""
@@ -157,7 +155,7 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
         )
         progress = self._manager.restore(step, args=ocp.args.StandardRestore(like))
-        if not jax.jit(_is_sound)(progress.state, progress.best):
+        if not jax.jit(_is_finite)((progress.state, progress.best)):
             raise ValueError("its arrays are not finite")
         return progress
 
@@ -177,10 +175,8 @@ def _assert_readable(folder: Path) -> None:
         values.read(name).result()
 
 
-def _is_sound(*trees: Any) -> jax.Array:
-    """Whether all numbers in these trees are finite."""
-    leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+def _is_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

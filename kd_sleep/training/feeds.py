@@ -1,15 +1,14 @@
 """How batches reach the devices: from the host's memory, from disk, or from the devices' own.
 
-The batches are the same and come in the same order (`datasets.batches.Crops`); the choice is one of
-room and speed.
+The batches are the same, in the same order (`datasets.batches.Crops`), wherever the dataset lies.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
+import collections
+import concurrent.futures
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 
 from kd_sleep.datasets.batches import Crops, Sequences, gather
 from kd_sleep.errors import TrainingError
-from kd_sleep.training.mesh import cut, local_rows, put, whole
+from kd_sleep.training.mesh import local_rows, put, replicated, sharded
 
-AHEAD = 2  # batches made while the device computes
+AHEAD = 3  # batches made while the device computes
 DISPATCH_STEPS = 50  # on an accelerator a dispatch costs as much as a small step
 SHARE_OF_DEVICE = 0.7  # of its memory that a dataset may take; the rest is for the step
 T = TypeVar("T")
@@ -92,7 +91,7 @@ def resident_feed(
                 # Not device_put, which compares hosts: a thread must not talk to other hosts.
                 stacked = Sequences(
                     *(
-                        jax.make_array_from_process_local_data(whole(mesh), np.stack(array))
+                        jax.make_array_from_process_local_data(replicated(mesh), np.stack(array))
                         for array in zip(*places, strict=True)
                     )
                 )
@@ -105,7 +104,6 @@ def resident_feed(
 
 def upload(columns: dict[str, NDArray], mesh: Mesh) -> dict[str, jax.Array]:
     """Columns [W, ...] cut over the devices' memory; padded to a multiple of them."""
-    sharding = cut(mesh)
 
     def cut_up(column: NDArray) -> jax.Array:
         length = -(-len(column) // mesh.size) * mesh.size
@@ -116,7 +114,7 @@ def upload(columns: dict[str, NDArray], mesh: Mesh) -> dict[str, jax.Array]:
             missing = len(range(length)[index[0]]) - len(rows)
             return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
 
-        return jax.make_array_from_callback((length, *column.shape[1:]), sharding, part)
+        return jax.make_array_from_callback((length, *column.shape[1:]), sharded(mesh), part)
 
     return {name: cut_up(column) for name, column in columns.items()}
 
@@ -145,38 +143,12 @@ def choose(dataset_in: str, nights_bytes: int, mesh: Mesh) -> str:
 
 
 def ahead(items: Iterator[T]) -> Generator[T, None, None]:
-    """The same items, made by a thread that stays up to `AHEAD` of them in front."""
-    made: queue.Queue[tuple[bool, Any]] = queue.Queue(AHEAD)
-    stop = threading.Event()
-
-    def offer(entry: tuple[bool, Any]) -> bool:
-        while not stop.is_set():
-            try:
-                made.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not offer((True, item)):
-                    return
-            offer((False, None))
-        except BaseException as error:  # handed to whoever waits for the item
-            offer((False, error))
-
-    thread = threading.Thread(target=work, daemon=True, name="kd_sleep batches")
-    thread.start()
+    """The same items, made by a thread that stays `AHEAD` of them in front."""
+    pool, end = concurrent.futures.ThreadPoolExecutor(1, "kd_sleep batches"), object()
     try:
-        while True:
-            good, value = made.get()
-            if not good:
-                if value is not None:
-                    raise value
-                return
-            yield value
+        coming = collections.deque(pool.submit(next, items, end) for _ in range(AHEAD))
+        while (item := coming.popleft().result()) is not end:
+            coming.append(pool.submit(next, items, end))
+            yield cast(T, item)
     finally:
-        stop.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

@@ -1,9 +1,9 @@
 """Fits a student's learned SQI (`models.kept_share`) on the validation nights.
 
 Neither student nor teacher was trained on them, so what the student loses there is what it loses on
-other nights. The flag's threshold and the quality that `sqi.json` tells come from out-of-fold
-predictions: the validation subjects are dealt into folds, and each fold is predicted by weights
-that were fitted on the others. The weights that stay are fitted on all of them.
+other nights. The flag's threshold comes from out-of-fold predictions: the validation subjects are
+dealt into folds, and each fold is predicted by weights that were fitted on the others. The weights
+that stay are fitted on all of them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,7 @@ FILE = "sqi.json"
 
 
 def load_kept_share(workdir: Path, student: str) -> KeptShare | None:
-    """The SQI in a student's folder; None where there is none.
-
-    Args:
-      workdir: the folder.
-      student: fingerprint of the student's parameters.
+    """The SQI in the folder of the student with this fingerprint; None where there is none.
 
     Raises:
       TrainingError: the SQI of another student, or one that this kd_sleep cannot read.
@@ -42,26 +38,22 @@ def load_kept_share(workdir: Path, student: str) -> KeptShare | None:
     path = workdir / FILE
     if not path.exists():
         return None
-    remedy = "Give the command that trained the student again: it fits the SQI anew."
     try:
         found = KeptShare.from_json(json.loads(path.read_text()))
+        if found.student != student:
+            raise ValueError("the SQI of another student")
     except ValueError as error:
+        remedy = "Give the command that trained the student again: it fits the SQI anew."
         raise TrainingError(f"{path}: {error}.", remedy) from error
-    if found.student != student:
-        raise TrainingError(f"{path}: the SQI of another student.", remedy)
     return found
 
 
 def fit_kept_share(
-    nights: Nights,
-    logits_WK: NDArray,
-    teacher_logits_WK: NDArray,
-    student: str,
-    teacher: str,
+    nights: Nights, logits_WK: NDArray, teacher_logits_WK: NDArray, student: str, teacher: str
 ) -> KeptShare:
     """Fits temperatures, weights and flag on nights that neither network was trained on.
 
-    A window weighs by how much of it both networks saw.
+    Each window is weighted by its share that both networks could read.
 
     Args:
       nights: R nights with W windows.
@@ -73,8 +65,8 @@ def fit_kept_share(
       TrainingError: no window is scored, or none was seen by both.
     """
     weight_W = seen_weights(nights)
-    scored = nights.label >= 0
-    if not scored.any() or not weight_W.any():
+    scored, seen = nights.label >= 0, weight_W > 0
+    if not scored.any() or not seen.any():
         raise TrainingError(
             "No validation window is scored and seen by both student and teacher, so the SQI has"
             " nothing to be fitted on.",
@@ -86,15 +78,13 @@ def fit_kept_share(
     )
     log_probs_WK = log_softmax(logits_WK.astype(np.float64) / temperature, -1)
     gap_W = gap_bits(teacher_logits_WK / teacher_temperature, log_probs_WK)
-    share_W = np.exp2(-gap_W)
     features_WF = features_of(nights, log_probs_WK)
-    seen = weight_W > 0
     mean_F = np.average(features_WF, axis=0, weights=weight_W)
     spread_F = np.sqrt(np.average((features_WF - mean_F) ** 2, axis=0, weights=weight_W))
     scale_F = np.where(spread_F > 1e-6, spread_F, 1.0)
-    z_WF = standardised(features_WF, mean_F, scale_F)
+    z_WF, share_W = standardised(features_WF, mean_F, scale_F), np.exp2(-gap_W)
 
-    folds = min(FOLDS, len(set(nights.subject_ids)))
+    folds = min(FOLDS, len(set(nights.subject_ids)))  # one subject alone is predicted in-sample
     fold_W = np.repeat(folds_of(nights.subject_ids, folds), nights.windows)
     out_of_fold_W = np.empty(len(z_WF))
     for fold in range(folds):
@@ -104,15 +94,12 @@ def fit_kept_share(
         out_of_fold_W[inside] = expit(z_WF[inside] @ weights + bias)
     weights, bias = logistic_regression(z_WF, share_W, weight_W)
 
-    gap, features = gap_W[seen], features_WF[seen]
-    areas = {
-        (name, sign): augrc(gap, sign * features[:, column])
+    risks = {
+        (name, sign): augrc(gap_W[seen], sign * features_WF[seen, column])
         for column, name in enumerate(FEATURES)
         for sign in (1.0, -1.0)
     }
-    best_feature, best_sign = min(areas, key=lambda key: areas[key])
-    entropy, oracle = areas["entropy", -1.0], augrc(gap, -gap)
-    way = entropy - oracle
+    best_feature, best_sign = min(risks, key=lambda key: risks[key])
     return KeptShare(
         weights=tuple(weights.tolist()),
         bias=bias,
@@ -122,13 +109,8 @@ def fit_kept_share(
         teacher_temperature=teacher_temperature,
         flag_below=float(np.quantile(out_of_fold_W[seen], FLAGGED)),
         flagged=FLAGGED,
-        kept_share=float(np.average(share_W, weights=weight_W)),
-        way_to_oracle=(entropy - augrc(gap, out_of_fold_W[seen])) / way if way > 1e-9 else None,
         best_feature=best_feature,
         best_sign=best_sign,
-        folds=folds,
-        windows=int(seen.sum()),
-        subjects=len(set(nights.subject_ids)),
         student=student,
         teacher=teacher,
     )
@@ -163,11 +145,7 @@ def logistic_regression(
 def features_of(nights: Nights, log_probs_WK: NDArray) -> NDArray[np.float64]:
     """[W, F] `window_features` of all windows of a split."""
     return window_features(
-        log_probs_WK,
-        nights.jj,
-        nights.beat_confidence,
-        nights.bcg_missing,
-        nights.bcg_snr_db,
+        log_probs_WK, nights.jj, nights.beat_confidence, nights.bcg_missing, nights.bcg_snr_db
     )
 
 

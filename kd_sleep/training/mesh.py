@@ -1,8 +1,7 @@
-"""Where arrays lie: one mesh over all devices of all hosts, batches cut along it.
+"""Where arrays lie: one mesh over all devices of all hosts, batches sharded along it.
 
-Parameters are whole on every device; a batch [B, ...] and a dataset [W, ...] are cut along their
-first axis. In a sweep it is the members [M, ...] that are cut. One device is a mesh of one: there
-is no other path.
+Every device has a copy of the parameters; a batch [B, ...] and a dataset [W, ...] are sharded along
+their first axis. In a sweep the members [M, ...] are sharded. One device is a mesh of one.
 """
 
 from __future__ import annotations
@@ -43,20 +42,21 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def whole(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def cut(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Cut along one axis, a part to each device."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+def sharded(mesh: Mesh) -> NamedSharding:
+    """A part of the first axis to each device."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def by_members(mesh: Mesh, members: int) -> bool:
-    """Whether a sweep's members are dealt out to the devices, and each sees whole batches.
+    """Whether a sweep's members are sharded, and every device sees complete batches.
 
-    Where they do not come out even, every device holds all members and a part of the batch.
+    Where their number is no multiple of the devices, every device holds all members and a part of
+    the batch.
     """
     return members > 0 and members % mesh.size == 0
 
@@ -80,8 +80,8 @@ def local_rows(mesh: Mesh, batch_size: int, members: int = 0) -> slice:
 
 def put(batch: Mapping[str, Any], mesh: Mesh, members: int = 0) -> dict[str, jax.Array]:
     """A global batch on the devices, from the rows of it that this host holds."""
-    sharding = whole(mesh) if by_members(mesh, members) else cut(mesh)
-    with jax.transfer_guard("allow"):  # this is the transfer that is meant
+    sharding = replicated(mesh) if by_members(mesh, members) else sharded(mesh)
+    with jax.transfer_guard("allow"):  # the transfer that is meant
         return {
             name: jax.make_array_from_process_local_data(sharding, np.asarray(array))
             for name, array in batch.items()

@@ -1,4 +1,4 @@
-"""What one training run is: typed settings, and `settings.json`, their record in a work folder."""
+"""One training run: its typed settings, and `settings.json`, their record in a work folder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from kd_sleep.config import (
-    AugmentConfig,
     DistillConfig,
     StudentConfig,
     TeacherConfig,
@@ -21,11 +19,9 @@ from kd_sleep.config import (
     from_dict,
     to_dict,
 )
-from kd_sleep.errors import ConfigError, TrainingError
+from kd_sleep.errors import TrainingError
 from kd_sleep.models import student as student_model
 from kd_sleep.models import teacher as teacher_model
-from kd_sleep.models.student import Student
-from kd_sleep.models.teacher import Teacher
 from kd_sleep.provenance import provenance, read_json, write_json
 from kd_sleep.training.checkpoints import COPY_AGAIN, Progress, start_of
 from kd_sleep.training.seen_subjects import TRAINED_ON
@@ -39,43 +35,27 @@ from kd_sleep.training.steps import (
     loss_settings,
 )
 
-MEMBER_SETTINGS = ("alpha", "temperature", "label_smoothing")  # that members may differ in
 _LAUNCHERS = {"teacher": "train_teacher", "student": "distill_student", "sweep": "sweep"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A teacher's training, a student's, or that of several students in one program.
+    """The training of a teacher, of a student, or of several students in one program.
 
     Attributes:
-      model: the network; it says which of the two is trained.
+      model: the network; its type says which of the two is trained.
       train: steps, batch, optimiser.
       distill: a student's loss; None for a teacher, which learns from labels alone.
-      augment: what is done to the BCG of training batches.
-      members: loss and seed of each student of a sweep; the losses differ from `distill` in
-        `MEMBER_SETTINGS` alone. None of them for a run of one.
+      members: loss and seed of each student of a sweep; the losses differ in alpha, temperature and
+        label smoothing alone. Empty for a run of one.
       other_loss: name and function of a loss that no setting makes, for ablations.
-
-    Raises:
-      ConfigError: augmentation, which changes samples, of a student that reads series.
     """
 
     model: TeacherConfig | StudentConfig
     train: TrainConfig
     distill: DistillConfig | None = None
-    augment: AugmentConfig = AugmentConfig()  # noqa: RUF009 - frozen
     members: tuple[tuple[DistillConfig, int], ...] = ()
     other_loss: tuple[str, Objective] | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.model, StudentConfig):
-            assert self.distill is not None
-            if self.augment != AugmentConfig() and not reads_samples(self.model):
-                raise ConfigError(
-                    f"--front_end={self.model.front_end}: augmentation changes the BCG's samples,"
-                    " and this front end reads series.",
-                    "Leave the --augment flags out, or take --front_end=autocorrelation.",
-                )
 
     @property
     def kind(self) -> str:
@@ -85,12 +65,12 @@ class Run:
         return "teacher" if isinstance(self.model, TeacherConfig) else "student"
 
     @property
-    def module(self) -> Student | Teacher:
+    def module(self) -> student_model.Student | teacher_model.Teacher:
         """The network."""
         dtype = jnp.dtype(self.train.compute_dtype)
         if isinstance(self.model, TeacherConfig):
-            return Teacher(self.model, dtype)
-        return Student(self.model, dtype)
+            return teacher_model.Teacher(self.model, dtype)
+        return student_model.Student(self.model, dtype)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -99,34 +79,32 @@ class Run:
             return (*teacher_model.COLUMNS, "rr_missing")
         return (*student_model.columns(self.model), "bcg_missing", "rr_missing")
 
-    def objective(self, stage_weights: NDArray | None = None) -> Objective:
-        """The loss on a batch; `stage_weights` [K] are what a label of each stage weighs."""
+    @property
+    def objective(self) -> Objective:
+        """The loss on a batch."""
         if self.other_loss is not None:
             return self.other_loss[1]
         if self.distill is None:
             return hard_label_objective()
-        return distillation_objective(self.distill, stage_weights)
+        return distillation_objective(self.distill)
 
     @property
     def loss_settings(self) -> Scalars:
-        """Scalars that the objective reads from the state; of members [M] each."""
-        if not self.members:
-            return {} if self.distill is None else loss_settings(self.distill)
-        return {
-            name: jnp.array(values, jnp.float32) for name, values in self._member_settings().items()
-        }
+        """Scalars that the objective reads from the state; of M members [M] each."""
+        if self.members:
+            return {name: jnp.array(x, jnp.float32) for name, x in self._varied().items()}
+        return {} if self.distill is None else loss_settings(self.distill)
 
-    def _member_settings(self) -> dict[str, list[float]]:
-        varied = {
-            name: [getattr(loss, name) for loss, _ in self.members] for name in MEMBER_SETTINGS
-        }
-        if not any(varied["label_smoothing"]):  # as in a run of one: it would only cost arithmetic
-            del varied["label_smoothing"]
-        return varied
+    def _varied(self) -> dict[str, list[float]]:
+        names = ("alpha", "temperature", "label_smoothing")
+        found = {name: [getattr(loss, name) for loss, _ in self.members] for name in names}
+        if not any(found["label_smoothing"]):  # as in a run of one: it would only cost arithmetic
+            del found["label_smoothing"]
+        return found
 
     def described_members(self) -> list[dict[str, Any]]:
         """What each member differs in, as plain JSON."""
-        varied = self._member_settings()
+        varied = self._varied()
         return [
             {name: values[number] for name, values in varied.items()} | {"seed": seed}
             for number, (_, seed) in enumerate(self.members)
@@ -137,12 +115,11 @@ class Run:
 
         Args:
           batch: any, for shapes.
-          start: parameters to begin from (`started_from`); None draws them.
+          start: parameters to begin from; None draws them.
         """
 
         def member(settings: Scalars, seed: Any) -> Progress:
-            state = create_state(self.module, self.train, batch, settings, seed, start)
-            return start_of(state)
+            return start_of(create_state(self.module, self.train, batch, settings, seed, start))
 
         if not self.members:
             return member(self.loss_settings, self.train.seed)
@@ -152,7 +129,7 @@ class Run:
         """The record of these settings."""
         found: dict[str, Any] = {"model": to_dict(self.model), "train": to_dict(self.train)}
         if self.distill is not None:
-            found |= {"distill": to_dict(self.distill), "augment": to_dict(self.augment)}
+            found["distill"] = to_dict(self.distill)
         if self.members:
             found["members"] = self.described_members()
         if self.other_loss is not None:
@@ -165,48 +142,44 @@ class Run:
         train = from_dict(TrainConfig, found["train"])
         if kind == "teacher":
             return cls(from_dict(TeacherConfig, found["model"]), train)
-        return cls(
-            from_dict(StudentConfig, found["model"]),
-            train,
-            from_dict(DistillConfig, found["distill"]),
-            from_dict(AugmentConfig, found["augment"]),
+        model = from_dict(StudentConfig, found["model"])
+        return cls(model, train, from_dict(DistillConfig, found["distill"]))
+
+
+def reads_samples(model: TeacherConfig | StudentConfig) -> bool:
+    """Whether a network reads the BCG's samples."""
+    return isinstance(model, StudentConfig) and "bcg" in student_model.columns(model)
+
+
+def write_settings(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
+    """Writes a run's settings.json, or makes sure that the one in the folder is the same.
+
+    Raises:
+      TrainingError: a run of another kind or with other settings, which it names.
+    """
+    path = workdir / "settings.json"
+    if not path.exists():
+        if jax.process_index() == 0:
+            write_json(path, {"kind": kind, "settings": settings, **provenance()})
+        return
+    found = _read(path)
+    if found["kind"] != kind:
+        raise TrainingError(f"{workdir} holds a {found['kind']}.", "Name another --workdir.")
+    there, here = _flat(found["settings"]), _flat(settings)
+    differing = [
+        f"{name} ({_shown(there.get(name))} there, {_shown(here.get(name))} here)"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
+    if differing:
+        raise TrainingError(
+            f"{workdir} holds a {found['kind']} with other settings: {', '.join(differing)}.",
+            "Go on with the same flags, or name another --workdir.",
         )
 
 
-def reads_samples(model: StudentConfig) -> bool:
-    """Whether a student reads the BCG's samples, and not its series."""
-    return "bcg" in student_model.columns(model)
-
-
-def claim(workdir: Path, kind: str, settings: dict[str, Any]) -> None:
-    """Writes a run's settings, or makes sure that those in the folder are the same.
-
-    What only describes the data is brought up to date: older runs say less of it.
-    """
-    path = workdir / "settings.json"
-    if path.exists():
-        found = _read(path)
-        if found["kind"] != kind:
-            raise TrainingError(f"{workdir} holds a {found['kind']}.", "Name another --workdir.")
-        there, here = _flat(found["settings"]), _flat(settings)
-        differing = [
-            f"{name} ({_shown(there.get(name))} there, {_shown(here.get(name))} here)"
-            for name in sorted({*there, *here})
-            if there.get(name) != here.get(name)
-        ]
-        if differing:
-            raise TrainingError(
-                f"{workdir} holds a {found['kind']} with other settings: {', '.join(differing)}.",
-                "Go on with the same flags, or name another --workdir.",
-            )
-        if found["settings"] != settings and jax.process_index() == 0:  # words on the same data
-            write_json(path, found | {"settings": settings})
-    elif jax.process_index() == 0:
-        write_json(path, {"kind": kind, "settings": settings, **provenance()})
-
-
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings by the names of their flags, but for what only describes the data."""
+    """Nested settings by the names of their flags, without the description of the data."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if name != TRAINED_ON:
@@ -215,7 +188,7 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A setting as a person can compare it: digests cut short, members of a sweep in brief."""
+    """A setting in an error: the first 8 characters of a digest, members of a sweep in brief."""
     if isinstance(value, list):
         return " ".join(map(_shown, value))
     if isinstance(value, dict):
@@ -223,26 +196,20 @@ def _shown(value: Any) -> str:
     return value[:8] if isinstance(value, str) else str(value)
 
 
-def kind_of(workdir: Path) -> str:
-    """teacher, student, sweep, or "nothing trained": what a work folder holds."""
-    path = workdir / "settings.json"
-    return _read(path)["kind"] if path.exists() else "nothing trained"
-
-
-def record_of(workdir: Path, kind: str) -> dict[str, Any]:
-    """settings.json of a trained run: "kind", "settings", and what made it.
+def record_of(workdir: Path, *kinds: str) -> dict[str, Any]:
+    """settings.json of a trained run: "kind", "settings", and the versions that made it.
 
     Raises:
-      TrainingError: no run of that kind in the folder, or damaged settings.
+      TrainingError: no run of one of these kinds in the folder, or damaged settings.
     """
-    found = kind_of(workdir)
-    if found != kind:
-        raise TrainingError(
-            f"{workdir}: expected a trained {kind}, found {found}.",
-            f"Train one with `kd-sleep {_LAUNCHERS[kind]}`.",
-        )
     path = workdir / "settings.json"
-    record = _read(path)
+    nothing: dict[str, Any] = {"kind": "nothing trained"}
+    record = _read(path) if path.exists() else nothing
+    if record["kind"] not in kinds:
+        raise TrainingError(
+            f"{workdir}: expected a trained {' or '.join(kinds)}, found {record['kind']}.",
+            f"Train one with `kd-sleep {_LAUNCHERS[kinds[0]]}`.",
+        )
     for part in ("model", "train"):
         if not isinstance(record["settings"].get(part), dict):
             raise TrainingError(f"{path}: is damaged, it has no {part}.", COPY_AGAIN)

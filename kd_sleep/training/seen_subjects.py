@@ -1,19 +1,20 @@
-"""The subjects that a model has seen in training, and the refusal to score it on them.
+"""The subjects that a network has seen in training, and the refusal to score it on them.
 
 A run's settings keep them under `trained_on`: a list of {"cohort", "train", "validation"}, the last
-two hashes of subject ids, separated by blanks. A student's list holds those of its teachers, too.
+two hashes of subject ids, separated by blanks. The list has the entries of the teachers and of the
+start, too.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import TrainingError
 
-TRAINED_ON = "trained_on"  # of settings: the data in words; that it is the same, digests tell
+TRAINED_ON = "trained_on"  # of settings: a description of the data
 SEEN = "seen"
 
 
@@ -26,49 +27,42 @@ def seen(train: Nights, validation: Nights) -> dict[str, str]:
     }
 
 
-def assert_unseen(
-    runs: Mapping[str, Mapping[str, Any]],
-    splits: Mapping[str, Nights],
-    data: Sequence[str] = (),
-) -> None:
-    """Refuses to score models on subjects that they, or their teachers, were trained on.
+def assert_unseen(runs: Mapping[str, Mapping[str, Any]], splits: Mapping[str, Nights]) -> None:
+    """Refuses to score networks on subjects that they, or their teachers, were trained on.
 
-    Subjects are the same where their ids are, and their cohorts: one simulated cohort is told from
-    another by its seed, and where a dataset does not name the seed, by nothing. Nights of the split
-    "validation" may have chosen a model's best step; those of any other may not.
+    Two subjects are the same if their ids and their cohorts are. Cohorts of unequal seeds differ;
+    one without a seed may be any. Nights of the split "validation" may have chosen a network's best
+    step; those of any other may not.
 
     Args:
-      runs: name of each model -> its settings; of an exported file {"trained_on": card["data"]}.
+      runs: name of each network -> its settings; of an exported file {"trained_on": card["data"]}.
       splits: name of each split -> the nights that are scored, or that calibration is fitted on.
-      data: digests of the training and validation nights of the dataset at hand. A run of before,
-        whose settings do not list its subjects, is known by them where it was trained there.
 
     Raises:
-      TrainingError: seen subjects, or a run of before that was trained on other data.
+      TrainingError: subjects that were seen, or settings without the list.
     """
-    for model, settings in runs.items():
+    for name, settings in runs.items():
         entries = settings.get(TRAINED_ON, {}).get(SEEN)
         if entries is None:
-            if data and list(data) == settings.get("data"):
-                continue
             raise TrainingError(
-                f"{model}: its settings do not list the subjects that it was trained on.",
-                "Give the command that trained it again: it adds the list and trains nothing anew.",
+                f"{name}: its settings do not list the subjects that it was trained on.",
+                "Train it again with this version of kd_sleep.",
             )
         for split, nights in splits.items():
             kinds = ("train",) if split == "validation" else ("train", "validation")
             known = {
-                name
+                one
                 for entry in entries
                 if may_be_one(entry["cohort"], nights.cohort)
                 for kind in kinds
-                for name in entry[kind].split()
+                for one in entry[kind].split()
             }
             subjects = sorted(set(nights.subject_ids))
             if found := [subject for subject in subjects if hashed(subject) in known]:
+                few = ", ".join(found[:5]) + ", …" * (len(found) > 5)
                 raise TrainingError(
-                    f"{model} was trained, or its best step chosen, on {len(found)} of the"
-                    f" {len(subjects)} subjects of the {split} split: {_few(found)}.",
+                    f"{name} was trained, or its best step chosen, on {len(found)} of the"
+                    f" {len(subjects)} subjects of the {split} split: {few}.",
                     "Score it on a dataset whose test and validation subjects it has never seen:"
                     " build one with the --splits that it was trained with.",
                 )
@@ -86,8 +80,3 @@ def may_be_one(one: str, other: str) -> bool:
         for a in one.split(" and ")
         for b in other.split(" and ")
     )
-
-
-def _few(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

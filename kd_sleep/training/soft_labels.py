@@ -1,12 +1,9 @@
-"""What teachers say of nights, whichever these are: looked up where it is known, else predicted.
+"""Teachers' logits on any nights: from the teacher's cache where they are known, else predicted.
 
-A teacher's work folder keeps its logits in `soft_labels/`, each night's by three keys: recording,
-digest of the tachogram and HRV that the teacher is shown, and fingerprint of the teacher. A night
-whose content has changed since, or another teacher's, is therefore never found, and is predicted
-anew. A teacher in memory predicts every time.
-
-A teacher is too sure of the nights that it was trained on. One with folds has each of them labelled
-by the teacher of the fold that its subject was left out of.
+The cache is `soft_labels/` in a teacher's work folder. A night's logits are found there by three
+keys: recording, digest of the tachogram and HRV that the teacher reads, and fingerprint of the
+teacher. A teacher without a folder predicts every time. One with folds has each of its training
+nights labelled by the teacher of the fold that its subject was left out of.
 """
 
 from __future__ import annotations
@@ -45,7 +42,7 @@ def fingerprint(params: Any) -> str:
     return digest.hexdigest()
 
 
-def opinions(teachers: Sequence[Trained], nights: Nights) -> NDArray[np.float32]:
+def soft_labels(teachers: Sequence[Trained], nights: Nights) -> NDArray[np.float32]:
     """Logits [W, M, K] of M teachers on all windows of some nights.
 
     Raises:
@@ -56,18 +53,13 @@ def opinions(teachers: Sequence[Trained], nights: Nights) -> NDArray[np.float32]
 
 def mixed_log_probs(logits_WMK: NDArray) -> NDArray[np.float64]:
     """[W, K] log of the teachers' mean probabilities."""
-    ones = np.ones(logits_WMK.shape[1], np.float32)
-    return np.asarray(mix_teachers(np.moveaxis(logits_WMK, 1, 0), ones, 1.0), np.float64)
+    return np.asarray(mix_teachers(np.moveaxis(logits_WMK, 1, 0), 1.0), np.float64)
 
 
 def _of_one(teacher: Trained, nights: Nights) -> NDArray[np.float32]:
     by = [teacher.for_subject(subject, nights.cohort) for subject in nights.subject_ids]
-    keys: list[Key] = [
-        (recording, digest, one.name)
-        for recording, digest, one in zip(
-            nights.recording_ids, nights.teacher_digest, by, strict=True
-        )
-    ]
+    names = (one.name for one in by)
+    keys: list[Key] = list(zip(nights.recording_ids, nights.teacher_digest, names, strict=True))
     folder = None if teacher.workdir is None else teacher.workdir / FOLDER
     known = _read(folder) if folder else {}
     if folder is None or jax.process_index() == 0:  # one host predicts and writes
@@ -75,8 +67,8 @@ def _of_one(teacher: Trained, nights: Nights) -> NDArray[np.float32]:
         found: dict[Key, NDArray] = {}
         for one in {by[row].name: by[row] for row in lacking}.values():
             rows = [row for row in lacking if by[row].name == one.name]
-            said = one.logits(nights if len(rows) == len(nights) else nights.select(rows))
-            found |= {keys[row]: logits for row, logits in zip(rows, said, strict=True)}
+            logits = one.logits(nights if len(rows) == len(nights) else nights.select(rows))
+            found |= {keys[row]: night for row, night in zip(rows, logits, strict=True)}
         if folder and found:
             _write(folder, {keys[row]: found[keys[row]] for row in lacking})
         known |= found
@@ -87,7 +79,7 @@ def _of_one(teacher: Trained, nights: Nights) -> NDArray[np.float32]:
 
 
 def _write(folder: Path, logits: dict[Key, NDArray]) -> None:
-    """Writes one more file: all these nights' logits in a row, and an index that names them."""
+    """Adds one file of these nights' logits in a row, and an index that names them."""
     folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(repr(sorted(logits)).encode()).hexdigest()[:16]
     flat = np.concatenate(list(logits.values())).astype(np.float32)
@@ -96,12 +88,12 @@ def _write(folder: Path, logits: dict[Key, NDArray]) -> None:
         {"recording": recording, "windows": len(rows), "digest": digest, "teacher": teacher}
         for (recording, digest, teacher), rows in logits.items()
     ]
-    # The index last: without it, logits that are half written are nobody's.
+    # The index last: logits that are half written have none.
     write_json(folder / f"{name}.json", {"sha256": _sha256(nights, flat), "nights": nights})
 
 
 def _read(folder: Path) -> dict[Key, NDArray[np.float32]]:
-    """The logits [N, K] of every night that a folder knows.
+    """The logits [N, K] of every night in a folder.
 
     Raises:
       TrainingError: a file that is not what was written.
@@ -128,7 +120,7 @@ def _read(folder: Path) -> dict[Key, NDArray[np.float32]]:
 
 
 def _sha256(nights: list[dict[str, Any]], logits: NDArray) -> str:
-    """Of the index and the logits together: neither can be another's, or out of order."""
+    """Of the index and the logits together."""
     digest = hashlib.sha256(json.dumps(nights, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(logits).tobytes())
     return digest.hexdigest()

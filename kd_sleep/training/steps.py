@@ -18,11 +18,10 @@ import optax
 from flax.training import train_state
 from jax.sharding import Mesh, NamedSharding
 
-from kd_sleep.config import AugmentConfig, DistillConfig, TrainConfig
+from kd_sleep.config import DistillConfig, TrainConfig
 from kd_sleep.datasets.batches import Sequences, gather, masked, windows_of
 from kd_sleep.losses import Direction, cross_entropy, distillation_loss, weighted_mean
-from kd_sleep.training.augment import augment
-from kd_sleep.training.mesh import AXIS, by_members, cut, whole
+from kd_sleep.training.mesh import AXIS, by_members, replicated, sharded
 
 Batch = dict[str, Any]  # arrays by name; a batch always has `valid_BL` and `label`
 Scalars = dict[str, jax.Array]
@@ -31,7 +30,7 @@ Update = Callable[["TrainState", Batch], tuple["TrainState", Scalars]]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """A loss in two halves, so that a batch computed in parts has the loss of the whole.
+    """A loss in two halves, so that the parts of a batch have the loss of the batch.
 
     Attributes:
       weigh: batch -> `label_weights` and `kl_weights`, [B, L] each.
@@ -47,7 +46,7 @@ class TrainState(train_state.TrainState):
     """Linen's train state, and:
 
     Attributes:
-      key: what dropout and augmentation fold the step into.
+      key: dropout folds the step into it.
       settings: scalars of the loss that differ between the members of a sweep.
       average: exponential moving average of the parameters, or None.
     """
@@ -106,20 +105,16 @@ def create_state(
     return state.replace(step=jnp.int32(0))  # as it will be after a step: one trace, not two
 
 
-def make_update(
-    objective: Objective, config: TrainConfig, augmentation: AugmentConfig | None = None
-) -> Update:
+def make_update(objective: Objective, config: TrainConfig) -> Update:
     """The step as a pure function, to be jitted, scanned or mapped over members.
 
     The batch is computed in `config.accumulate` parts. Weights are summed over the whole batch
     first, so the parts' gradients add up to the batch's to rounding, whatever their masks.
     """
-    augmentation = augmentation or AugmentConfig()
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
         key = jax.random.fold_in(state.key, state.step)
-        augment_key, dropout_key = jax.random.split(key)
-        batch = augment(augment_key, batch, augmentation)
+        dropout_key = jax.random.split(key)[1]
         weights = objective.weigh(batch)
         totals = {f"{name}_total": jnp.sum(weight) for name, weight in weights.items()}
 
@@ -182,51 +177,35 @@ def over_members(function: Callable, members: int) -> Callable:
 
 def shardings(mesh: Mesh, members: int = 0) -> tuple[NamedSharding, NamedSharding]:
     """Of a state and of a batch."""
-    return (cut(mesh), whole(mesh)) if by_members(mesh, members) else (whole(mesh), cut(mesh))
+    both = sharded(mesh), replicated(mesh)
+    return both if by_members(mesh, members) else both[::-1]
 
 
 def make_train_step(
-    objective: Objective,
-    config: TrainConfig,
-    mesh: Mesh,
-    augmentation: AugmentConfig | None = None,
-    *,
-    members: int = 0,
+    objective: Objective, config: TrainConfig, mesh: Mesh, *, members: int = 0
 ) -> Update:
     """A jitted step on a batch as `mesh.put` lays it; the state passed in must not be used again.
 
     With `members`, state and metrics have a first axis, and all members see the same batch.
     """
-    update = over_members(make_update(objective, config, augmentation), members)
-    state, batch = shardings(mesh, members)
-    return jax.jit(
-        update,
-        donate_argnums=0,
-        in_shardings=(state, batch),
-        out_shardings=(state, whole(mesh)),
-        compiler_options=compiler_options(),
-    )
+    update = over_members(make_update(objective, config), members)
+    return _jitted_step(update, mesh, members, shardings(mesh, members)[1:])
 
 
 def make_resident_step(
-    objective: Objective,
-    config: TrainConfig,
-    mesh: Mesh,
-    augmentation: AugmentConfig | None = None,
-    *,
-    members: int = 0,
+    objective: Objective, config: TrainConfig, mesh: Mesh, *, members: int = 0
 ) -> Callable[[TrainState, Batch, Sequences], tuple[TrainState, Scalars]]:
-    """As `make_train_step`, for columns [W, ...] that lie on the devices, cut over the mesh.
+    """As `make_train_step`, for columns [W, ...] that lie on the devices, sharded.
 
     Takes the sequences of n batches, [n, B] each, and makes n steps in one dispatch; the metrics
     are those of the last.
     """
-    update = over_members(make_update(objective, config, augmentation), members)
-    state_sharding, batch_sharding = shardings(mesh, members)
+    update = over_members(make_update(objective, config), members)
+    _, batch_sharding = shardings(mesh, members)
 
     def advance(state: TrainState, columns: Batch, sequences: Sequences):
         def one(state: TrainState, where: Sequences):
-            batch = gather_cut(columns, where, config.sequence_windows, mesh, batch_sharding)
+            batch = gather_sharded(columns, where, config.sequence_windows, mesh, batch_sharding)
             return update(state, batch)
 
         count = sequences.begin.shape[0]
@@ -234,34 +213,41 @@ def make_resident_step(
         state, metrics = jax.lax.scan(one, state, sequences, unroll=unroll)
         return state, jax.tree.map(lambda x: x[-1], metrics)
 
+    return _jitted_step(advance, mesh, members, (sharded(mesh), replicated(mesh)))
+
+
+def _jitted_step(
+    step: Callable, mesh: Mesh, members: int, inputs: tuple[NamedSharding, ...]
+) -> Callable:
+    state, _ = shardings(mesh, members)
     return jax.jit(
-        advance,
+        step,
         donate_argnums=0,
-        in_shardings=(state_sharding, cut(mesh), whole(mesh)),
-        out_shardings=(state_sharding, whole(mesh)),
+        in_shardings=(state, *inputs),
+        out_shardings=(state, replicated(mesh)),
         compiler_options=compiler_options(),
     )
 
 
-def gather_cut(
+def gather_sharded(
     columns: Batch,
     where: Sequences,
     length: int,
     mesh: Mesh,
     batch_sharding: NamedSharding | None = None,
 ) -> Batch:
-    """`gather` from columns cut over the mesh; the batch is cut over it unless said otherwise.
+    """`gather` from sharded columns; the batch is sharded, too, unless another sharding is given.
 
     Every device takes what it holds of all B sequences, 0 elsewhere; a sum that leaves each device
-    its own rows puts them together. No column is ever whole on one device.
+    its own rows combines them. No device ever holds a complete column.
     """
     if mesh.size == 1:
         return gather(columns, where, length)
-    spec = cut(mesh).spec
-    out_spec = (batch_sharding or cut(mesh)).spec
+    spec = sharded(mesh).spec
+    out_spec = (batch_sharding or sharded(mesh)).spec
 
     @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(spec, whole(mesh).spec), out_specs=out_spec
+        jax.shard_map, mesh=mesh, in_specs=(spec, replicated(mesh).spec), out_specs=out_spec
     )
     def collected(held: Batch, where: Sequences) -> Batch:
         low = jax.lax.axis_index(AXIS) * held["label"].shape[0]
@@ -297,7 +283,7 @@ def make_predict(
     return jax.jit(
         over_members(logits, members),
         in_shardings=shardings(mesh, members),
-        out_shardings=whole(mesh),
+        out_shardings=replicated(mesh),
         compiler_options=compiler_options(),
     )
 
@@ -318,10 +304,6 @@ def compiler_options() -> dict[str, str]:
     return options
 
 
-def _seen(batch: Batch) -> jax.Array:
-    return jnp.where(batch["valid_BL"], 1.0 - batch["bcg_missing"], 0.0)
-
-
 def hard_label_objective() -> Objective:
     """The teacher's: cross-entropy, weighted by how much of each window has NN intervals."""
 
@@ -339,35 +321,25 @@ def hard_label_objective() -> Objective:
     return Objective(weigh, loss)
 
 
-def distillation_objective(
-    config: DistillConfig, stage_weights: np.ndarray | None = None
-) -> Objective:
-    """The student's. Windows without BCG teach nothing, nor does a teacher without beats.
+def distillation_objective(config: DistillConfig) -> Objective:
+    """The student's. A window's weight is its share with BCG; the divergence also needs RR.
 
     `alpha`, `temperature` and `label_smoothing` are read from the state's settings
     (`loss_settings`), so that members of a sweep may have their own.
-
-    Args:
-      config: the loss.
-      stage_weights: [K] what a label of each stage weighs; None is 1.
     """
 
     def weigh(batch: Batch) -> Scalars:
-        seen = _seen(batch)
-        labels = jnp.where(batch["label"] >= 0, seen, 0.0)
-        if stage_weights is not None:
-            labels *= jnp.asarray(stage_weights, jnp.float32)[jnp.maximum(batch["label"], 0)]
+        seen = jnp.where(batch["valid_BL"], 1.0 - batch["bcg_missing"], 0.0)
         return {
             "seen": seen,
-            "label_weights": labels,
+            "label_weights": jnp.where(batch["label"] >= 0, seen, 0.0),
             "kl_weights": seen * (1.0 - batch["rr_missing"]),
         }
 
     def loss(logits_BLK, batch, settings):
-        teachers = jnp.moveaxis(batch["teacher_logits"], -2, 0)  # [M, B, L, K]
         value, aux = distillation_loss(
             logits_BLK,
-            teachers,
+            jnp.moveaxis(batch["teacher_logits"], -2, 0),  # [M, B, L, K]
             batch["label"],
             settings["alpha"],
             settings["temperature"],
@@ -377,17 +349,10 @@ def distillation_objective(
             kl_total=batch["kl_weights_total"],
             direction=cast(Direction, config.direction),
             label_smoothing=settings.get("label_smoothing", 0.0),
-            standardise=config.standardise,
-            decoupled=(1.0, config.non_target_weight) if config.non_target_weight else None,
-            teacher_weights=jnp.ones(len(teachers)),
         )
-        scalars = {
-            "cross_entropy": aux["cross_entropy"],
-            "kl": aux["kl"],
-            "labelled_share": jnp.sum(jnp.where(batch["label"] >= 0, batch["seen"], 0.0))
-            / jnp.maximum(batch["seen_total"], 1.0),
-        }
-        return value, scalars
+        labelled = jnp.sum(batch["label_weights"]) / jnp.maximum(batch["seen_total"], 1.0)
+        kept = {name: aux[name] for name in ("cross_entropy", "kl")}
+        return value, kept | {"labelled_share": labelled}
 
     return Objective(weigh, loss)
 

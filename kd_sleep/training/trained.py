@@ -9,17 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_sleep.datasets.nights import Nights
+from kd_sleep.datasets.batches import whole_nights
+from kd_sleep.datasets.nights import Nights, blank
 from kd_sleep.errors import TrainingError
 from kd_sleep.models.kept_share import KeptShare
 from kd_sleep.schema import SCHEMA_VERSION
+from kd_sleep.training.checkpoints import Checkpoints
 from kd_sleep.training.fit_kept_share import load_kept_share
-from kd_sleep.training.loop import KAPPA, load_best, predict
+from kd_sleep.training.loop import KAPPA, predict
 from kd_sleep.training.metrics_log import read_metrics
-from kd_sleep.training.run import Run, kind_of, record_of
+from kd_sleep.training.run import Run, record_of
 from kd_sleep.training.seen_subjects import SEEN, TRAINED_ON, hashed, may_be_one
 from kd_sleep.training.soft_labels import fingerprint
 
@@ -31,9 +34,9 @@ class Trained:
     Attributes:
       run: its settings.
       params: of its network.
-      record: what settings.json holds: "settings", with the data in words, and "versions".
-      rows: its metrics, one row for each evaluation.
-      workdir: its folder; None if it has none.
+      record: of settings.json: "kind", "settings" with a description of the data, "versions".
+      rows: its metrics, one row for each evaluation; none of one that was read from a file.
+      place: its work folder or file; None if it has none.
       folds: of a teacher, those that were trained without a part of its subjects each.
       sqi: of a student; None where it has none.
     """
@@ -42,12 +45,22 @@ class Trained:
     params: Any
     record: Mapping[str, Any]
     rows: list[dict[str, Any]]
-    workdir: Path | None = None
+    place: Path | None = None
     folds: tuple[Trained, ...] = ()
     sqi: KeptShare | None = None
 
     def __str__(self) -> str:
-        return str(self.workdir or f"this {self.record['kind']}")
+        return str(self.place or f"this {self.record['kind']}")
+
+    @property
+    def trained(self) -> Trained:
+        """This one, as `StagingStudent.trained` and `StagingTeacher.trained`."""
+        return self
+
+    @property
+    def workdir(self) -> Path | None:
+        """Its work folder; None if it has none."""
+        return self.place if self.place and self.place.is_dir() else None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -59,28 +72,16 @@ class Trained:
         """Fingerprint of the parameters."""
         return fingerprint(self.params)
 
-    @functools.cached_property
-    def _fold_of(self) -> dict[str, int]:
-        """Hash of a training subject -> the fold that it was left out of."""
-        entries = self.settings.get(TRAINED_ON, {}).get(SEEN)
-        if not entries:
-            raise TrainingError(
-                f"{self}: its settings do not list the subjects that it was trained on.",
-                "Give the command that trained it again: it adds the list and trains nothing anew.",
-            )
-        # Folds are dealt in the order of these hashes: `splits.folds_of`.
-        names = enumerate(entries[0]["train"].split())
-        return {name: number % len(self.folds) for number, name in names}
-
     def for_subject(self, subject_id: str, cohort: str) -> Trained:
-        """Who labels a subject's nights: a fold's teacher those that this one was trained on."""
+        """Who labels a subject's nights: of a training subject the fold that it was left out of."""
         if not self.folds:
             return self
-        own = self._fold_of
-        if not may_be_one(self.settings[TRAINED_ON][SEEN][0]["cohort"], cohort):
+        entry = self.settings[TRAINED_ON][SEEN][0]
+        known = entry["train"].split()
+        if hashed(subject_id) not in known or not may_be_one(entry["cohort"], cohort):
             return self
-        fold = own.get(hashed(subject_id))
-        return self if fold is None else self.folds[fold]
+        # Folds are dealt in the order of these hashes: `splits.folds_of`.
+        return self.folds[known.index(hashed(subject_id)) % len(self.folds)]
 
     def logits(self, nights: Nights) -> list[NDArray[np.float32]]:
         """Logits [N, K] of each night.
@@ -106,8 +107,8 @@ class Trained:
         return found
 
     def started(self) -> str:
-        """Whether what it was started from is better on validation, in a sentence; "" if anew."""
-        if "start" not in self.settings:
+        """Whether fine-tuning improved validation, in a sentence; "" if it began anew."""
+        if "start" not in self.settings or not self.rows:
             return ""
         kappas = [row[KAPPA] for row in self.rows]
         before, after = kappas[0], max(kappas[1:], default=-np.inf)
@@ -115,7 +116,7 @@ class Trained:
             return f"Fine-tuning improved validation kappa from {before:.3f} to {after:.3f}."
         return (
             f"Fine-tuning did not improve validation kappa ({before:.3f} before, {after:.3f} at"
-            " best after): the parameters are those that it was started from."
+            " best after): the parameters are those that it started from."
         )
 
 
@@ -124,30 +125,45 @@ def fold_dirs(workdir: Path, folds: int) -> list[Path]:
     return [workdir / "folds" / f"{folds}" / f"{fold}" for fold in range(folds)]
 
 
-def load_any(workdir: str | os.PathLike) -> Trained:
-    """A teacher or a student from its work folder, whichever it holds."""
-    kind = "teacher" if kind_of(Path(workdir)) == "teacher" else "student"
-    return load_trained(workdir, kind)
-
-
-def load_trained(workdir: str | os.PathLike, kind: str) -> Trained:
+def load_trained(workdir: str | os.PathLike, *kinds: str) -> Trained:
     """A trained network from its work folder.
 
     Args:
       workdir: the folder.
-      kind: teacher or student.
+      kinds: teacher, student or both: what it may be.
 
     Raises:
-      TrainingError: no run of that kind, one that has not ended, or an SQI of another student.
+      TrainingError: no run of these kinds, one that has not ended or is damaged, or an SQI of
+        another student.
     """
     workdir = Path(workdir)
-    record = record_of(workdir, kind)
-    run = Run.from_json(kind, record["settings"])
-    params, rows = load_best(run, workdir), read_metrics(workdir)
+    record = record_of(workdir, *kinds)
+    kind, settings = record["kind"], record["settings"]
+    run = Run.from_json(kind, settings)
+    params, rows = _best_of(run, workdir), read_metrics(workdir)
     if kind == "student":
         sqi = load_kept_share(workdir, fingerprint(params))
         return Trained(run, params, record, rows, workdir, sqi=sqi)
-    is_fold = "fold" in record["settings"]
-    folders = fold_dirs(workdir, 0 if is_fold else record["settings"].get("folds", 0))
+    folders = fold_dirs(workdir, 0 if "fold" in settings else settings.get("folds", 0))
     folds = tuple(load_trained(folder, kind) for folder in folders)
     return Trained(run, params, record, rows, workdir, folds)
+
+
+def _best_of(run: Run, workdir: Path) -> Any:
+    """The best parameters in the folder of a run that has ended."""
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    example = next(whole_nights(blank(), run.columns, batch_size=1))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    try:
+        found = checkpoints.latest(jax.eval_shape(lambda: run.begin(example)), here)
+    finally:
+        checkpoints.close()
+    if found is None:
+        raise TrainingError(f"{workdir}: no checkpoint here.", "Train first.")
+    step, progress = found
+    if step < run.train.steps:
+        raise TrainingError(
+            f"{workdir}: stopped at step {step} of {run.train.steps}{checkpoints.damage}.",
+            "Give the command that started it again: it goes on from there.",
+        )
+    return progress.best

@@ -1,10 +1,10 @@
-"""What a network is to learn from: nights, whose labels it may see, and what teachers say of them.
+"""What a network is trained on: nights, the labels that it may see, and teachers' logits.
 
     data = TrainingSet.of_student(nights, validation, teachers).hiding(distill)
 
 Each term of the loss uses the windows that it can: cross-entropy those with a label, the divergence
-those whose ECG a teacher could read, all of them those with a BCG. Nights that no term can use are
-left out by name.
+those whose ECG a teacher can read; a student needs a BCG for both. Nights that no term can use are
+left out and listed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kd_sleep.schema import SCHEMA_VERSION
 from kd_sleep.stages import NUM_STAGES, UNSCORED
 from kd_sleep.training.run import Run, reads_samples
 from kd_sleep.training.seen_subjects import SEEN, TRAINED_ON, assert_unseen, seen
-from kd_sleep.training.soft_labels import opinions
+from kd_sleep.training.soft_labels import soft_labels
 
 if TYPE_CHECKING:
     from kd_sleep.training.trained import Trained
@@ -40,27 +40,30 @@ class TrainingSet:
     """Nights to learn from, and nights to choose the best step by.
 
     Attributes:
-      nights: training nights, the labels that may not be seen hidden.
+      nights: training nights; labels that may not be seen are hidden.
       validation: nights of other subjects.
       teacher_logits: [W, M, K] of M teachers on the training nights; None without teachers.
-      settings: what a run's settings record of teachers and data.
-      words: on the same data, which `about` adds to; none where nobody asks.
-      given: ids of all recordings that there were, those that teach nothing included.
+      settings: of teachers, data and start, for settings.json.
+      seen: `seen_subjects.seen` of this set, of the teachers and of the start.
+      given: ids of all recordings that were given, with those that are left out.
     """
 
     nights: Nights
     validation: Nights
     teacher_logits: NDArray[np.float32] | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    words: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seen: tuple[dict[str, str], ...] = ()
     given: tuple[str, ...] = ()
 
     @property
     def about(self) -> dict[str, Any]:
-        """`settings`, with the data in words."""
-        if not self.words:
+        """`settings`, with a description of the data."""
+        if not self.given:
             return self.settings
-        words = self.words | {
+        description = {
+            "schema": SCHEMA_VERSION,
+            "validation_nights": len(self.validation),
+            SEEN: list(self.seen),
             **self.nights.origin(),
             "nights": len(self.nights),
             "subjects": len(set(self.nights.subject_ids)),
@@ -68,13 +71,13 @@ class TrainingSet:
             "heart_bpm": _range(_heart_bpm(self.nights)),
             "left_out": sorted({*self.given} - {*self.nights.recording_ids}),
         }
-        return self.settings | {TRAINED_ON: words}
+        return self.settings | {TRAINED_ON: description}
 
     @classmethod
     def of_teacher(
         cls, nights: Nights, validation: Nights, start: Trained | None = None, **settings: Any
     ) -> TrainingSet:
-        """Of nights with an ECG and stages; the others teach a teacher nothing.
+        """Of nights with an ECG and stages.
 
         Raises:
           DatasetError: none of the training or validation nights, or a subject in both.
@@ -88,8 +91,8 @@ class TrainingSet:
             )
         if not validation.has_ecg.any():
             raise DatasetError("validation: none of its nights has an ECG.")
-        shown = nights.where(usable)
-        return cls._of(nights, shown, validation.where(validation.has_ecg), [], start, settings)
+        chosen_by = validation.where(validation.has_ecg)
+        return cls._of(nights, nights.where(usable), chosen_by, [], start, settings)
 
     @classmethod
     def of_student(
@@ -99,62 +102,55 @@ class TrainingSet:
         teachers: Sequence[Trained],
         start: Trained | None = None,
     ) -> TrainingSet:
-        """Of nights with a BCG; the others teach a student nothing.
+        """Of nights with a BCG.
 
         Raises:
           DatasetError: none of the training or validation nights, or a subject in both.
           TrainingError: a validation subject that a teacher or `start` was trained on, or teachers
             of other inputs than these nights have.
         """
-        for name, asked in (("nights", nights), ("validation", validation)):
-            if not asked.has_bcg.any():
+        for name, given in (("nights", nights), ("validation", validation)):
+            if not given.has_bcg.any():
                 raise DatasetError(
                     f"{name}: a dataset without BCG, good for a teacher alone.",
                     "Build one with --bcg_source=paired or simulated.",
                 )
-        shown, chosen_by = (each.where(each.has_bcg) for each in (nights, validation))
+        usable, chosen_by = (each.where(each.has_bcg) for each in (nights, validation))
         settings = {
             "teacher": "+".join(teacher.name for teacher in teachers),
             "folds": [len(teacher.folds) for teacher in teachers],
         }
-        found = cls._of(nights, shown, chosen_by, teachers, start, settings)
-        logits = opinions(teachers, shown) if teachers else None
+        found = cls._of(nights, usable, chosen_by, teachers, start, settings)
+        logits = soft_labels(teachers, usable) if teachers else None
         return dataclasses.replace(found, teacher_logits=logits)
 
     @classmethod
     def _of(
         cls,
         given: Nights,
-        shown: Nights,
+        usable: Nights,
         validation: Nights,
         teachers: Sequence[Trained],
         start: Trained | None,
         settings: dict[str, Any],
     ) -> TrainingSet:
-        """Once no validation subject is one to learn from."""
-        assert_disjoint({"nights": shown.subject_ids, "validation": validation.subject_ids})
-        settings = settings | {"data": [shown.digest(), validation.digest()]}
-        entries, sources = [seen(shown, validation)], list(teachers)
+        """Checks that no validation subject was trained on."""
+        assert_disjoint({"nights": usable.subject_ids, "validation": validation.subject_ids})
+        settings = settings | {"data": [usable.digest(), validation.digest()]}
         if start is not None:
             settings["start"] = start.name
-            sources.append(start)
-        for one in sources:
-            assert_unseen({str(one): one.settings}, {"validation": validation}, settings["data"])
-            known = one.settings.get(TRAINED_ON, {}).get(SEEN, [])
+        entries = [seen(usable, validation)]
+        for source in (*teachers, *([start] if start else [])):
+            assert_unseen({str(source): source.settings}, {"validation": validation})
+            known = source.settings[TRAINED_ON][SEEN]
             entries += [entry for entry in known if entry not in entries]
-        words = {
-            "schema": SCHEMA_VERSION,
-            "validation_nights": len(validation),
-            SEEN: entries,
-        }
-        return cls(shown, validation, None, settings, words, given.recording_ids)
+        return cls(usable, validation, None, settings, tuple(entries), given.recording_ids)
 
     def hiding(self, distill: DistillConfig) -> TrainingSet:
         """The same without the labels that a student of this loss may not see.
 
         Nights that no term of the loss can use then are left out. With alpha = 1 all batches come
-        from labelled nights: the baseline gets as many labelled windows into its steps as the loss
-        can use.
+        from labelled nights: the baseline's steps hold as many labelled windows as they can.
 
         Raises:
           TrainingError: as `labelled_rows`, or nothing to learn from: no teacher at alpha < 1.
@@ -165,10 +161,9 @@ class TrainingSet:
                 "Give a teacher, or alpha 1 to learn from the labels alone.",
             )
         chosen = labelled_rows(self.nights, distill)
-        labels = self.nights.labels()
-        for row in np.setdiff1d(np.arange(len(self.nights)), chosen):
-            labels[row] = np.full_like(labels[row], UNSCORED)
-        nights = dataclasses.replace(self.nights, label=np.concatenate(labels))
+        hidden = np.repeat(~np.isin(np.arange(len(self.nights)), chosen), self.nights.windows)
+        label = np.where(hidden, np.int8(UNSCORED), self.nights.label)
+        nights = dataclasses.replace(self.nights, label=label)
         usable = nights.is_scored
         if distill.alpha < 1.0:
             usable |= nights.has_ecg
@@ -185,17 +180,8 @@ class TrainingSet:
             settings=self.settings | {"labelled": len(chosen)},
         )
 
-    def stage_weights(self, balance: float) -> NDArray[np.float64] | None:
-        """[K] share ** -balance, scaled so that labels weigh 1 on average; 0 without a label."""
-        labels = self.nights.label
-        if balance == 0.0 or (labels < 0).all():
-            return None
-        counts = np.bincount(labels[labels >= 0], minlength=NUM_STAGES)
-        weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -balance, 0.0)
-        return weights * counts.sum() / (weights @ counts)
-
     def columns(self, run: Run) -> dict[str, NDArray]:
-        """All that a run's batches are taken from, [W, ...], but samples that were not read."""
+        """The arrays [W, ...] of a run's batches, without samples that were not read."""
         names = (*run.columns, "label")
         held = tuple(name for name in names if name != "bcg" or self.nights.bcg is not None)
         columns = self.nights.columns(held)
@@ -216,7 +202,7 @@ def read_training(
 
     With `dataset_in` = disk those of the training nights are left there.
     """
-    samples = isinstance(model, StudentConfig) and reads_samples(model)
+    samples = reads_samples(model)
     in_memory = samples and (execution is None or execution.dataset_in != "disk")
     return (
         read_split(data_dirs, "train", samples=in_memory),
@@ -252,7 +238,7 @@ def labelled_rows(nights: Nights, distill: DistillConfig) -> NDArray[np.int64]:
 
 
 def _range(values: NDArray) -> dict[str, float] | None:
-    """Percentiles over windows, for staging to know an unlike night by; None if unknown."""
+    """Percentiles over windows: staging warns of nights outside them. None if unknown."""
     known = values[np.isfinite(values)]
     if not known.size:
         return None

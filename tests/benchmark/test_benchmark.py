@@ -167,10 +167,10 @@ def test_the_pytorch_student_is_ours(student):
 
     def value(params):
         logits = run.module.apply({"params": params}, *run.module.inputs(batch))
-        weights = run.objective().weigh(batch)
+        weights = run.objective.weigh(batch)
         totals = {f"{name}_total": weight.sum() for name, weight in weights.items()}
         named = {**batch, **weights, **totals}
-        return run.objective().loss(logits, named, run.loss_settings)[0], logits
+        return run.objective.loss(logits, named, run.loss_settings)[0], logits
 
     (expected, logits), gradient = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
     theirs = torch_peer.Training(preset, params, batch)

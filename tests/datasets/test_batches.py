@@ -62,18 +62,6 @@ def test_every_window_takes_every_place_in_a_sequence_equally_often():
     assert (np.abs(places - passes / 16) < 5 * 6.8).all()
 
 
-def test_a_pass_holds_as_many_sequences_as_its_shifts_make():
-    """ceil((N + s) / L) each; over all shifts the mean is (N + L - 1) / L (Hermite's identity)."""
-    crops = Crops(WINDOWS, batch_size=1, length=16, seed=3)
-    counts = np.diff([crops.before(number) for number in range(401)])
-    least = np.ceil(WINDOWS / 16).sum()
-    assert counts.min() >= least
-    assert counts.max() <= least + len(WINDOWS)
-    assert len(set(counts)) > 1
-    mean = ((WINDOWS + 15) / 16).sum()
-    assert counts.mean() == pytest.approx(mean, abs=5 * counts.std() / 20)
-
-
 @pytest.mark.parametrize("size", [7, 100])
 def test_batches_run_over_the_end_of_a_pass(size):
     """The same sequences in the same order as one by one; the larger batch holds a whole pass."""
@@ -131,24 +119,6 @@ def test_nights_are_left_behind_once_no_later_batch_comes_to_their_pool(small_po
             pool = number, crops.night_order(number).tolist().index(row) // 2
             assert ((number, row) in left) == (pool not in coming and pool < min(coming))
         assert not set(left) & set(crops.nights_of(step + 1))
-
-
-def test_a_pass_is_made_once(monkeypatch):
-    """It costs a permutation of the whole split; a batch is cheap."""
-    made = []
-    make = Crops._make_pass
-    monkeypatch.setattr(
-        Crops, "_make_pass", lambda self, number: made.append(number) or make(self, number)
-    )
-    crops = Crops(WINDOWS, batch_size=7, length=16, seed=3)
-    steps = crops.before(5) // 7
-    for step in range(steps):
-        crops.sequences(step)
-        crops.left_behind([], step)
-        crops.nights_of(step)
-    assert made == sorted(set(made))
-    assert len(made) in (5, 6)
-    assert len(crops._passes) <= 3  # and the old ones are let go
 
 
 def test_places_are_int32_and_lie_in_their_nights():

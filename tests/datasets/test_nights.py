@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 
 from kd_sleep import schema
-from kd_sleep.config import DatasetConfig
 from kd_sleep.datasets.nights import bcg_source_of, open_split, read_split, stack
 from kd_sleep.errors import DatasetError
-from kd_sleep.features import night
 from kd_sleep.features.series import RECORD_FIELDS
-from kd_sleep.recordings import shhs
-from kd_sleep.signals.timeseries import Series
 
 COLUMNS = (
     *("label", "tachogram", "tachogram_valid", "hrv", "rr_missing"),
@@ -77,28 +73,6 @@ def test_bcg_is_known_by_its_digest(records):
         assert digest.hexdigest() == record["bcg_digest"]
 
 
-def test_one_other_second_of_bcg_is_another_digest(tmp_path):
-    files = shhs.paths_of(tmp_path, "shhs1-200001", tmp_path)
-    bcg = np.random.default_rng(0).normal(size=10 * schema.BCG_SAMPLES)
-    again, other = bcg.copy(), bcg.copy()
-    other[100:150] *= 1.5
-    one, same, changed = (
-        night._sampled(files, Series.of(values, schema.BCG_HZ), 10, DatasetConfig())["bcg_digest"]
-        for values in (bcg, again, other)
-    )
-    assert one == same
-    assert one != changed
-
-
-def test_first_split_and_labels_agree(nights):
-    assert nights.windows.sum() == len(nights.label)
-    pieces = nights.split(np.arange(len(nights.label)))
-    assert [piece[0] for piece in pieces] == nights.first.tolist()
-    assert [len(piece) for piece in pieces] == nights.windows.tolist()
-    for piece, label in zip(pieces, nights.labels(), strict=True):
-        np.testing.assert_array_equal(nights.label[piece], label)
-
-
 def test_columns_are_what_the_records_hold(nights, records):
     """By name, not by position: nights are sorted, the dataset's file is not."""
     by_name = {record["recording_id"]: record for record in records}
@@ -142,18 +116,6 @@ def test_stacking_lets_go_of_what_it_copied(records):
     assert all(array() is not None for array in arrays)
     stack(records)
     assert all(array() is None for array in arrays)
-
-
-def test_teacher_inputs_are_finite_and_scaled_by_the_night(nights):
-    assert np.isfinite(nights.tachogram).all()
-    assert np.isfinite(nights.hrv).all()
-    assert (nights.tachogram[~nights.tachogram_valid] == 0).all()
-    for tachogram, valid, hrv in zip(
-        *(nights.split(c) for c in (nights.tachogram, nights.tachogram_valid, nights.hrv)),
-        strict=True,
-    ):
-        assert abs(np.median(tachogram[valid])) < 1e-3
-        assert np.abs(hrv[:, :-1].mean(0)).max() < 0.3
 
 
 def test_a_dataset_of_another_version_is_refused_by_name(tmp_path):

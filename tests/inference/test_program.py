@@ -18,7 +18,7 @@ from kd_sleep.models.kept_share import KeptShare
 from kd_sleep.models.student import columns
 from kd_sleep.schema import SCHEMA_VERSION
 from kd_sleep.stages import STAGE_NAMES
-from kd_sleep.training.run import claim
+from kd_sleep.training.run import write_settings
 from kd_sleep.training.seen_subjects import seen
 from kd_sleep.training.soft_labels import fingerprint
 from kd_sleep.training.trained import load_trained
@@ -91,7 +91,7 @@ def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
     assert card["inputs"]["movement"] == [30]
     assert card["reach"] == {"before": 3, "after": 3}
     assert card["student"] == fingerprint(params)
-    for name in ("model", "distill", "train", "augment", "teacher"):
+    for name in ("model", "distill", "train", "teacher"):
         assert card[name] == settings[name]
     assert card["preprocessing"]["schema"] == SCHEMA_VERSION
     assert card["preprocessing"]["series.BREATH_HZ"] == [0.1, 0.7]
@@ -126,9 +126,9 @@ def test_a_folder_of_before_the_data_card_goes_on_and_tells_what_it_knows(workdi
     before = {name: value for name, value in now.items() if name != "trained_on"}
     assert before != now
     (tmp_path / "settings.json").write_text(json.dumps(about | {"settings": before}))
-    claim(tmp_path, "student", now)  # the same run: no error
+    write_settings(tmp_path, "student", now)  # the same run: no error
     with pytest.raises(TrainingError, match="width"):
-        claim(tmp_path, "student", now | {"model": now["model"] | {"width": 9}})
+        write_settings(tmp_path, "student", now | {"model": now["model"] | {"width": 9}})
     data = card_of(about, before, "student", TINY.student, None)["data"]
     assert data["labelled_nights"] == 2
     assert data["cohort"] is data["simulated"] is data["nights"] is None

@@ -40,16 +40,6 @@ def defined(*files: Path) -> set[str]:
     return named | {"preset", "name"}  # as in --name=value
 
 
-def test_flags_in_advice_exist():
-    commands = list((ROOT / "kd_sleep/commands").glob("*.py"))
-    known = defined(*commands) | {"manual_dir"}  # TFDS's own
-    known |= {name for path in commands for name in re.findall(r'"(\w+)"', path.read_text())}
-    known |= set(re.findall(r"^    (\w+): ", (ROOT / "kd_sleep/config.py").read_text(), re.M))
-    files = [*(ROOT / "kd_sleep").rglob("*.py"), *(ROOT / "kd_sleep/commands").glob("*.py")]
-    unknown = {path.name: advised(path) - known for path in files if advised(path) - known}
-    assert not unknown
-
-
 def test_what_stages_advises_flags_of_stage_night_alone():
     known = defined(ROOT / "kd_sleep/commands/stage_night.py", ROOT / "kd_sleep/commands/flags.py")
     for name in STAGED:

@@ -21,10 +21,7 @@ from kd_sleep.schema import (
     TACHOGRAM_SAMPLES,
 )
 
-STUDENTS = {
-    "beats": {},
-    "autocorrelation": {"front_end": "autocorrelation"},
-}
+STUDENTS = {"beats": {}, "autocorrelation": {"front_end": "autocorrelation"}}
 LENGTH, CHANGED = 20, 8
 
 

@@ -11,7 +11,7 @@ from kd_sleep import provenance
 from kd_sleep.commands import train_teacher
 from kd_sleep.config import BuildConfig, DatasetConfig
 from kd_sleep.datasets import shhs_bcg
-from kd_sleep.training.run import claim
+from kd_sleep.training.run import write_settings
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "4711-hushHushHush"  # of the shape of NSRR's
@@ -46,7 +46,7 @@ def test_no_written_file_holds_a_token(cohort, tmp_path, monkeypatch):
         cohort, tmp_path / "data", DatasetConfig(recordings="rpoints", bcg_source="none"),
         BuildConfig(max_excluded_fraction=0.5),
     )  # fmt: skip
-    claim(tmp_path / "run", "teacher", {"model": {"width": 8}})
+    write_settings(tmp_path / "run", "teacher", {"model": {"width": 8}})
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"settings.json", "metadata.json"} <= {path.name for path in written}
     command = json.loads((tmp_path / "run" / "settings.json").read_text())["command"]

@@ -210,13 +210,13 @@ def test_errors_name_the_extra_that_brings_a_package():
         names = {imported.get(name, name.replace("-", "_")) for name in names}
         assert names - {"importlib_resources"} == set(packages), extra  # TFDS imports that
     (everything,) = requirements()["all"]
-    assert everything.extras == set(EXTRAS) - {"onnx", "beam"}
+    assert everything.extras == set(EXTRAS) - {"onnx"}
 
 
 def test_the_oldest_set_is_the_lower_bounds_and_the_newest_lies_within():
     oldest, newest = pinned("oldest"), pinned("newest")
     needed = [one for name in ("", *EXTRAS) for one in requirements()[name] if not one.extras]
-    needed = [one for one in needed if one.name not in ("apache-beam", "onnx", "onnxruntime")]
+    needed = [one for one in needed if one.name not in ("onnx", "onnxruntime")]
     named = {requirement.name.replace("_", "-").lower() for requirement in needed}
     assert named <= set(oldest), "requirements/oldest.txt lacks some"
     assert named <= set(newest), "requirements/newest.txt lacks some"

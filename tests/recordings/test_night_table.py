@@ -209,7 +209,7 @@ def test_an_ecg_among_several_channels_has_to_be_named(home):
 
 
 def test_options_and_files_make_another_night(home):
-    from kd_sleep.datasets.shhs_bcg.finished import fingerprint
+    from kd_sleep.datasets.shhs_bcg.planned import _fingerprint as fingerprint
 
     head = "id,subject,ecg,ecg_rate_hz,beats"
     found = [

@@ -155,7 +155,7 @@ def test_windows_without_beats_weigh_as_any_other(tiny, data_dir, tmp_path, monk
     def fit(run, data, *others):
         train = data.nights
         batch = {name: getattr(train, name) for name in (*run.columns, "label")}
-        found = run.objective().weigh(batch | {"valid_BL": np.ones(train.label.shape, bool)})
+        found = run.objective.weigh(batch | {"valid_BL": np.ones(train.label.shape, bool)})
         weights[run.kind] = np.asarray(found["label_weights"])
         raise InterruptedError
 

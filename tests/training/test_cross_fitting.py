@@ -10,9 +10,10 @@ from kd_sleep.config import PRESETS
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.datasets.splits import folds_of
 from kd_sleep.errors import DatasetError, TrainingError
-from kd_sleep.training import fit_teacher, soft_labels
+from kd_sleep.training import fit
 from kd_sleep.training.metrics_log import read_metrics
 from kd_sleep.training.run import record_of
+from kd_sleep.training.soft_labels import soft_labels
 from kd_sleep.training.trained import load_trained
 
 TINY = PRESETS["tiny"]
@@ -30,7 +31,7 @@ def distil(data_dir, teacher, workdir):
 
 def labels_of(workdir, nights):
     """Logits [N, K] that the teacher of a folder gives each night."""
-    soft = soft_labels.opinions([load_trained(workdir, "teacher")], nights)
+    soft = soft_labels([load_trained(workdir, "teacher")], nights)
     return nights.split(soft[:, 0])
 
 
@@ -108,8 +109,8 @@ def test_a_stopped_run_goes_on_with_the_folds_that_it_has(data_dir, folded, tmp_
             raise Killed
         return original(run, data, workdir, *rest)
 
-    original = fit_teacher.fit
-    monkeypatch.setattr(fit_teacher, "fit", killed)
+    original = fit.fit
+    monkeypatch.setattr(fit, "fit", killed)
     with pytest.raises(Killed):
         train(data_dir, tmp_path)
     monkeypatch.undo()
@@ -120,13 +121,6 @@ def test_a_stopped_run_goes_on_with_the_folds_that_it_has(data_dir, folded, tmp_
     assert read_metrics(tmp_path / "folds" / "2" / "0") == rows
     one, other = (load_trained(folder, "teacher") for folder in (tmp_path, folded))
     assert [fold.name for fold in one.folds] == [fold.name for fold in other.folds]
-
-
-def test_a_folder_serves_one_number_of_folds(data_dir, folded, teacher_dir):
-    with pytest.raises(TrainingError, match=r"other settings: folds \(2 there, 0 here\)"):
-        train(data_dir, folded, folds=0)
-    with pytest.raises(TrainingError, match=r"other settings: folds \(0 there, 2 here\)"):
-        train(data_dir, teacher_dir)
 
 
 def test_more_folds_than_subjects_are_refused_before_anything_is_trained(data_dir, tmp_path):

@@ -13,8 +13,8 @@ from kd_sleep.config import PRESETS, DistillConfig
 from kd_sleep.errors import ConfigError, TrainingError
 from kd_sleep.evaluation.sweep_page import sweep_table, write_sweep_page
 from kd_sleep.training.checkpoints import Checkpoints
+from kd_sleep.training.members import CHOSEN, Grid, choose
 from kd_sleep.training.metrics_log import read_metrics
-from kd_sleep.training.sweep import CHOSEN, Grid, choose
 from kd_sleep.training.trained import load_trained
 
 TINY = PRESETS["tiny"]

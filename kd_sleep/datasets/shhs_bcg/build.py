@@ -1,10 +1,10 @@
 """Recording files to the dataset `shhs_bcg`: planned, read night by night, written, described.
 
-    <data_dir>/shhs_bcg/<bcg_source>/building/    finished nights, until the dataset is whole
+    <data_dir>/shhs_bcg/<bcg_source>/building/    finished nights, until the dataset is complete
     <data_dir>/shhs_bcg/<bcg_source>/<version>/   the dataset, card.html, nights.csv, exclusions.csv
 
 A build that was killed goes on with the same command and gives the same dataset: it reads no
-finished night again, and the dataset's folder appears whole or not at all.
+finished night again, and the dataset's folder appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -25,22 +25,21 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from kd_sleep.config import BuildConfig, DatasetConfig, to_dict
+from kd_sleep.config import BuildConfig, DatasetConfig
 from kd_sleep.datasets.nights import open_split
-from kd_sleep.datasets.shhs_bcg import beam, card, finished
-from kd_sleep.datasets.shhs_bcg.finished import Night
-from kd_sleep.datasets.shhs_bcg.plan import Plan, plan
+from kd_sleep.datasets.shhs_bcg import card
+from kd_sleep.datasets.shhs_bcg.planned import Plan, PlannedNight, no_room, plan
 from kd_sleep.datasets.shhs_bcg.shhs_bcg_dataset_builder import Builder
 from kd_sleep.datasets.splits import SPLITS
 from kd_sleep.errors import DatasetError
 from kd_sleep.features.night import Exclusion, process_night
 from kd_sleep.parallel import NightBar, map_nights
-from kd_sleep.provenance import provenance
 from kd_sleep.recordings import files
 from kd_sleep.recordings.night_files import Listing
 
 NIGHTS_PER_SHARD = 64  # some 200 MB a file
-TRIED = 3  # nights that a dry run reads to tell how long all of them will take
+TRIED = 3  # nights that a dry run reads to estimate the time
+_COLUMNS = ("split", *(field.name for field in dataclasses.fields(Exclusion)))
 
 
 def build(
@@ -71,8 +70,7 @@ def build(
     with _alone_in(folder):
         _read_all(todo, folder, config, how)
         left_out = _check_exclusions(todo, folder, how)
-        staged = _write(todo, folder, config, left_out)
-        staged.rename(final)
+        _write(todo, folder, config, left_out).rename(final)
         shutil.rmtree(folder)
     return Builder(config=config.bcg_source, data_dir=data_dir)
 
@@ -84,7 +82,7 @@ def exclusions(builder: Builder) -> Sequence[dict[str, str]]:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Holds the folder against other builds; the system lets go of it when the process ends."""
+    """Locks the folder against other builds; the system unlocks it when the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
@@ -100,38 +98,33 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _read_all(todo: Plan, folder: Path, config: DatasetConfig, how: BuildConfig) -> None:
     """Finishes every night that is not."""
-    left = finished.unfinished(todo.nights, folder)
+    left = todo.unfinished(folder)
     for night in left:
         night.path(folder, ".json").unlink(missing_ok=True)
-    work = functools.partial(finished.finish, folder=folder, config=config)
-    if how.engine == "beam":
-        beam.map_on_beam(work, left, how.beam_options)
-    else:
-        done = len(todo.nights) - len(left)
-        collections.deque(
-            map_nights(work, left, how.workers, "Reading nights", done=done), maxlen=0
-        )
+    work = functools.partial(PlannedNight.finish, folder=folder, config=config)
+    done = len(todo.nights) - len(left)
+    for _ in map_nights(work, left, how.workers, "Reading nights", done=done):
+        pass
 
 
 def _check_exclusions(todo: Plan, folder: Path, how: BuildConfig) -> list[dict[str, str]]:
     """All that is left out, after judging whether the rest is a dataset."""
+    found = [(night.split, night.exclusion(folder)) for night in todo.nights]
+    excluded = [(split, one) for split, one in found if one is not None]
     split_of_night = {night.files.recording_id: night.split for night in todo.nights}
-    excluded = [
-        found
-        for night in todo.nights
-        if (found := finished.exclusion_of(night, folder)) is not None
-    ]
     rows = [
-        {"split": split_of_night.get(one.recording_id, ""), **dataclasses.asdict(one)}
-        for one in (*todo.left_out, *excluded)
+        {"split": split, **dataclasses.asdict(one)}
+        for split, one in (
+            *((split_of_night.get(one.recording_id, ""), one) for one in todo.left_out),
+            *excluded,
+        )
     ]
     why = folder.parent / "exclusions.csv"  # stays where the build ends here
-    _write_csv(why, rows, ("split", *(field.name for field in dataclasses.fields(Exclusion))))
-    by_split = collections.Counter(split_of_night[one.recording_id] for one in excluded)
+    _write_csv(why, rows, _COLUMNS)
     for split in SPLITS:
+        mine = [one for its, one in excluded if its == split]
         there = sum(night.split == split for night in todo.nights)
-        if by_split[split] == there:
-            mine = [one for one in excluded if split_of_night[one.recording_id] == split]
+        if len(mine) == there:
             raise DatasetError(
                 f"split {split} has no usable night of {there}: {_reasons(mine)}."
                 f" For instance {mine[0].path}. All of them: {why}.",
@@ -141,7 +134,7 @@ def _check_exclusions(todo: Plan, folder: Path, how: BuildConfig) -> list[dict[s
     if share > how.max_excluded_fraction:
         raise DatasetError(
             f"{len(excluded)} of {len(todo.nights)} nights ({100 * share:.0f} %) cannot be used:"
-            f" {_reasons(excluded)}. All of them: {why}.",
+            f" {_reasons([one for _, one in excluded])}. All of them: {why}.",
             "Mend what can be mended and give the same command again, or allow it with"
             f" --max_excluded_fraction={min(1.0, share + 0.01):.2f}.",
         )
@@ -150,30 +143,27 @@ def _check_exclusions(todo: Plan, folder: Path, how: BuildConfig) -> list[dict[s
 
 
 def _reasons(excluded: Sequence[Exclusion]) -> str:
-    counted = collections.Counter(one.reason.rstrip(".") for one in excluded)
-    named = [f"{count} x {reason}" for reason, count in counted.most_common(5)]
-    others = len(excluded) - sum(count for _, count in counted.most_common(5))
+    counted = collections.Counter(one.reason.rstrip(".") for one in excluded).most_common()
+    named = [f"{count} x {reason}" for reason, count in counted[:5]]
+    others = sum(count for _, count in counted[5:])
     return "; ".join([*named, f"{others} for other reasons"] if others else named)
 
 
 def _write(todo: Plan, folder: Path, config: DatasetConfig, left_out: list[dict[str, str]]) -> Path:
-    """Writes the whole dataset into `folder`, checks that it reads back, returns where it lies."""
+    """Writes the dataset into `folder`, checks that it reads back, returns where it lies."""
     kept = [night for night in todo.nights if night.path(folder, ".npz").exists()]
     needed = sum(night.path(folder, ".npz").stat().st_size for night in kept)
     root = folder / "dataset"
     shutil.rmtree(root, ignore_errors=True)
     if shutil.disk_usage(folder).free < needed:
-        raise finished.no_room(folder)
+        raise no_room(folder)
     staged = Builder(config=config.bcg_source, data_dir=root)
-    metadata: Any = staged.info.metadata
+    metadata = staged.describe(todo, config)
     metadata["exclusions"].extend(left_out)
-    metadata["subjects"] = todo.subjects
-    metadata["files"] = todo.digest()
-    metadata["made_by"] = {**to_dict(config), **provenance()}
     out, rows = Path(staged.data_path), []
     out.mkdir(parents=True)
     try:
-        # TFDS's own writer of a whole build keeps up to 1 GB in memory, to shuffle; training
+        # TFDS's own writer of a complete build keeps up to 1 GB in memory, to shuffle; training
         # shuffles by itself, so nights are written in their order, one at a time.
         writer = tfds.core.SequentialWriter(
             staged.info, NIGHTS_PER_SHARD, file_format="array_record"
@@ -181,31 +171,24 @@ def _write(todo: Plan, folder: Path, config: DatasetConfig, left_out: list[dict[
         writer.initialize_splits(list(SPLITS))
         with NightBar(len(kept), "Writing nights") as bar:
             for night in kept:
-                record = finished.record_of(night, folder)
-                assert record is not None  # `kept` has looked
+                record = night.record(folder)
                 writer.add_examples({night.split: [dict(record)]})
                 rows.append(card.row(night.split, record))
                 bar.update()
         writer.close_all()
-        columns = ("split", *(field.name for field in dataclasses.fields(Exclusion)))
-        _write_csv(out / "exclusions.csv", left_out, columns)
+        _write_csv(out / "exclusions.csv", left_out, _COLUMNS)
         _write_csv(out / "nights.csv", rows, tuple(rows[0]))
         card.write_card(out / "card.html", rows, left_out, metadata["made_by"])
     except Exception as error:  # array_record's errors are of several kinds
         if shutil.disk_usage(folder).free < 1 << 20:
-            raise finished.no_room(folder) from error
+            raise no_room(folder) from error
         raise
-    _check_written(root, config.bcg_source, kept)
-    return out
-
-
-def _check_written(root: Path, source: str, kept: Sequence[Night]) -> None:
-    """Every night is there: a full disk must not end in a dataset that only looks whole."""
-    for split in SPLITS:
+    for split in SPLITS:  # a full disk must not end in a dataset that only looks complete
         records, _ = open_split(root, split, ("recording_id",))
         found = [record["recording_id"].decode() for record in records]
         if found != [night.files.recording_id for night in kept if night.split == split]:
             raise DatasetError(f"{root}: split {split} was not written whole.", "Build it again.")
+    return out
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -224,31 +207,29 @@ def dry_run(
     bcg_dir: str | Path | None = None,
     splits_file: str | Path | None = None,
 ) -> str:
-    """Says what `build` would read, how long it will take and what room it needs; writes nothing.
-
-    Reads a few nights, evenly spread, to tell the time.
+    """What `build` would read, an estimate of its time, and the room it needs; writes nothing.
 
     Raises:
       DatasetError: as `plan`.
     """
     todo = plan(source, config, bcg_dir, splits_file)
     folder = Path(Builder(config=config.bcg_source, data_dir=data_dir).data_path).parent
-    left = finished.unfinished(todo.nights, folder / "building")
+    left = todo.unfinished(folder / "building")
     sizes = collections.Counter[str]()
     for night in todo.nights:
         for path in night.files.all_files():
             sizes[path.suffix.lower()] += path.stat().st_size
+    splits = ", ".join(
+        f"{split} {sum(night.split == split for night in todo.nights)} of {len(subjects)} subjects"
+        for split, subjects in todo.subjects.items()
+    )
     lines = [
-        f"{len(todo.nights)} nights: "
-        + ", ".join(
-            f"{split} {sum(n.split == split for n in todo.nights)} of {len(subjects)} subjects"
-            for split, subjects in todo.subjects.items()
-        )
-        + f"; {len(todo.left_out)} files or nights are left out unread.",
+        f"{len(todo.nights)} nights: {splits}; {len(todo.left_out)} files or nights are left out"
+        " unread.",
         f"{len(todo.nights) - len(left)} nights are finished already, {len(left)} to read.",
         "Files: " + ", ".join(f"{suffix} {_size(size)}" for suffix, size in sizes.items()) + ".",
     ]
-    seconds, size, problems = [], [], []
+    seconds, record_bytes, problems = [], [], []
     for night in left[:: max(1, len(left) // TRIED)][:TRIED]:
         began = time.perf_counter()
         result = process_night(night.files, config)
@@ -256,26 +237,21 @@ def dry_run(
         if isinstance(result, Exclusion):
             problems.append(f"left out {result.recording_id}: {result.path} {result.reason}")
         else:
-            size.append(sum(getattr(value, "nbytes", 0) for value in result.values()))
+            record_bytes.append(sum(getattr(value, "nbytes", 0) for value in result.values()))
     if seconds:
-        workers = how.workers or os.cpu_count() or 1
-        minutes = sum(seconds) / len(seconds) * len(left) / workers / 60
+        workers, mean_s = how.workers or os.cpu_count() or 1, sum(seconds) / len(seconds)
         lines.append(
-            f"Reading: {sum(seconds) / len(seconds):.2f} s a night by {len(seconds)} of them, about"
-            f" {minutes:.1f} min with {workers} workers."
+            f"Reading: {mean_s:.2f} s a night by {len(seconds)} of them, about"
+            f" {mean_s * len(left) / workers / 60:.1f} min with {workers} workers."
         )
-    if size:
-        needed = sum(size) / len(size) * len(todo.nights)
-        free = shutil.disk_usage(_existing(folder)).free
+    if record_bytes:
+        needed = sum(record_bytes) / len(record_bytes) * len(todo.nights)
+        place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         lines.append(
             f"Room: {_size(needed)} for the dataset, as much again while it is built;"
-            f" {_size(free)} are free."
+            f" {_size(shutil.disk_usage(place).free)} are free."
         )
     return "\n".join([*lines, *problems])
-
-
-def _existing(folder: Path) -> Path:
-    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
 
 
 def _size(count: float) -> str:

@@ -17,8 +17,6 @@ from kd_sleep.datasets.splits import SPLITS
 from kd_sleep.pages import (
     INK,
     MUTED,
-    NARROW,
-    STAGE_COLOURS,
     WIDE,
     drawing,
     figure_of,
@@ -69,13 +67,15 @@ def row(split: str, record: schema.NightRecord) -> dict[str, Any]:
 
 
 def _clock(record: schema.NightRecord) -> dict[str, float | str]:
-    names = ("clock_offset_s", "clock_drift_ppm", "clock_residual_ms", "clock_confidence")
-    factors = (1.0, 1e6, 1e3, 1.0)
-    fields = ("clock_offset", "clock_drift", "clock_residual", "clock_confidence")
     known = np.isfinite(record["clock_confidence"])
     return {
         name: _rounded(factor * record[field]) if known else ""
-        for name, field, factor in zip(names, fields, factors, strict=True)
+        for name, field, factor in (
+            ("clock_offset_s", "clock_offset", 1.0),
+            ("clock_drift_ppm", "clock_drift", 1e6),
+            ("clock_residual_ms", "clock_residual", 1e3),
+            ("clock_confidence", "clock_confidence", 1.0),
+        )
     }
 
 
@@ -103,20 +103,16 @@ def write_card(
         escape(" and ".join(sorted({r[key] for r in rows}))) for key in ("cohort", "bcg_source")
     )
     made = collections.Counter(r["simulator"] for r in rows if r["simulator"] != "none")
-    said = "".join(f" Simulated by {escape(n)}: {count:,} nights." for n, count in made.items())
+    by = "".join(f" Simulated by {escape(n)}: {count:,} nights." for n, count in made.items())
     what = (
         f"{len(rows):,} nights of {len({r['subject_id'] for r in rows}):,} people, cohort"
-        f" {cohorts}, BCG {sources}.{said}"
+        f" {cohorts}, BCG {sources}.{by}"
     )
     badge = '<p class="badge">Simulated: no result on it is one on people.</p>' if made else ""
     body = "".join(
         (
             f"<h1>Dataset shhs_bcg</h1>{badge}<p>{what} Splits are by subject.</p>",
-            section(
-                "What is in it",
-                _counts(rows),
-                figure_of(stage_bars(rows), "Shares of the scored windows."),
-            ),
+            section("What is in it", _counts(rows)),
             section(
                 "Quality, night by night",
                 figure_of(
@@ -136,24 +132,13 @@ def _counts(rows: Sequence[Row]) -> str:
     for split in SPLITS:
         mine = [r for r in rows if r["split"] == split]
         total = sum(r["windows"] for r in mine)
-        counts = [sum(r[key] for r in mine) for key in (*_stage_keys(), "unscored")]
-        lines.append(
-            [
-                split,
-                f"{len(mine):,}",
-                f"{len({r['subject_id'] for r in mine}):,}",
-                f"{total:,}",
-                *(
-                    f"{count:,}<small>{100 * count / max(total, 1):.1f} %</small>"
-                    for count in counts
-                ),
-            ]
-        )
+        counts = [sum(r[name.lower()] for r in mine) for name in (*STAGE_NAMES, "unscored")]
+        people = len({r["subject_id"] for r in mine})
+        shares = [
+            f"{count:,}<small>{100 * count / max(total, 1):.1f} %</small>" for count in counts
+        ]
+        lines.append([split, f"{len(mine):,}", f"{people:,}", f"{total:,}", *shares])
     return table_of(heads, lines, "scores")
-
-
-def _stage_keys() -> list[str]:
-    return [name.lower() for name in STAGE_NAMES]
 
 
 def _left_out(left_out: Sequence[Mapping[str, str]]) -> str:
@@ -161,31 +146,8 @@ def _left_out(left_out: Sequence[Mapping[str, str]]) -> str:
         return "<p>Nothing.</p>"
     counted = collections.Counter(one["reason"] for one in left_out)
     lines = [[escape(reason), str(count)] for reason, count in counted.most_common(20)]
-    said = f"<p>{len(left_out):,} nights or files; which, and what to do: exclusions.csv.</p>"
-    return said + table_of(["Reason", "Count"], lines, "")
-
-
-@drawing
-def stage_bars(rows: Sequence[Row]) -> tuple[Figure, str]:
-    """Shares of the stages in each split."""
-    figure = Figure((NARROW, 1.9), layout="constrained")
-    axes = figure.subplots()
-    spoken = []
-    for place, split in enumerate(SPLITS):
-        counts = np.array(
-            [sum(r[key] for r in rows if r["split"] == split) for key in _stage_keys()]
-        )
-        shares = 100.0 * counts / max(counts.sum(), 1)
-        left = np.cumsum(shares) - shares
-        for name, share, start in zip(STAGE_NAMES, shares, left, strict=True):
-            axes.barh(place, share, left=start, color=STAGE_COLOURS[name], height=0.7)
-        told = ", ".join(f"{n} {s:.0f} %" for n, s in zip(STAGE_NAMES, shares, strict=True))
-        spoken.append(f"{split}: {told}")
-    axes.set_yticks(range(len(SPLITS)), SPLITS)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("% of scored windows")
-    return figure, f"Stages in each split. {'; '.join(spoken)}."
+    text = f"<p>{len(left_out):,} nights or files; which, and what to do: exclusions.csv.</p>"
+    return text + table_of(["Reason", "Count"], lines, "")
 
 
 @drawing
@@ -195,14 +157,14 @@ def quality_spread(rows: Sequence[Row]) -> tuple[Figure, str]:
     shown = {name: found for name, found in values.items() if len(found)}
     figure = Figure((WIDE, 0.4 + 1.7 * ((len(shown) + 1) // 2)), layout="constrained")
     panels = figure.subplots((len(shown) + 1) // 2, 2, squeeze=False).ravel()
-    spoken = []
+    described = []
     for axes, (name, found) in zip(panels, shown.items(), strict=False):
         low, high, middle = float(found.min()), float(found.max()), float(np.median(found))
         axes.hist(found, np.linspace(low, high if high > low else low + 1e-3, 25), color=MUTED)
         axes.axvline(middle, color=INK)
         axes.set_title(_MEASURES[name])
         axes.set_ylabel("Nights")
-        spoken.append(f"{_MEASURES[name]}: median {middle:.3g}, from {low:.3g} to {high:.3g}")
+        described.append(f"{_MEASURES[name]}: median {middle:.3g}, from {low:.3g} to {high:.3g}")
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
-    return figure, f"Nights by their quality. {'; '.join(spoken)}."
+    return figure, f"Nights by their quality. {'; '.join(described)}."

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 
 from kd_sleep import schema
 from kd_sleep.config import DatasetConfig, to_dict
-from kd_sleep.datasets.shhs_bcg.plan import plan
+from kd_sleep.datasets.shhs_bcg.planned import Plan, plan
 from kd_sleep.datasets.splits import SPLITS
 from kd_sleep.errors import DatasetError
 from kd_sleep.features.night import Exclusion, process_night
@@ -34,7 +34,7 @@ class BcgSourceConfig(tfds.core.BuilderConfig):
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Builds and reads `shhs_bcg`. The manual folder is the one that holds `polysomnography/`."""
+    """Builds and reads `shhs_bcg`. The manual folder holds `polysomnography/`."""
 
     VERSION = tfds.core.Version(schema.SCHEMA_VERSION)
     RELEASE_NOTES = {  # noqa: RUF012 - TFDS reads it so
@@ -107,6 +107,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             ),
         )
 
+    def describe(self, todo: Plan, settings: DatasetConfig) -> Any:
+        """The dataset's metadata, filled with what it is made of."""
+        metadata: Any = self.info.metadata
+        metadata["files"], metadata["subjects"] = todo.digest(), todo.subjects
+        metadata["made_by"] = {**to_dict(settings), **provenance()}
+        return metadata
+
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         """The plain way of TFDS, for `tfds build`; `build` goes on where it was stopped."""
         settings = dataclasses.replace(self._settings, bcg_source=self.builder_config.name)
@@ -118,9 +125,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 "Build one with `kd-sleep build_dataset`, or name --manual_dir of `tfds build`.",
             ) from None
         todo = plan(shhs_dir, settings, self._bcg_dir)
-        metadata: Any = self.info.metadata
-        metadata["files"], metadata["subjects"] = todo.digest(), todo.subjects
-        metadata["made_by"] = {**to_dict(settings), **provenance()}
+        self.describe(todo, settings)
         return {
             split: self._generate_examples(
                 [night.files for night in todo.nights if night.split == split], split, settings

@@ -1,8 +1,8 @@
-"""A whole grid of (alpha, T, seed) in one compiled program.
+"""A grid of (alpha, T, seed) in one compiled program.
 
-Members have parameters, optimiser state and loss settings of their own, stacked along a first axis
-that `vmap` maps over; they share batches, and with them all work that no parameter has a part in,
-such as the front end's transforms. Each member is the student that the same settings train alone.
+Parameters, optimiser state and loss settings of the members are stacked along a first axis that
+`vmap` maps over; batches, and all work without parameters, are shared. Each member is the student
+that the same settings train alone.
 
 At alpha = 1 a student's batches come from labelled nights only. Where those are not all nights, the
 members at alpha = 1 are a group with batches of its own, trained after the others.
@@ -19,20 +19,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from kd_sleep.config import (
-    AugmentConfig,
-    DistillConfig,
-    ExecutionConfig,
-    StudentConfig,
-    TrainConfig,
-)
+from kd_sleep.config import DistillConfig, ExecutionConfig, StudentConfig, TrainConfig
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import ConfigError
 from kd_sleep.provenance import write_json
 from kd_sleep.training.checkpoints import Checkpoints, Progress
 from kd_sleep.training.loop import KAPPA, fit
 from kd_sleep.training.metrics_log import MetricsLog
-from kd_sleep.training.run import Run, claim
+from kd_sleep.training.run import Run, write_settings
 from kd_sleep.training.trained import Trained
 from kd_sleep.training.training_set import TrainingSet
 
@@ -89,17 +83,14 @@ class Members:
     rows: list[dict[str, Any]]
 
     def write(self, number: int, workdir: Path) -> None:
-        """Leaves one member in `workdir`, a student's folder like any other."""
+        """Writes one member to `workdir`, as if it had been trained there alone."""
         loss, seed = self.run.members[number]
         train = dataclasses.replace(self.run.train, seed=seed)
         alone = dataclasses.replace(self.run, train=train, distill=loss, members=())
-        claim(workdir, "student", alone.to_json() | self.data.about)
+        write_settings(workdir, "student", alone.to_json() | self.data.about)
         mine = jax.tree.map(lambda leaf: np.asarray(leaf[number]), self.progress)
-        checkpoints = Checkpoints(workdir / "checkpoints")
-        step = int(mine.state.step)
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        found = checkpoints.latest(mine, here)
-        if found is None or found[0] != step:
+        checkpoints, step = Checkpoints(workdir / "checkpoints"), int(mine.state.step)
+        if checkpoints.latest_step() != step:
             checkpoints.save(step, mine)
         checkpoints.close()
         log = MetricsLog(workdir, 0)
@@ -143,7 +134,6 @@ def train_sweep(
     model: StudentConfig,
     distill: DistillConfig,
     train: TrainConfig,
-    augment: AugmentConfig = AugmentConfig(),  # noqa: B008 - frozen
     execution: ExecutionConfig | None = None,
 ) -> dict[str, Any]:
     """Trains the grid, or goes on with it, and chooses (alpha, T) by mean validation kappa.
@@ -155,18 +145,18 @@ def train_sweep(
       What sweep.json holds: `members`, a list of alpha, temperature, seed, `validation_kappa` (the
       highest) and the `step` it came at; `chosen`, one of them; `labelled_nights`.
     """
-    run = Run(model, train, distill, augment)
-    axes = {name: list(values) for name, values in vars(grid).items()}
+    run = Run(model, train, distill)
     for seed in grid.seeds:
-        dataclasses.replace(train, seed=seed)  # can it be?
-    claim(workdir, "sweep", run.to_json() | {"grid": axes})
+        dataclasses.replace(train, seed=seed)  # checks its bounds
+    axes = {name: list(values) for name, values in vars(grid).items()}
+    write_settings(workdir, "sweep", run.to_json() | {"grid": axes})
     data = TrainingSet.of_student(nights, validation, teachers)
     groups = [
         fit_members(
             dataclasses.replace(run, distill=losses[0]),
-            shown, losses, grid.seeds, workdir / name, execution,
+            subset, losses, grid.seeds, workdir / name, execution,
         )
-        for name, shown, losses in _groups(grid.members(distill), data)
+        for name, subset, losses in _groups(grid.members(distill), data)
     ]  # fmt: skip
     members = [member for group in groups for member in group.described]
     chosen = choose(members)
@@ -175,7 +165,7 @@ def train_sweep(
     results = {
         "members": members,
         "chosen": chosen,
-        "labelled_nights": group.data.about["labelled"],
+        "labelled_nights": group.data.settings["labelled"],
         "data": group.data.nights.origin(),
     }
     if jax.process_index() == 0:
@@ -200,7 +190,7 @@ def _groups(
     hard = [cell for cell in cells if cell.alpha == 1.0]
     if soft:
         shown = data.hiding(soft[0])
-        if shown.about["labelled"] == len(shown.nights):
+        if shown.settings["labelled"] == len(shown.nights):
             yield "members", shown, soft + hard
             return
         yield "distilled", shown, soft

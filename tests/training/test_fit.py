@@ -24,9 +24,10 @@ from kd_sleep.config import PRESETS, DistillConfig
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import TrainingError
 from kd_sleep.training import checkpoints as checkpoints_module
-from kd_sleep.training import soft_labels, training_set
+from kd_sleep.training import training_set
 from kd_sleep.training.checkpoints import Checkpoints, Progress
 from kd_sleep.training.metrics_log import read_metrics
+from kd_sleep.training.soft_labels import fingerprint, mixed_log_probs, soft_labels
 from kd_sleep.training.trained import Trained, load_trained
 from kd_sleep.training.training_set import labelled_rows
 
@@ -38,6 +39,21 @@ def train(data_dir, teacher_dir, workdir, distill_config=TINY.distill, train_con
     return folders.train_student(
         data_dir, [teacher_dir], workdir, TINY.student, distill_config, train_config
     )
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, teacher_dir, tmp_path_factory):
+    """A student's folder with the checkpoints of steps 10 and 20."""
+    out = tmp_path_factory.mktemp("run") / "w"
+    train(data_dir, teacher_dir, out)
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"10", "20"}
+    return out
+
+
+@pytest.fixture
+def run_of_two(finished, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(finished, tmp_path / "w")
 
 
 @pytest.fixture
@@ -62,15 +78,18 @@ def asked(monkeypatch):
     return found
 
 
-def test_a_teacher_labels_whatever_nights_and_keeps_them(data_dir, teacher, asked):
-    for split in ("train", "validation", "test"):
+# --- Soft labels
+
+
+def test_a_teacher_labels_any_nights_and_keeps_the_labels(data_dir, teacher, asked):
+    for split in ("train", "test"):
         nights = read_split(data_dir, split)
-        soft = soft_labels.opinions([teacher], nights)
+        soft = soft_labels([teacher], nights)
         assert soft.shape == (len(nights.label), 1, 4)
         asked.clear()
-        assert np.array_equal(soft_labels.opinions([teacher], nights), soft)
+        assert np.array_equal(soft_labels([teacher], nights), soft)
         turned = nights.select(np.arange(len(nights))[::-1])
-        other = soft_labels.opinions([teacher], turned)
+        other = soft_labels([teacher], turned)
         np.testing.assert_array_equal(other, np.concatenate(nights.split(soft)[::-1]))
         assert asked == []
         np.testing.assert_allclose(soft[:, 0], np.concatenate(teacher.logits(nights)), atol=1e-5)
@@ -78,68 +97,69 @@ def test_a_teacher_labels_whatever_nights_and_keeps_them(data_dir, teacher, aske
 
 def test_soft_labels_of_other_content_or_another_teacher_are_never_found(data_dir, teacher, asked):
     nights = read_split(data_dir, "train")
-    soft_labels.opinions([teacher], nights)
+    soft_labels([teacher], nights)
     first, *others = nights.recording_ids
     asked.clear()
     changed = dataclasses.replace(nights, teacher_digest=("0" * 64, *nights.teacher_digest[1:]))
-    soft_labels.opinions([teacher], changed)
+    soft_labels([teacher], changed)
     stranger = dataclasses.replace(nights, recording_ids=("shhs1-1", *others))
-    soft_labels.opinions([teacher], stranger)
+    soft_labels([teacher], stranger)
     assert asked == [(first,), ("shhs1-1",)]
     asked.clear()
     params = jax.tree.map(lambda leaf: leaf + np.float32(1e-3), teacher.params)
-    soft_labels.opinions([dataclasses.replace(teacher, params=params)], nights)
+    soft_labels([dataclasses.replace(teacher, params=params)], nights)
     assert asked == [nights.recording_ids]
 
 
 def test_damaged_soft_labels_are_refused_by_name(data_dir, teacher):
-    nights = read_split(data_dir, "train")
-    soft_labels.opinions([teacher], nights)
+    nights = read_split(data_dir, "test")
+    soft_labels([teacher], nights)
     (path,) = (teacher.workdir / "soft_labels").glob("*.npy")
-    logits = np.load(path)
+    logits, index = np.load(path), path.with_suffix(".json")
+    sound = json.loads(index.read_text())
+    turned, renamed = copy.deepcopy(sound), copy.deepcopy(sound)
+    turned["nights"].reverse()
+    renamed["nights"][0].update(recording="else")
+
+    def refused(word):
+        with pytest.raises(TrainingError, match=rf"{path.stem}\.json: damaged.*{word}") as caught:
+            soft_labels([teacher], nights)
+        assert "Remove it" in caught.value.remedy
+
     for damaged, word in (
         (logits + np.float32(1), "checksum"),
         (np.zeros((len(logits), 5), np.float32), "5 classes, expected 4"),
     ):
         np.save(path, damaged)
-        with pytest.raises(TrainingError, match=rf"{path.stem}\.json: damaged.*{word}") as caught:
-            soft_labels.opinions([teacher], nights)
-        assert "Remove it" in caught.value.remedy
-    for file in (path, path.with_suffix(".json")):
-        np.save(path, logits)
-        sound = file.read_bytes()
-        for left in (0, 50, -100):
-            file.write_bytes(sound[:left])
-            with pytest.raises(TrainingError, match=r"\.json: damaged"):
-                soft_labels.opinions([teacher], nights)
-        file.write_bytes(sound)
-    index = path.with_suffix(".json")
-    sound = json.loads(index.read_text())
-    for change in (lambda found: found.reverse(), lambda found: found[0].update(recording="else")):
-        other = copy.deepcopy(sound)
-        change(other["nights"])
+        refused(word)
+    np.save(path, logits)
+    for other in (turned, renamed):
         index.write_text(json.dumps(other))
-        with pytest.raises(TrainingError, match=r"\.json: damaged.*checksum"):
-            soft_labels.opinions([teacher], nights)
+        refused("checksum")
+    index.write_text(json.dumps(sound)[:50])
+    refused("")
     index.unlink()
     path.unlink()
-    np.testing.assert_array_equal(soft_labels.opinions([teacher], nights)[:, 0], logits)
+    np.testing.assert_array_equal(soft_labels([teacher], nights)[:, 0], logits)
 
 
 def test_a_teacher_of_other_inputs_is_refused(data_dir, teacher):
     settings = teacher.settings | {"trained_on": {"schema": "1.0.0"}}
     old = dataclasses.replace(teacher, record=teacher.record | {"settings": settings})
     with pytest.raises(TrainingError, match=r"schema 1\.0\.0, these nights have"):
-        soft_labels.opinions([old], read_split(data_dir, "train"))
+        soft_labels([old], read_split(data_dir, "train"))
 
 
 def test_several_teachers_are_mixed_by_their_probabilities():
     logits = np.random.default_rng(0).normal(size=(7, 3, 4)).astype(np.float32)
     expected = np.log(softmax(logits, -1).mean(1))
-    np.testing.assert_allclose(soft_labels.mixed_log_probs(logits), expected, atol=1e-6)
+    np.testing.assert_allclose(mixed_log_probs(logits), expected, atol=1e-6)
 
 
-def test_labelled_nights_nest(data_dir):
+# --- Labels that may be seen
+
+
+def test_labelled_nights_nest_and_are_scored(data_dir):
     nights = read_split(data_dir, "train")
     chosen = [
         set(labelled_rows(nights, DistillConfig(labelled_nights=n)).tolist())
@@ -147,13 +167,8 @@ def test_labelled_nights_nest(data_dir):
     ]
     for fewer, more in itertools.pairwise(chosen):
         assert fewer < more
-    assert len(labelled_rows(nights, DistillConfig())) == len(nights)
     with pytest.raises(TrainingError, match="--labelled_nights=99"):
         labelled_rows(nights, DistillConfig(labelled_nights=99))
-
-
-def test_nights_that_nobody_scored_are_not_counted_as_labelled(data_dir):
-    nights = read_split(data_dir, "train")
     label = nights.label.copy()
     label[: nights.windows[:4].sum()] = -1
     some = dataclasses.replace(nights, label=label)
@@ -162,6 +177,71 @@ def test_nights_that_nobody_scored_are_not_counted_as_labelled(data_dir):
     assert len(labelled_rows(none, DistillConfig())) == 0
     with pytest.raises(TrainingError, match="nothing else to learn from"):
         labelled_rows(none, DistillConfig(alpha=1.0))
+
+
+def test_hidden_labels_have_no_say(data_dir, teacher_dir, finished, tmp_path, monkeypatch):
+    """Other stages in the nights that are not labelled: the same student to the bit."""
+    original = folders.read_split
+
+    def with_other_stages(folder, split, **kwargs):
+        nights = original(folder, split, **kwargs)
+        if split != "train":
+            return nights
+        labels = nights.labels()
+        for row in set(range(len(nights))) - {*labelled_rows(nights, TINY.distill)}:
+            labels[row] = np.where(labels[row] >= 0, 3 - labels[row], labels[row])
+        return dataclasses.replace(nights, label=np.concatenate(labels))
+
+    monkeypatch.setattr(folders, "read_split", with_other_stages)
+    other = train(data_dir, teacher_dir, tmp_path / "two")
+    assert fingerprint(params_of(finished)) == other.name
+
+
+def test_the_baseline_never_hears_the_teacher(data_dir, teacher_dir, monkeypatch):
+    """With alpha = 1, other soft labels leave the same student."""
+    alone = dataclasses.replace(TINY.distill, alpha=1.0)
+    one = train(data_dir, teacher_dir, None, alone)
+    # Its batches are full of labels, although most nights have none.
+    assert all(row["labelled_share"] > 0.95 for row in one.rows)
+    original = training_set.soft_labels
+    monkeypatch.setattr(
+        training_set, "soft_labels", lambda *arguments: 10.0 * original(*arguments)[:, ::-1]
+    )
+    assert train(data_dir, teacher_dir, None, alone).name == one.name
+
+
+# --- Work folders
+
+
+def test_a_folder_serves_one_set_of_settings(data_dir, teacher_dir, run_of_two, tmp_path):
+    before = read_metrics(run_of_two)
+    train(data_dir, teacher_dir, run_of_two)  # nothing to do
+    assert read_metrics(run_of_two) == before
+    with pytest.raises(TrainingError, match=r"other settings: alpha \(0.3 there, 0.5 here\)"):
+        train(data_dir, teacher_dir, run_of_two, DistillConfig(alpha=0.5))
+    with pytest.raises(TrainingError, match="holds a student"):
+        folders.train_teacher(data_dir, run_of_two, TINY.teacher, TINY.teacher_train)
+    with pytest.raises(TrainingError, match="expected a trained teacher, found student"):
+        train(data_dir, run_of_two, tmp_path / "v")
+
+
+def test_a_run_records_what_made_it(finished):
+    written = json.loads((finished / "settings.json").read_text())
+    assert written["settings"]["distill"]["alpha"] == 0.3
+    snr_db = written["settings"]["trained_on"]["snr_db"]
+    assert snr_db["p01"] < snr_db["p50"] < snr_db["p99"]
+    assert {"jax", "flax", "python", "kd_sleep"} <= set(written["versions"])
+    assert written["git_revision"]
+    rows = read_metrics(finished)
+    assert [row["step"] for row in rows] == [10, 20]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert list((finished / "tensorboard").glob("events.*"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data_dir, teacher_dir):
+    hot = dataclasses.replace(TINY.student_train, learning_rate=1e30, clip_norm=1e30)
+    with pytest.raises(TrainingError, match=r"(loss|gradient_norm) is (nan|inf).* at step"):
+        train(data_dir, teacher_dir, None, train_config=hot)
 
 
 def test_validation_without_a_score_is_an_error(data_dir, tmp_path, monkeypatch):
@@ -177,73 +257,6 @@ def test_validation_without_a_score_is_an_error(data_dir, tmp_path, monkeypatch)
         folders.train_teacher(data_dir, tmp_path, TINY.teacher, TINY.teacher_train)
 
 
-def test_hidden_labels_have_no_say(data_dir, teacher_dir, tmp_path, monkeypatch):
-    """Other stages in the nights that are not labelled: the same student to the bit."""
-    train(data_dir, teacher_dir, tmp_path / "one")
-    original = folders.read_split
-
-    def with_other_stages(folder, split, **kwargs):
-        nights = original(folder, split, **kwargs)
-        if split != "train":
-            return nights
-        labels = nights.labels()
-        for row in set(range(len(nights))) - {*labelled_rows(nights, TINY.distill)}:
-            labels[row] = np.where(labels[row] >= 0, 3 - labels[row], labels[row])
-        return dataclasses.replace(nights, label=np.concatenate(labels))
-
-    monkeypatch.setattr(folders, "read_split", with_other_stages)
-    train(data_dir, teacher_dir, tmp_path / "two")
-    one, two = (params_of(tmp_path / name) for name in ("one", "two"))
-    assert soft_labels.fingerprint(one) == soft_labels.fingerprint(two)
-
-
-def test_the_baseline_never_hears_the_teacher(data_dir, teacher_dir, tmp_path, monkeypatch):
-    """With alpha = 1, a teacher that says something else leaves the same student."""
-    alone = dataclasses.replace(TINY.distill, alpha=1.0)
-    train(data_dir, teacher_dir, tmp_path / "one", alone)
-    # Its batches are full of labels, although most nights have none.
-    assert all(row["labelled_share"] > 0.95 for row in read_metrics(tmp_path / "one"))
-    original = training_set.opinions
-    monkeypatch.setattr(
-        training_set, "opinions", lambda *arguments: 10.0 * original(*arguments)[:, ::-1]
-    )
-    train(data_dir, teacher_dir, tmp_path / "two", alone)
-    one, two = (params_of(tmp_path / name) for name in ("one", "two"))
-    assert soft_labels.fingerprint(one) == soft_labels.fingerprint(two)
-
-
-def test_a_folder_serves_one_set_of_settings(data_dir, teacher_dir, tmp_path):
-    train(data_dir, teacher_dir, tmp_path / "w")
-    train(data_dir, teacher_dir, tmp_path / "w")  # nothing to do
-    with pytest.raises(TrainingError, match=r"other settings: alpha \(0.3 there, 0.5 here\)"):
-        train(data_dir, teacher_dir, tmp_path / "w", DistillConfig(alpha=0.5))
-    with pytest.raises(TrainingError, match="holds a student"):
-        folders.train_teacher(data_dir, tmp_path / "w", TINY.teacher, TINY.teacher_train)
-    with pytest.raises(TrainingError, match="expected a trained teacher, found student"):
-        train(data_dir, tmp_path / "w", tmp_path / "v")
-
-
-def test_a_run_says_what_made_it(data_dir, teacher_dir, tmp_path):
-    train(data_dir, teacher_dir, tmp_path / "w")
-    written = json.loads((tmp_path / "w" / "settings.json").read_text())
-    assert written["settings"]["distill"]["alpha"] == 0.3
-    snr_db = written["settings"]["trained_on"]["snr_db"]
-    assert snr_db["p01"] < snr_db["p50"] < snr_db["p99"]
-    assert {"jax", "flax", "python", "kd_sleep"} <= set(written["versions"])
-    assert written["git_revision"]
-    rows = read_metrics(tmp_path / "w")
-    assert [row["step"] for row in rows] == [10, 20]
-    assert all(np.isfinite(row["loss"]) for row in rows)
-    assert list((tmp_path / "w" / "tensorboard").glob("events.*"))
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(data_dir, teacher_dir, tmp_path):
-    hot = dataclasses.replace(TINY.student_train, learning_rate=1e30, clip_norm=1e30)
-    with pytest.raises(TrainingError, match=r"(loss|gradient_norm) is (nan|inf).* at step"):
-        train(data_dir, teacher_dir, tmp_path / "w", train_config=hot)
-
-
-LONG = dataclasses.replace(TINY.student_train, steps=60, evaluate_every=5)
 RUN = """
 import dataclasses, pathlib, sys
 from kd_sleep.config import PRESETS
@@ -264,51 +277,42 @@ def start(data_dir, teacher_dir, workdir):
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(data_dir, teacher_dir, tmp_path):
-    """SIGKILL in the middle, twice; the end is that of a run which was never stopped."""
-    train(data_dir, teacher_dir, tmp_path / "whole", train_config=LONG)
+    """SIGKILL in the middle; the end is that of a run which was never stopped."""
+    long = dataclasses.replace(TINY.student_train, steps=60, evaluate_every=5)
     killed = tmp_path / "killed"
-    for at_least in (5, 25):
-        process = start(data_dir, teacher_dir, killed)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            rows = read_metrics(killed)
-            if rows and rows[-1]["step"] >= at_least:
-                break
-            time.sleep(0.02)
-        assert process.poll() is None, "ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    process = start(data_dir, teacher_dir, killed)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        rows = read_metrics(killed)
+        if rows and rows[-1]["step"] >= 15:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, "ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     assert read_metrics(killed)[-1]["step"] < 60
-    assert start(data_dir, teacher_dir, killed).wait() == 0
-    names = [soft_labels.fingerprint(params_of(tmp_path / w)) for w in ("whole", "killed")]
-    assert names[0] == names[1]
-    whole, resumed = read_metrics(tmp_path / "whole"), read_metrics(killed)
-    assert whole == resumed
+    resumed = train(data_dir, teacher_dir, killed, train_config=long)
+    undisturbed = train(data_dir, teacher_dir, tmp_path / "whole", train_config=long)
+    assert resumed.name == undisturbed.name
+    assert read_metrics(tmp_path / "whole") == read_metrics(killed)
 
 
-def test_a_folder_of_another_architecture_or_unfinished_is_refused(data_dir, teacher_dir, tmp_path):
-    train(data_dir, teacher_dir, tmp_path / "w")
-    settings = json.loads((tmp_path / "w" / "settings.json").read_text())
+def test_a_folder_of_another_architecture_or_unfinished_is_refused(run_of_two):
+    settings = json.loads((run_of_two / "settings.json").read_text())
     settings["settings"]["train"]["steps"] = 40
-    (tmp_path / "w" / "settings.json").write_text(json.dumps(settings))
+    (run_of_two / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(TrainingError, match="stopped at step 20 of 40"):
-        params_of(tmp_path / "w")
+        params_of(run_of_two)
     settings["settings"]["model"]["width"] = 12
-    (tmp_path / "w" / "settings.json").write_text(json.dumps(settings))
+    (run_of_two / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(TrainingError, match="does not fit this model"):
-        params_of(tmp_path / "w")
-    shutil.rmtree(tmp_path / "w" / "checkpoints")
+        params_of(run_of_two)
+    shutil.rmtree(run_of_two / "checkpoints")
     with pytest.raises(TrainingError, match="no checkpoint"):
-        params_of(tmp_path / "w")
+        params_of(run_of_two)
 
 
-@pytest.fixture(scope="module")
-def run_of_two(data_dir, teacher_dir, tmp_path_factory):
-    """A student's folder with the checkpoints of steps 10 and 20."""
-    out = tmp_path_factory.mktemp("run") / "w"
-    train(data_dir, teacher_dir, out)
-    assert {path.name for path in (out / "checkpoints").iterdir()} == {"10", "20"}
-    return out
+# --- Damage
 
 
 def data_of(step):
@@ -329,59 +333,38 @@ DAMAGES = {
     "data cut short": cut_short,
     "a block of zeros": zeros_within,
     "no manifest": lambda step: (step / "default" / "manifest.ocdbt").unlink(),
-    "no metadata": lambda step: (step / "default" / "_METADATA").unlink(),
     "metadata of 0 bytes": lambda step: (step / "default" / "_METADATA").write_bytes(b""),
-    "no data": lambda step: shutil.rmtree(step / "default" / "d"),
     "an empty step": lambda step: (shutil.rmtree(step), step.mkdir()),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_is_not_used(run_of_two, tmp_path, damage):
-    shutil.copytree(run_of_two, tmp_path / "w")
-    DAMAGES[damage](tmp_path / "w" / "checkpoints" / "20")
+def test_a_damaged_checkpoint_is_named_and_is_not_used(run_of_two, damage):
+    DAMAGES[damage](run_of_two / "checkpoints" / "20")
     with pytest.raises(TrainingError, match=r"w: stopped at step 10 of 20; damaged: step 20"):
-        params_of(tmp_path / "w")
-    shutil.rmtree(tmp_path / "w" / "checkpoints" / "10")
+        params_of(run_of_two)
+    shutil.rmtree(run_of_two / "checkpoints" / "10")
     with pytest.raises(TrainingError, match=r"w/checkpoints: no sound checkpoint; damaged") as e:
-        params_of(tmp_path / "w")
+        params_of(run_of_two)
     assert "Copy the folder again" in e.value.remedy
     assert "\n" not in str(e.value)
 
 
 def test_a_run_goes_on_from_the_older_checkpoint_and_ends_as_if_undisturbed(
-    data_dir, teacher_dir, run_of_two, tmp_path, capsys
+    data_dir, teacher_dir, finished, run_of_two, capsys
 ):
-    shutil.copytree(run_of_two, tmp_path / "w")
-    cut_short(tmp_path / "w" / "checkpoints" / "20")
-    train(data_dir, teacher_dir, tmp_path / "w")
+    cut_short(run_of_two / "checkpoints" / "20")
+    train(data_dir, teacher_dir, run_of_two)
     assert "goes on from step 10; damaged: step 20" in capsys.readouterr().err
     one, other = (
         ocp.StandardCheckpointer().restore(w / "checkpoints" / "20" / "default")
-        for w in (run_of_two, tmp_path / "w")
+        for w in (finished, run_of_two)
     )
     jax.tree.map(np.testing.assert_array_equal, one, other)
-    assert read_metrics(run_of_two) == read_metrics(tmp_path / "w")
+    assert read_metrics(finished) == read_metrics(run_of_two)
 
 
-def test_a_checkpoint_without_permission_is_not_damaged(tmp_path, monkeypatch):
-    state = {"kernel": np.zeros(3, np.float32)}
-    progress = Progress(state, state, np.float32(0.1), np.int32(4))
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(4, progress)
-
-    def refuse(folder):
-        raise ValueError("PERMISSION_DENIED: Error opening local file")
-
-    monkeypatch.setattr(checkpoints_module, "_assert_readable", refuse)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with pytest.raises(TrainingError, match="no permission to read step 4"):
-        checkpoints.latest(progress, here)
-    checkpoints.close()
-    assert (tmp_path / "4").is_dir()
-
-
-def test_a_checkpoint_of_nan_is_damaged(tmp_path):
+def test_a_checkpoint_of_nan_is_damaged_and_one_without_permission_is_not(tmp_path, monkeypatch):
     state = {"kernel": np.zeros(3, np.float32)}
     good = Progress(state, state, np.float32(0.1), np.int32(4))
     checkpoints = Checkpoints(tmp_path)
@@ -392,24 +375,30 @@ def test_a_checkpoint_of_nan_is_damaged(tmp_path):
     assert step == 4
     np.testing.assert_array_equal(found.best["kernel"], state["kernel"])
     assert "step 8 (its arrays are not finite)" in checkpoints.damage
+
+    def refuse(folder):
+        raise ValueError("PERMISSION_DENIED: Error opening local file")
+
+    monkeypatch.setattr(checkpoints_module, "_assert_readable", refuse)
+    with pytest.raises(TrainingError, match="no permission to read step 4"):
+        checkpoints.latest(good, here)
     checkpoints.close()
+    assert (tmp_path / "4").is_dir()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}", '{"kind": "student"}', "\x00" * 9])
-def test_damaged_settings_are_named(data_dir, teacher_dir, run_of_two, tmp_path, text):
-    (tmp_path / "settings.json").write_text(text)
-    for use in (params_of, lambda w: train(data_dir, teacher_dir, w)):
-        with pytest.raises(TrainingError, match=r"settings\.json: is damaged") as caught:
-            use(tmp_path)
-        assert "Copy the folder again" in caught.value.remedy
-
-
-def test_settings_that_lack_a_part_and_what_is_no_folder_are_named(data_dir, tmp_path):
-    (tmp_path / "settings.json").write_text('{"kind": "student", "settings": {"model": {}}}')
+def test_damaged_settings_are_named(data_dir, teacher_dir, tmp_path):
+    path = tmp_path / "settings.json"
+    for text in ("", "[]", "{}", '{"kind": "student"}', "\x00" * 9):
+        path.write_text(text)
+        for use in (params_of, lambda w: train(data_dir, teacher_dir, w)):
+            with pytest.raises(TrainingError, match=r"settings\.json: is damaged") as caught:
+                use(tmp_path)
+            assert "Copy the folder again" in caught.value.remedy
+    path.write_text('{"kind": "student", "settings": {"model": {}}}')
     with pytest.raises(TrainingError, match="is damaged, it has no train"):
         params_of(tmp_path)
-    (tmp_path / "settings.json").unlink()
-    (tmp_path / "settings.json").mkdir()
+    path.unlink()
+    path.mkdir()
     with pytest.raises(TrainingError, match=r"settings\.json: cannot be read"):
         params_of(tmp_path)
     (tmp_path / "checkpoints").write_text("")
