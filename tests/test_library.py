@@ -221,7 +221,7 @@ def test_a_teachers_file_is_the_teacher_with_its_folds(parts, tmp_path):
     content = container.read(path)
     for change in ({"teacher": "0"}, {"settings": [{}]}, {"stages": ["Wake"]}):
         changed = container.Content({**content.card, **change}, content.arrays, b"")
-        container.write(path, container.pack(changed))
+        path.write_bytes(container.pack(changed))
         with pytest.raises(ExportError, match="its settings cannot be used"):
             kd_sleep.load_teacher(path)
 

@@ -19,6 +19,7 @@ from kd_sleep.inference import container
 from kd_sleep.inference.export import of_content
 from kd_sleep.inference.program import Program
 from kd_sleep.models.kept_share import KeptShare
+from kd_sleep.recordings.files import write_bytes
 from kd_sleep.stages import STAGE_NAMES
 from kd_sleep.training.run import Run
 from kd_sleep.training.trained import Trained, load_trained
@@ -110,7 +111,7 @@ def save_teacher(teacher: Trained, path: Path) -> None:
         for number, one in enumerate(several)
         for name, leaf in jax.tree_util.tree_leaves_with_path(one.params)
     }
-    container.write(path, container.pack(container.Content(card, arrays, b"")))
+    write_bytes(path, container.pack(container.Content(card, arrays, b"")))
 
 
 def _teacher(content: container.Content, path: Path) -> Trained:
