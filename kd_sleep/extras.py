@@ -9,7 +9,7 @@ from kd_sleep.errors import KdSleepError
 
 EXTRAS = {
     "data": (
-        "array_record", "defusedxml", "grain", "h5py", "sleepecg", "tensorflow_datasets", "wfdb",
+        "array_record", "defusedxml", "h5py", "sleepecg", "tensorflow_datasets", "wfdb",
     ),
     "train": ("orbax", "tensorboard"),
     "report": ("matplotlib",),

@@ -7,7 +7,7 @@ difference whether the windows lie in the host's memory, on an accelerator or on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,8 +62,8 @@ class Crops:
     window's place in its sequence, and with it the context that it is seen in, is uniform. A night
     of N windows shifted by s gives ceil((N + s) / L) sequences, the mean (N + L - 1) / L; how many
     a pass holds depends on its shifts. The nights are permuted, and sequences are permuted within
-    pools of `POOL_NIGHTS` nights: a reader from disk needs to hold two pools, and reads each night
-    once a pass.
+    pools of `POOL_NIGHTS` nights: a reader from disk that holds two pools reads each night once a
+    pass.
     """
 
     POOL_NIGHTS = 256
@@ -100,29 +100,6 @@ class Crops:
         place = (low + starts, low, low + self.windows[rows])
         return Sequences(*(array.astype(np.int32) for array in place))
 
-    def pool_of(self, step: int) -> tuple[int, int]:
-        """(pass, pool) that batch number `step` begins in; no later one goes back behind it."""
-        numbers, places = self._places(step)
-        made = self._pass(numbers[0])
-        return int(numbers[0]), int(made.pools[made.rows[places[0]]])
-
-    def night_order(self, number: int) -> NDArray[np.int64]:
-        """Rows of all nights in the order of their pools in a pass."""
-        return self._pass(number).order
-
-    def nights_of(self, step: int) -> list[tuple[int, int]]:
-        """(pass, row) of each of the B sequences of a batch."""
-        return list(zip(self._places(step)[0].tolist(), self(step)[0].tolist(), strict=True))
-
-    def left_behind(self, held: Iterable[tuple[int, int]], step: int) -> list[tuple[int, int]]:
-        """Those of `held` (pass, row) in pools that no batch after number `step` comes to."""
-
-        def pool(night: tuple[int, int]) -> tuple[int, int]:
-            return night[0], int(self._pass(night[0]).pools[night[1]])
-
-        coming = self.pool_of(step + 1)
-        return [night for night in held if pool(night) < coming]
-
     def _places(self, step: int) -> tuple[NDArray, NDArray]:
         """Number of the pass, and place in it, of each sequence of a batch."""
         wanted = step * self.batch_size + np.arange(self.batch_size)
@@ -151,8 +128,6 @@ class Crops:
     def _make_pass(self, number: int) -> _Pass:
         rng, shift, cuts_R = self._grid(number)
         order = rng.permutation(len(self.windows))
-        pools = np.empty_like(order)
-        pools[order] = np.arange(len(order)) // self.POOL_NIGHTS
         sequences = []
         for first in range(0, len(order), self.POOL_NIGHTS):
             nights = order[first : first + self.POOL_NIGHTS]
@@ -161,15 +136,12 @@ class Crops:
             cut = np.arange(len(rows)) - np.repeat(np.cumsum(cuts) - cuts, cuts)
             starts = cut * self.length - shift[rows]
             sequences.append(rng.permutation(np.stack([rows, starts], axis=1)))
-        rows, starts = np.concatenate(sequences).T
-        return _Pass(rows, starts, order, pools)
+        return _Pass(*np.concatenate(sequences).T)
 
 
 class _Pass(NamedTuple):
     rows: NDArray[np.int64]  # of each sequence
     starts: NDArray[np.int64]
-    order: NDArray[np.int64]  # of the nights
-    pools: NDArray[np.int64]  # of each night
 
 
 def whole_nights(nights: Nights, columns: tuple[str, ...], batch_size: int = 4) -> Iterator[Batch]:

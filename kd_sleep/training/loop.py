@@ -200,7 +200,7 @@ def feed_and_step(
         data.nights.windows, config.batch_size, config.sequence_windows, config.batch_seed
     )
     if "bcg" in run.columns and "bcg" not in columns:
-        from kd_sleep.datasets.stream import stream_bcg  # Grain, which only this needs
+        from kd_sleep.datasets.stream import stream_bcg
 
         bcg_from = functools.partial(stream_bcg, data.nights, crops)
     size = sum(column.nbytes for column in columns.values())

@@ -82,43 +82,22 @@ def test_a_batch_is_a_function_of_seed_and_step():
     assert not np.array_equal(one(0), one(one.before(1)))
 
 
-def test_pools_are_visited_one_after_another(small_pools):
+def test_a_pool_is_left_before_the_next_one_is_entered(small_pools):
+    """So a reader that holds two pools reads each night once a pass."""
     crops = Crops(WINDOWS, batch_size=1, length=16, seed=3)
     orders = []
     for number in range(3):
-        steps = steps_of(crops, number)
-        order = crops.night_order(number).tolist()
-        assert sorted(order) == list(range(len(WINDOWS)))
-        visited = [order.index(int(crops(step)[0][0])) // 2 for step in steps]
+        rows = [int(crops(step)[0][0]) for step in steps_of(crops, number)]
+        first = {row: rows.index(row) for row in rows}
+        order = sorted(first, key=first.__getitem__)
+        assert len(order) == len(WINDOWS)
+        place = {row: n // 2 for n, row in enumerate(order)}
+        visited = [place[row] for row in rows]
         assert visited == sorted(visited)
-        assert set(visited) == {0, 1, 2}
         # Within a pool its nights alternate: neighbours in a night are no neighbours in a batch.
-        rows = [int(crops(step)[0][0]) for step in steps]
         assert np.count_nonzero(np.diff(rows)) > len(WINDOWS)
         orders.append(order)
     assert orders[0] != orders[1]
-
-
-def pools_of(crops, step):
-    """(pass, pool) of each sequence of a batch, told from the order of nights alone."""
-    return [
-        (number, crops.night_order(number).tolist().index(row) // crops.POOL_NIGHTS)
-        for number, row in crops.nights_of(step)
-    ]
-
-
-@pytest.mark.parametrize("size", [1, 3, 4, 11])
-def test_nights_are_left_behind_once_no_later_batch_comes_to_their_pool(small_pools, size):
-    crops = Crops(WINDOWS, batch_size=size, length=16, seed=3)
-    every = [(number, row) for number in range(3) for row in range(len(WINDOWS))]
-    last = crops.before(2) // size
-    for step in range(last):
-        coming = {pool for later in range(step + 1, last + 2) for pool in pools_of(crops, later)}
-        left = crops.left_behind(every, step)
-        for number, row in every[: 2 * len(WINDOWS)]:
-            pool = number, crops.night_order(number).tolist().index(row) // 2
-            assert ((number, row) in left) == (pool not in coming and pool < min(coming))
-        assert not set(left) & set(crops.nights_of(step + 1))
 
 
 def test_places_are_int32_and_lie_in_their_nights():
