@@ -35,7 +35,7 @@ from kd_sleep.benchmark.train_speed import SMALL_WIDTH, seconds_to_compile
 from kd_sleep.config import Preset
 from kd_sleep.schema import SERIES_SAMPLES
 from kd_sleep.training.feeds import DISPATCH_STEPS, SHARE_OF_DEVICE, Item, host_feed, resident_feed
-from kd_sleep.training.mesh import cut, data_mesh
+from kd_sleep.training.mesh import data_mesh, sharded
 from kd_sleep.training.run import Run
 from kd_sleep.training.steps import Batch, make_resident_step, make_train_step
 
@@ -70,7 +70,7 @@ def measure(
     with contextlib.ExitStack() as stack:
 
         def from_device(run: Run) -> Fed:
-            step = make_resident_step(run.objective(), run.train, mesh, members=len(run.members))
+            step = make_resident_step(run.objective, run.train, mesh, members=len(run.members))
             items = resident_feed(columns, crops, mesh, many)(*endless)
             stack.callback(items.close)
             return Fed(run, step, items, mesh)
@@ -78,7 +78,7 @@ def measure(
         one, batch = from_device(run), example_batch(run)
         streamed = host_feed(on_host, crops_of(run, host.windows), mesh)(*endless)
         stack.callback(streamed.close)
-        step = make_train_step(run.objective(), run.train, mesh)
+        step = make_train_step(run.objective, run.train, mesh)
         teacher = Run(preset.teacher, preset.teacher_train)
         peers: dict[str, Peer] = {
             "one": one,
@@ -145,7 +145,7 @@ def nights_that_fit(nights: int, night_bytes: int, mesh: Mesh) -> int:
 def repeated(columns: dict[str, NDArray], windows: int, mesh: Mesh) -> Batch:
     """Columns [W, ...] over and over, [windows, ...] cut over the mesh."""
 
-    @functools.partial(jax.jit, out_shardings=cut(mesh))
+    @functools.partial(jax.jit, out_shardings=sharded(mesh))
     def fill(columns: Batch) -> Batch:
         index = jnp.arange(windows) % len(columns["label"])
         return {name: column[index] for name, column in columns.items()}

@@ -106,7 +106,7 @@ class Training:
     def __init__(self, run: Run, batch: Batch, mesh: Mesh | None = None):
         mesh, members = mesh or data_mesh(), len(run.members)
         self.batch = put(batch, mesh, members)
-        self.step: Any = make_train_step(run.objective(), run.train, mesh, members=members)
+        self.step: Any = make_train_step(run.objective, run.train, mesh, members=members)
         self.state = begin(run, batch, mesh)
 
     def __call__(self) -> Any:

@@ -212,7 +212,7 @@ def seconds_to_compile(run: Run, batch: Batch) -> float:
     with _no_compilation_cache():
         began = time.perf_counter()
         state = begin(run, batch, mesh)
-        made: Any = make_train_step(run.objective(), run.train, mesh, members=members)
+        made: Any = make_train_step(run.objective, run.train, mesh, members=members)
         made.lower(state, put(batch, mesh, members)).compile()
         return time.perf_counter() - began
 
