@@ -59,7 +59,10 @@ def records(data_dir):
     found = {}
     for split in SPLITS:
         for record in open_split(data_dir, split, tuple(schema.NIGHT_FIELDS))[0]:
-            record = {k: v.decode() if isinstance(v, bytes) else v for k, v in record.items()}
+            for name, field in schema.NIGHT_FIELDS.items():
+                value = record[name]
+                if not field.shape:
+                    record[name] = value.decode() if field.dtype is str else field.dtype(value)
             found[record["recording_id"]] = record
     return found
 
