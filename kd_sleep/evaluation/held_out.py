@@ -60,13 +60,11 @@ def evaluate_folders(
     """
     _assert_names(students)
     taught = [_loaded(teacher, "teacher") for teacher in teachers]
-    trained = {
-        name: [
-            _loaded(run, "student")
-            for run in ([each] if isinstance(each, Path | Trained) else each)
-        ]
+    runs = {
+        name: [each] if isinstance(each, Path | Trained) else each
         for name, each in students.items()
     }
+    trained = {name: [_loaded(run, "student") for run in each] for name, each in runs.items()}
     _assert_comparable({name: [run.settings for run in each] for name, each in trained.items()})
     reading = any(reads_samples(run.run.model) for each in trained.values() for run in each)
     return evaluate(
