@@ -150,7 +150,7 @@ def test_the_pytorch_student_is_ours(student):
 
     model = dataclasses.replace(TINY.student, dropout=0.0, **student)
     preset = dataclasses.replace(TINY, student=model)
-    assert not torch_peer.lacks(preset)
+    torch_peer.assert_supported(preset)
     run = synthetic.student(preset)
     batch = synthetic.example_batch(run)
     batch["valid_BL"][0, -3:] = False
