@@ -26,7 +26,6 @@ from kd_sleep.stages import NUM_STAGES
 KINDS = {
     "beats": {},
     "causal": {"causal": True},
-    "single window": {"context_windows": 0},
     "autocorrelation": {"front_end": "autocorrelation"},
 }
 FORBIDDEN = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "sleepecg", "edfio"}
@@ -163,7 +162,7 @@ def test_what_is_packed_comes_back(content, data):
 
 def test_every_flipped_cut_or_appended_byte_is_one_clear_error(data):
     rng = np.random.default_rng(0)
-    places = [*range(64), *range(len(data) - 64, len(data)), *rng.integers(64, len(data), 1000)]
+    places = [*range(64), *range(len(data) - 64, len(data)), *rng.integers(64, len(data), 300)]
     for place in places:
         mutant = bytearray(data)
         mutant[place] ^= 1 << rng.integers(8)

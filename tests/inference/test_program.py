@@ -1,14 +1,12 @@
 """A student from its work folder: it says what it said in training, and its card tells of it."""
 
-import dataclasses
 import json
 import shutil
 
-import folders
 import numpy as np
 import pytest
 
-from kd_sleep.config import PRESETS, DistillConfig
+from kd_sleep.config import PRESETS
 from kd_sleep.datasets.batches import whole_nights
 from kd_sleep.datasets.nights import read_split
 from kd_sleep.errors import ExportError, TrainingError
@@ -27,13 +25,9 @@ TINY = PRESETS["tiny"]
 
 
 @pytest.fixture(scope="module")
-def workdir(data_dir, teacher_dir, tmp_path_factory):
-    """A trained student, with the SQI that training fits."""
-    out = tmp_path_factory.mktemp("student") / "trained"
-    train = dataclasses.replace(TINY.student_train, steps=2, evaluate_every=2)
-    loss = DistillConfig(labelled_nights=2)
-    folders.train_student(data_dir, [teacher_dir], out, TINY.student, loss, train)
-    return out
+def workdir(quickstart):
+    """The quickstart's student, with the SQI that training fits."""
+    return quickstart / "student_distilled"
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +102,7 @@ def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
         "schema": SCHEMA_VERSION,
         "left_out": [],
         "validation_nights": len(validation),
-        "labelled_nights": 2,
+        "labelled_nights": settings["labelled"],
         "snr_db": {
             f"p{percent:02}": round(float(np.nanpercentile(train.bcg_snr_db, percent)), 2)
             for percent in (1, 50, 99)
@@ -130,7 +124,7 @@ def test_a_folder_of_before_the_data_card_goes_on_and_tells_what_it_knows(workdi
     with pytest.raises(TrainingError, match="width"):
         write_settings(tmp_path, "student", now | {"model": now["model"] | {"width": 9}})
     data = card_of(about, before, "student", TINY.student, None)["data"]
-    assert data["labelled_nights"] == 2
+    assert data["labelled_nights"] == now["labelled"]
     assert data["cohort"] is data["simulated"] is data["nights"] is None
 
 

@@ -34,7 +34,7 @@ def damaged(bcg):
 
 @pytest.mark.parametrize(
     ("rate_hz", "context", "front_end"),
-    [(100.0, 0, "beats"), (62.5, 3, "beats"), (100.0, 3, "autocorrelation")],
+    [(62.5, 3, "beats"), (100.0, 3, "autocorrelation")],
 )
 def test_a_stream_gives_the_nights_stages(make_student, damaged, rate_hz, context, front_end):
     student = make_student(sqi=True, causal=True, context_windows=context, front_end=front_end)
@@ -116,8 +116,7 @@ def test_what_comes_later_changes_no_stage_before(make_student, bcg):
     "config",
     [
         {"causal": True},
-        {"causal": False},
-        {"causal": True, "front_end": "autocorrelation"},
+        {"causal": False, "front_end": "autocorrelation"},
         {"context_windows": 0},
     ],
 )
@@ -170,9 +169,9 @@ def test_a_stream_holds_minutes_however_long_it_runs(make_student, bcg):
 
     sizes = []
     for _ in range(3):
-        stream.push(bcg.values[: 1200 * 100])
+        stream.push(bcg.values[: 450 * 100])
         sizes.append(held())
     assert sizes[1] == sizes[2] < 1e6
     # And of each window some numbers: a night's are a third of a megabyte.
-    assert len(stream._past) == 119
+    assert len(stream._past) == 44
     assert sum(part.nbytes for part in stream._past[0].series.values()) < 100

@@ -52,6 +52,15 @@ def test_snr_follows_the_ratio_of_powers():
     assert high - low == pytest.approx(20.0, abs=0.5)
 
 
+@pytest.mark.parametrize("rate_hz", [40.0, 50.0, 62.5])
+def test_snr_is_that_of_welchs_spectrum(rate_hz):
+    windows = np.cumsum(np.random.default_rng(0).normal(size=(5, 1500)), axis=1) + 1e6
+    frequency, power = signal.welch(windows, rate_hz, nperseg=round(4 * rate_hz))
+    heart = power[:, (frequency >= 1.0) & (frequency <= 8.0)].mean(1)
+    noise = power[:, (frequency >= 10.0) & (frequency <= 20.0)].mean(1)
+    np.testing.assert_allclose(snr_db(windows, rate_hz), 10 * np.log10(heart / noise), atol=1e-4)
+
+
 def test_a_constant_window_has_no_snr():
     windows = np.zeros((2, 1500))
     windows[1] = np.random.default_rng(0).normal(size=1500)
