@@ -92,11 +92,15 @@ def _drawn(
         figure.savefig(buffer, format="svg", transparent=transparent, metadata=no_metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
+    # In attributes, not in text: a hundredth of a point is finer than any screen.
+    svg = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg)
+    # Matplotlib hashes coordinates into ids, down to the layout's rounding: they are numbered here.
+    hashed = dict.fromkeys(re.findall(r'\bid="([a-z][0-9a-f]{10})"', svg))
+    for number, name_of in enumerate(hashed):
+        svg = svg.replace(name_of, f"n{number}")
     # Ids begin with the function's name and the picture's own number: no two pictures share one.
     mark = f"{name}-{zlib.crc32((svg + text).encode()):08x}"
-    svg = re.sub(r'((?:\bid|href)="#?|url\(#)', rf"\g<1>{mark}-", svg)
-    # In attributes, not in text: a hundredth of a point is finer than any screen.
-    return re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg), text
+    return re.sub(r'((?:\bid|href)="#?|url\(#)', rf"\g<1>{mark}-", svg), text
 
 
 def _inline(svg: str, text: str) -> str:

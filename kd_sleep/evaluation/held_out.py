@@ -68,7 +68,7 @@ def evaluate_folders(
     _assert_comparable({name: [run.settings for run in each] for name, each in trained.items()})
     reading = any(reads_samples(run.run.model) for each in trained.values() for run in each)
     return evaluate(
-        _read(data_dirs, split),
+        read_split(data_dirs, split, samples=reading),
         taught,
         trained,
         config,
@@ -286,14 +286,6 @@ def _data(
 
 def _loaded(network: Path | Trained, kind: str) -> Trained:
     return network if isinstance(network, Trained) else load_trained(network, kind)
-
-
-def _read(data_dirs: Sequence[Path], split: str) -> Nights:
-    """A split, with the BCG's samples where the dataset has them: the report draws some of them."""
-    try:
-        return read_split(data_dirs, split, samples=True)
-    except DatasetError:
-        return read_split(data_dirs, split)
 
 
 def readable(nights: Nights, ecg: bool, bcg: bool, name: str) -> Nights:

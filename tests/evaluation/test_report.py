@@ -20,9 +20,7 @@ from kd_sleep.evaluation.report.study_sections import (
 )
 from kd_sleep.evaluation.report.system_sections import calibration_section, sleep_section
 from kd_sleep.evaluation.results import Interval, Recovered, Results, RunScore
-from kd_sleep.features.bcg import MOST_MISSING
 from kd_sleep.pages import STAGE_COLOURS
-from kd_sleep.stages import STAGE_NAMES
 
 HOSTILE = "<script>alert('&\"')</script>$x^$"
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -98,7 +96,7 @@ def alone(study):
     """Without a study: what `evaluate` alone finds."""
     results, nights, curves = study
     results = dataclasses.replace(results, study=None, ladder=None, sqi=None)
-    night = dataclasses.replace(nights[1], sqi=None, flag_below=None, snippets=())
+    night = dataclasses.replace(nights[1], sqi=None, flag_below=None)
     return results, [night], curves
 
 
@@ -318,28 +316,14 @@ def test_the_sqi_is_judged_in_tables(study):
     assert sqi_section(None) == ""
 
 
-def test_nights_are_best_median_and_worst_by_rule(made, study):
+def test_nights_are_best_median_and_worst_by_rule(made):
     nights, systems, results = made
-    sqi = made_up.sqi_of(nights, systems)[1]
-    data = made_up.dataset_of(nights)
-    drawn = report.report_nights(results, data, systems, sqi, 0.5)
+    drawn = report.report_nights(results, made_up.dataset_of(nights), systems)
     rows = results.systems["student_distilled"].per_recording
     accuracy = {row.recording_id: row.accuracy for row in rows}
     ranked = sorted(accuracy.values())
     assert [accuracy[n.recording_id] for n in drawn] == [ranked[-1], ranked[2], ranked[0]]
     assert [night.why.split()[0] for night in drawn] == ["best", "median", "worst"]
-    night, row = drawn[0], data.recording_ids.index(drawn[0].recording_id)
-    there = data.split(data.bcg_missing)[row] < MOST_MISSING
-    for snippet, kind in zip(night.snippets, (night.sqi < 0.5, night.sqi >= 0.5), strict=True):
-        of_kind = np.sort(night.sqi[kind & there])
-        assert snippet.sqi == night.sqi[snippet.window] == of_kind[len(of_kind) // 2]
-        expected = data.split(data.bcg)[row][snippet.window] * 1e-3
-        np.testing.assert_allclose(snippet.bcg, expected, rtol=1e-6)
-        assert snippet.scored == STAGE_NAMES[nights.labels[row][snippet.window]]
-    for each, flag in ((made_up.dataset_of(nights, bcg=False), 0.5), (data, None)):
-        assert not report.report_nights(results, each, systems, sqi, flag)[0].snippets
-    only_good = report.report_nights(results, data, systems, sqi, 0.0)[0].snippets
-    assert [snippet.title for snippet in only_good] == ["a good window"]
 
 
 def test_sleep_measures_show_bias_limits_and_missing_nights(made):

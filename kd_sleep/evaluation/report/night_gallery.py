@@ -1,8 +1,4 @@
-"""Nights to look at: the best, the median and the worst by accuracy, none picked by eye.
-
-Of a night's windows the learned SQI chooses two to show the BCG of: the middle one of those that it
-flags, and the middle one of those that it keeps.
-"""
+"""Nights to look at: the best, the median and the worst by accuracy, none picked by eye."""
 
 from __future__ import annotations
 
@@ -17,28 +13,16 @@ from numpy.typing import NDArray
 
 from kd_sleep import metrics
 from kd_sleep.datasets.nights import Nights
-from kd_sleep.evaluation.report.drawings import SMALL, hypnogram, stairs
+from kd_sleep.evaluation.report.drawings import hypnogram, stairs
 from kd_sleep.evaluation.report.wording import WORSE, joined, label, shown_two
 from kd_sleep.evaluation.results import Results
 from kd_sleep.evaluation.scores import DISTILLED, TEACHER
 from kd_sleep.features.bcg import MOST_MISSING
-from kd_sleep.pages import INK, MUTED, STAGE_COLOURS, WIDE, drawing, figure_of, stage_chip
-from kd_sleep.schema import BCG_HZ, WINDOW_S
+from kd_sleep.pages import MUTED, STAGE_COLOURS, WIDE, drawing, figure_of, stage_chip
+from kd_sleep.schema import WINDOW_S
 from kd_sleep.stages import STAGE_NAMES
 
 RELIABLE_SNR_DB = 6.0  # above it, J peaks are found reliably; below 0 dB, most of them are not
-
-
-@dataclasses.dataclass(frozen=True)
-class Snippet:
-    """A window of BCG to look at; `bcg` is [S] at 50 Hz, in heartbeat amplitudes."""
-
-    title: str
-    window: int
-    bcg: NDArray[np.floating]
-    sqi: float
-    scored: str
-    predicted: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +38,6 @@ class ReportNight:
       bcg_missing: [N] fraction of the window without BCG.
       sqi: [N] learned SQI in [0, 1]; None where the student has none.
       flag_below: windows of a lower SQI are flagged.
-      snippets: windows of its BCG.
     """
 
     recording_id: str
@@ -65,7 +48,6 @@ class ReportNight:
     bcg_missing: NDArray[np.floating]
     sqi: NDArray[np.floating] | None = None
     flag_below: float | None = None
-    snippets: Sequence[Snippet] = ()
 
 
 def report_nights(
@@ -92,18 +74,18 @@ def report_nights(
     for recording, why in _chosen(results, shown).items():
         row = nights.recording_ids.index(recording)
         windows = slice(nights.first[row], nights.first[row] + nights.windows[row])
-        night = ReportNight(
-            recording,
-            why,
-            nights.label[windows],
-            {name: probs[row] for name, probs in systems.items()},
-            nights.bcg_snr_db[windows],
-            nights.bcg_missing[windows],
-            None if sqi is None else sqi[row],
-            flag_below,
+        found.append(
+            ReportNight(
+                recording,
+                why,
+                nights.label[windows],
+                {name: probs[row] for name, probs in systems.items()},
+                nights.bcg_snr_db[windows],
+                nights.bcg_missing[windows],
+                None if sqi is None else sqi[row],
+                flag_below,
+            )
         )
-        snippets = _snippets(night, shown, nights, windows.start)
-        found.append(dataclasses.replace(night, snippets=snippets))
     return found
 
 
@@ -122,34 +104,8 @@ def _chosen(results: Results, shown: str) -> dict[str, str]:
     return {recording: f"{joined(why)} {by}" for recording, why in whys.items()}
 
 
-def _snippets(night: ReportNight, shown: str, nights: Nights, first: int) -> list[Snippet]:
-    """A flagged and a good window, each the middle one of its kind by SQI."""
-    if night.sqi is None or night.flag_below is None or nights.bcg is None:
-        return []
-    known = np.isfinite(night.sqi) & (night.bcg_missing < MOST_MISSING)
-    flagged = night.sqi < night.flag_below
-    found = []
-    for title, kind in (("a flagged window", known & flagged), ("a good window", known & ~flagged)):
-        of_kind = np.flatnonzero(kind)
-        if not of_kind.size:
-            continue
-        window = int(of_kind[np.argsort(night.sqi[of_kind], kind="stable")[len(of_kind) // 2]])
-        scored = int(night.labels[window])
-        found.append(
-            Snippet(
-                title,
-                window,
-                nights.bcg[first + window] * np.float64(nights.bcg_scale[first + window]),
-                float(night.sqi[window]),
-                STAGE_NAMES[scored] if scored >= 0 else "unscored",
-                STAGE_NAMES[int(night.probs[shown][window].argmax())],
-            )
-        )
-    return found
-
-
 def nights_section(nights: Sequence[ReportNight]) -> str:
-    """Each night with a few seconds of its BCG; nothing without nights."""
+    """A picture of each night; nothing without nights."""
     if not nights:
         return ""
     legend = (
@@ -161,16 +117,13 @@ def nights_section(nights: Sequence[ReportNight]) -> str:
     if any(night.sqi is not None for night in nights):
         legend += (
             " Learned SQI: the share of the teacher's information that the student is expected to"
-            " keep; shaded, windows that it flags. The BCG of the numbered ones is shown below."
+            " keep; shaded, windows that it flags."
         )
     parts = [f"{legend}</p>"]
     for night in nights:
         name = f"<b>{escape(night.recording_id)}</b>"
         parts.append(f"<h3>{escape(night.why[:1].upper() + night.why[1:])}</h3>")
         parts.append(figure_of(night_strips(night), name, "wide"))
-        if night.snippets:
-            text = f"{name}, 30 s of BCG each, on scales of their own."
-            parts.append(figure_of(snippet_traces(night), text, "wide"))
     return "".join(parts)
 
 
@@ -213,7 +166,7 @@ def _draw_probabilities(axes: Axes, hours: NDArray, probs_NK: NDArray) -> None:
 
 
 def _draw_sqi(axes: Axes, hours: NDArray, night: ReportNight, sqi: NDArray) -> str:
-    """The learned SQI with its flags and the snippets' numbers; returns its title."""
+    """The learned SQI with its flags; returns its title."""
     title = "Learned SQI"
     if night.flag_below is not None:
         flagged = sqi < night.flag_below
@@ -221,14 +174,7 @@ def _draw_sqi(axes: Axes, hours: NDArray, night: ReportNight, sqi: NDArray) -> s
         _shade(axes, hours, flagged, WORSE)
         title += f": {100 * flagged.mean():.0f} % of the windows flagged"
     stairs(axes, hours, sqi, title, "SQI")
-    axes.set(ylim=(0, 1.35), yticks=[0, 0.5, 1])  # room for the snippets' numbers
-    for number, snippet in enumerate(night.snippets, 1):
-        at = (snippet.window + 0.5) * WINDOW_S / 3600
-        axes.axvline(at, color=INK, linewidth=0.8)
-        axes.annotate(
-            str(number), (at, 1.2), (3, 0), textcoords="offset points", va="center",
-            fontsize=SMALL, fontweight="bold",
-        )  # fmt: skip
+    axes.set(ylim=(0, 1), yticks=[0, 0.5, 1])
     return title
 
 
@@ -238,22 +184,3 @@ def _shade(axes: Axes, hours: NDArray, where: NDArray[np.bool_], colour: str) ->
         hours, 0, 1, where=np.append(where, False), step="post", color=colour, alpha=0.35,
         transform=axes.get_xaxis_transform(), linewidth=0,
     )  # fmt: skip
-
-
-@drawing
-def snippet_traces(night: ReportNight) -> tuple[Figure, str]:
-    """The night's BCG snippets, each on a scale of its own."""
-    figure = Figure((WIDE, 0.5 + 1.15 * len(night.snippets)), layout="constrained")
-    panels = figure.subplots(len(night.snippets), sharex=True, squeeze=False)[:, 0]
-    spoken = []
-    for number, (axes, snippet) in enumerate(zip(panels, night.snippets, strict=True), 1):
-        axes.plot(np.arange(len(snippet.bcg)) / BCG_HZ, snippet.bcg, color=INK, linewidth=0.7)
-        title = (
-            f"{number}, {snippet.title}: SQI {snippet.sqi:.2f}, scored {snippet.scored}, the"
-            f" student predicts {snippet.predicted}"
-        )
-        axes.set_title(f"{title}, {snippet.window * WINDOW_S / 3600:.2f} h")
-        spoken.append(title)
-    panels[-1].set(xlim=(0, WINDOW_S), xlabel="Seconds")
-    figure.supylabel("Heartbeat amplitudes", fontsize=10)
-    return figure, f"BCG of recording {night.recording_id}: {'; '.join(spoken)}."

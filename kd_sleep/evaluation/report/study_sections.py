@@ -82,9 +82,7 @@ def amounts_section(study: Study | None) -> str:
         for shape in shapes
     ]
     chart = line_chart("Students by labelled nights", panels, columns=len(shapes), height=2.3)
-    return figure_of(chart, caption) + details(
-        "Every student: scores, settings and training runs", _cells(study)
-    )
+    return figure_of(chart, caption) + details("Every student and training run", _cells(study))
 
 
 def _levels(study: Study) -> dict[str, Scores]:
@@ -135,47 +133,41 @@ def _amount_panel(study: Study, metric: str, shape: str, amounts: Sequence[int])
 
 
 def _cells(study: Study) -> str:
-    heads = ["Student", "Labelled nights", "Loss"]
-    scores, settings = [], []
-    for each in study.cells:
-        first = [*_place(each), escape(LOSS_LABELS.get(each.loss, each.loss))]
-        scores.append([*first, *map(cell, score_cells(each.scores))])
-        settings.append([*first, *_settings(each)])
-    levels = [
-        [escape(label(name)), "", "", *map(cell, score_cells(level))]
+    heads = ["Student", "Labelled nights", "Loss", "Accuracy, %", "Kappa", "Macro F1"]
+    heads += [f"{stage_chip(stage)}<small>recall, %</small>" for stage in STAGE_NAMES]
+    heads += ["Chosen<small>alpha; T; learning rate; smoothing; of</small>", "Validation kappa"]
+    heads += ["Each run<small>accuracy, %; kappa; seed; label seed</small>"]
+    rows = [
+        [
+            *_place(each),
+            escape(LOSS_LABELS.get(each.loss, each.loss)),
+            *map(cell, score_cells(each.scores)),
+            f"{each.alpha:g}; {each.temperature:g}; {each.learning_rate:g};"
+            f" {each.label_smoothing:g}; {each.tried}",
+            real(each.validation_kappa, 3),
+            "".join(
+                f"<small>{share(Interval(run.accuracy))[0]}; {real(run.kappa, 2)}; {run.seed};"
+                f" {run.label_seed}</small>"
+                for run in each.runs
+            ),
+        ]
+        for each in study.cells
+    ]
+    rows += [
+        [escape(label(name)), "", "", *map(cell, score_cells(level)), "", "", ""]
         for name, level in _levels(study).items()
     ]
-    shown = [*heads, "Accuracy, %", "Kappa", "Macro F1"]
-    shown += [f"{stage_chip(stage)}<small>recall, %</small>" for stage in STAGE_NAMES]
-    chosen = [*heads, "alpha", "T", "Learning rate", "Label smoothing", "Settings tried"]
-    chosen += ["Kappa on validation"]
-    chosen += ["Each run<small>accuracy, %; kappa; seed; label seed</small>"]
     note = (
         "Settings were chosen by kappa on validation nights, for each student by itself, among as"
         " many for hard labels as for distillation; no test night had a say. alpha: weight of the"
         " scored stages against the teacher's soft labels; T: the temperature both are compared at."
     )
-    return (
-        table_of(shown, scores + levels, "scores")
-        + table_of(chosen, settings, "scores")
-        + small_print(note)
-    )
+    return table_of(heads, rows, "scores") + small_print(note)
 
 
 def _place(each: StudyCell | StudyGain) -> list[str]:
     nights = f"{each.labelled_nights:,}<small>{escape(each.labelled)}</small>"
     return [escape(label(each.student)), nights]
-
-
-def _settings(each: StudyCell) -> list[str]:
-    runs = "".join(
-        f"<small>{share(Interval(run.accuracy))[0]}; {real(run.kappa, 2)}; {run.seed};"
-        f" {run.label_seed}</small>"
-        for run in each.runs
-    )
-    settings = (each.alpha, each.temperature, each.learning_rate, each.label_smoothing)
-    numbers = [f"{value:g}" for value in settings]
-    return [*numbers, f"{each.tried}", real(each.validation_kappa, 3), runs]
 
 
 # --- What distillation changed ---
