@@ -94,7 +94,7 @@ def find_nights(folder: str | os.PathLike) -> Listing[SlpdbFiles]:
       DatasetError: where there is none, or the folder cannot be listed.
     """
     try:
-        found = sorted(Path(folder).iterdir())
+        found = list(Path(folder).iterdir())
     except OSError as error:
         raise DatasetError(f"{os.fspath(folder)}: {error.strerror}.", FETCH) from error
     names = sorted({path.stem for path in found if path.suffix in _SUFFIXES and path.is_file()})

@@ -190,18 +190,24 @@ def _profusion_runs(path: str | os.PathLike, root: Element) -> list[Run]:
             f" {WINDOW_S:g}.",
             "Leave this night out: stages of other lengths are not supported.",
         )
-    for n, stage in enumerate(stages):
-        if stage.tag != "SleepStage" or not re.fullmatch("[0-9]{1,2}", (stage.text or "").strip()):
-            raise RecordingError(
-                path,
-                f"sleep stage {n + 1}: <{stage.tag[:20]}> {(stage.text or '')[:20]!r} is no sleep"
-                " stage.",
-                _CORRECT,
-            )
     return [
-        _run(path, f"sleep stage {n + 1}", n * WINDOW_S, WINDOW_S, stage.text or "", _rk_code)
-        for n, stage in enumerate(stages)
+        _run(
+            path,
+            f"sleep stage {n}",
+            (n - 1) * WINDOW_S,
+            WINDOW_S,
+            f"{s.tag} {s.text}",
+            _code_of_tag,
+        )
+        for n, s in enumerate(stages, start=1)
     ]
+
+
+def _code_of_tag(text: str) -> int:
+    match = re.fullmatch(r"SleepStage\s+([0-9]{1,2})\s*", text)
+    if match is None:
+        raise ValueError(f"{text[:30]!r} is no sleep stage")
+    return _rk_code(match[1])
 
 
 def _nsrr_runs(path: str | os.PathLike, root: Element) -> list[Run]:

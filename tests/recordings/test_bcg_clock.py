@@ -135,6 +135,13 @@ def test_a_clock_without_zone_that_is_changed_has_no_gap(day, way):
     assert not stamps.notes
 
 
+def test_a_clock_without_a_date_goes_on_at_midnight():
+    cells = np.array([b"23:59:58.5", b"23:59:59.5", b"00:00:00.5", b"00:00:01"])
+    stamps = time_stamps.text_stamps(*time_stamps.clock_times(cells), cells[0])
+    assert stamps.seconds.tolist() == [0, 1, 2, 2.5]
+    assert stamps.start is None
+
+
 @pytest.mark.parametrize(
     ("cell", "row"),
     [

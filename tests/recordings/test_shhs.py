@@ -225,6 +225,14 @@ def test_two_scorings_of_a_night_agree_or_are_refused(tmp_path, second, problem,
     assert night.read(signals=signals).labels.size == 80
 
 
+def test_a_shift_of_few_windows_is_a_disagreement_though_most_windows_agree(tmp_path):
+    write_night(tmp_path, "shhs1-200001", windows=160, labels=np.repeat([0, 2, 3, 1], 40))
+    layout = shhs.paths_of(tmp_path, "shhs1-200001")
+    write_profusion(layout.profusion_xml, np.roll(np.repeat([0, 2, 3, 5], 40), 1))
+    with pytest.raises(RecordingError, match=r"on 2\.5% of the windows; .* 30 s later"):
+        read_only_night(tmp_path)
+
+
 def test_a_start_that_the_edf_lost_is_nsrrs(tmp_path):
     write_night(tmp_path, "shhs1-200001")
     layout = shhs.paths_of(tmp_path, "shhs1-200001")

@@ -305,7 +305,7 @@ def test_profusions_codes(scoring, labels, tmp_path):
         (profusion(0)[:-9], "no readable XML"),
         (profusion(), "has no sleep stages"),
         (profusion(0, 7), "sleep stage 2: unknown stage code 7"),
-        (profusion(0, ""), "sleep stage 2: <SleepStage> ''"),
+        (profusion(0, ""), "sleep stage 2: 'SleepStage None' is no sleep stage"),
         (profusion(0, "2.0"), "sleep stage 2"),
         (profusion(0, "-1"), "sleep stage 2"),
         (profusion(0, "٢"), "sleep stage 2"),
