@@ -45,26 +45,47 @@ class Range(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sensor:
-    """Ranges that each night draws its sensor from. Amplitudes are in heartbeats (J = 1)."""
+    """Ranges that each night draws its sensor from. Amplitudes are in heartbeats (J = 1).
 
-    complex_hz: Range  # frequency of the IJK complex
-    ring_s: Range  # time constant of its ring-down
-    breathing_gain: Range  # size of a breath of excursion 1
-    path_lag_s: Range  # belly after chest: two paths, whose weights change with posture
-    breathing_noise: Range  # of body and mattress below 0.4 Hz; RMS over `breathing_gain`
-    coupling_hz: Range  # corner of the first-order high-pass; a load cell is nearly DC-coupled
-    snr_db: Range  # heartbeat power over sensor noise power in 1-8 Hz, mean of the night
-    noise_slope: Range  # noise power ~ 1 / f^slope up to 10 Hz, white above
-    vibration_hz: Range  # of a fan, a pump, a building
-    vibration_db: Range  # its power over that of the noise in 1-8 Hz
-    snoring: Range  # loudest noise of a snored breath over the sensor noise
-    saturation: Range  # the largest value that the sensor can show
-    dropouts_per_h: Range  # of 5-60 s
-    posture_log_sd: Range  # spread of log gain between postures
-    flip: Range  # chance that a posture turns the beats upside down
-    weight_step: Range  # change of the load on the sensor at a change of posture
-    movement_gain: Range  # of a movement; a log SD of 0.7 between movements on top
-    partner: Range  # gain of another person's movements in the bed
+    Attributes:
+      complex_hz: frequency of the IJK complex.
+      ring_s: time constant of its ring-down.
+      breathing_gain: size of a breath of excursion 1.
+      path_lag_s: belly after chest: two paths, whose weights change with posture.
+      breathing_noise: of body and mattress below 0.4 Hz; RMS over `breathing_gain`.
+      coupling_hz: corner of the first-order high-pass; a load cell is nearly DC-coupled.
+      snr_db: heartbeat power over sensor noise power in 1-8 Hz, mean of the night.
+      noise_slope: noise power ~ 1 / f^slope up to 10 Hz, white above.
+      vibration_hz: of a fan, a pump, a building.
+      vibration_db: its power over that of the noise in 1-8 Hz.
+      snoring: loudest noise of a snored breath over the sensor noise.
+      saturation: the largest value that the sensor can show.
+      dropouts_per_h: of 5-60 s.
+      posture_log_sd: spread of log gain between postures.
+      flip: chance that a posture turns the beats upside down.
+      weight_step: change of the load on the sensor at a change of posture.
+      movement_gain: of a movement; a log SD of 0.7 between movements on top.
+      partner: gain of another person's movements in the bed.
+    """
+
+    complex_hz: Range
+    ring_s: Range
+    breathing_gain: Range
+    path_lag_s: Range
+    breathing_noise: Range
+    coupling_hz: Range
+    snr_db: Range
+    noise_slope: Range
+    vibration_hz: Range
+    vibration_db: Range
+    snoring: Range
+    saturation: Range
+    dropouts_per_h: Range
+    posture_log_sd: Range
+    flip: Range
+    weight_step: Range
+    movement_gain: Range
+    partner: Range
 
     def hull(self, other: Sensor) -> Sensor:
         """The smallest ranges that hold both sensors'."""
@@ -136,61 +157,34 @@ class Draws:
     """All random numbers of a BCG: M beats, P postures, S slow steps, T steps of the drive.
 
     None depends on the drive but for its numbers of beats and steps.
-
-    Attributes:
-      parameters: the night's value of each field of `Sensor`.
-      rj_s: mean RJ interval.
-      rj_slow_s: its change per relative change of the slow RR interval.
-      rj_breath_s: amplitude of its breathing sinusoid.
-      breath_depth: share of a beat's size that a breath takes.
-      residual_s: [M] of the RJ interval.
-      beat_noise: [M] of the log size.
-      walks: [4, S] unit variance: RJ interval, beat size, breathing size, noise level.
-      snoring: [S] 0 or more: bouts.
-      partner: [S] 0 or more: bursts of a partner's movement.
-      turns: [T] uniform: which movements change the posture.
-      visible: [MOVEMENTS] log size of movements.
-      frequency: [P, 2] log factor on the complex's frequency, in expiration and in inspiration.
-      ring: [P, 2] log factor on its ring-down.
-      tail: [P, 2] size of the diastolic waves.
-      gain: [P] log size.
-      sign: [P] 1 or -1.
-      paths: [P, 2] weights of chest and belly.
-      bend: [P] second harmonic of breathing.
-      weight: [P] load on the sensor.
-      rj_posture_s: [P] shift of the RJ interval.
-      creep: [T] unit variance, below 0.4 Hz.
-      sway: [T] unit variance, 1/f up to 4 Hz.
-      noise: [n] sensor noise with a power of 1 in 1-8 Hz.
-      drop_start, drop_length: [DROPOUTS] steps; beyond the end for those that do not happen.
     """
 
-    parameters: dict[str, np.float32]
-    rj_s: np.float32
-    rj_slow_s: np.float32
-    rj_breath_s: np.float32
-    breath_depth: np.float32
-    residual_s: Floats
-    beat_noise: Floats
-    walks: Floats
-    snoring: Floats
-    partner: Floats
-    turns: Floats
-    visible: Floats
-    frequency: Floats
-    ring: Floats
-    tail: Floats
-    gain: Floats
-    sign: Floats
-    paths: Floats
-    bend: Floats
-    weight: Floats
-    rj_posture_s: Floats
-    creep: Floats
-    sway: Floats
-    noise: Floats
-    drop_start: Floats
-    drop_length: Floats
+    parameters: dict[str, np.float32]  # the night's value of each field of `Sensor`
+    rj_s: np.float32  # mean RJ interval
+    rj_slow_s: np.float32  # its change per relative change of the slow RR interval
+    rj_breath_s: np.float32  # amplitude of its breathing sinusoid
+    breath_depth: np.float32  # share of a beat's size that a breath takes
+    residual_s: Floats  # [M] of the RJ interval
+    beat_noise: Floats  # [M] of the log size
+    walks: Floats  # [4, S] unit variance: RJ interval, beat size, breathing size, noise level
+    snoring: Floats  # [S] 0 or more: bouts
+    partner: Floats  # [S] 0 or more: bursts of a partner's movement
+    turns: Floats  # [T] uniform: which movements change the posture
+    visible: Floats  # [MOVEMENTS] log size of movements
+    frequency: Floats  # [P, 2] log factor on the complex's frequency, in expiration, inspiration
+    ring: Floats  # [P, 2] log factor on its ring-down
+    tail: Floats  # [P, 2] size of the diastolic waves
+    gain: Floats  # [P] log size
+    sign: Floats  # [P] 1 or -1
+    paths: Floats  # [P, 2] weights of chest and belly
+    bend: Floats  # [P] second harmonic of breathing
+    weight: Floats  # [P] load on the sensor
+    rj_posture_s: Floats  # [P] shift of the RJ interval
+    creep: Floats  # [T] unit variance, below 0.4 Hz
+    sway: Floats  # [T] unit variance, 1/f up to 4 Hz
+    noise: Floats  # [n] sensor noise with a power of 1 in 1-8 Hz
+    drop_start: Floats  # [DROPOUTS] steps; beyond the end for those that do not happen
+    drop_length: Floats  # [DROPOUTS] steps
 
 
 def draw_bcg(

@@ -109,24 +109,15 @@ class _Beats:
 
     Whole samples and fractions stand apart: float32 cannot resolve milliseconds seven hours into a
     night.
-
-    Attributes:
-      sample: whole samples from the sensor's start to R; may be negative.
-      fraction: the rest of a sample.
-      size: 1, 0.4 for an ectopic beat, 0 beyond the recording.
-      step: step of the drive's grid that R lies in.
-      respiration: breathing at R.
-      slow: the heart's slow interval over the night's mean, less 1.
-      filling: the interval before R over the slow one, less 1.
     """
 
-    sample: NDArray[np.int32]
-    fraction: Floats
-    size: Floats
-    step: NDArray[np.int32]
-    respiration: Floats
-    slow: Floats
-    filling: Floats
+    sample: NDArray[np.int32]  # from the sensor's start to R; may be negative
+    fraction: Floats  # the rest of a sample
+    size: Floats  # 1, 0.4 for an ectopic beat, 0 beyond the recording
+    step: NDArray[np.int32]  # of the drive's grid that R lies in
+    respiration: Floats  # breathing at R
+    slow: Floats  # the heart's slow interval over the night's mean, less 1
+    filling: Floats  # the interval before R over the slow one, less 1
 
     @property
     def slow_step(self) -> NDArray[np.int32]:
