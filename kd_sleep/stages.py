@@ -113,11 +113,6 @@ def rk_code_of_concept(concept: str) -> int:
     return found.pop()
 
 
-def class_of_concept(concept: str) -> int:
-    """Class of an annotation's concept; see `rk_code_of_concept`."""
-    return class_of_rk_code(rk_code_of_concept(concept))
-
-
 def _rk_code_of_name(name: str, concept: str) -> int:
     folded = "".join(name.split()).lower().removeprefix("sro:").removeprefix("sdo:")
     try:
