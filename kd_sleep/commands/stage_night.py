@@ -33,7 +33,7 @@ flags.define(
     "Input", "student", FILE, "Work folder of a trained student, or a file of export_student.", None
 )
 flags.define("Input", "bcg", FILES, "Recordings, or folders of them.", None)
-flags.define("Input", "teacher", FOLDER, "Work folder of a trained teacher.", None)
+flags.define("Input", "teacher", FILE, "Work folder of a trained teacher, or its file.", None)
 flags.define("Input", "ecg", FILES, "Recordings of an ECG or of beats, or folders of them.", None)
 flags.define(
     "Input", "channel", TEXT, "Channel of the files.", "", shown="the only one, or the best"

@@ -107,7 +107,7 @@ def stage_files(
     """Stages recordings into `out`; one that cannot be staged does not stop the others.
 
     Args:
-      network: a student's work folder or exported file, or a teacher's work folder.
+      network: work folder or file of a student or a teacher.
       recordings: files, and folders whose files of a known suffix are taken, but no hidden ones:
         BCGs for a student; for a teacher ECGs, or beats as `beat_files.read_beats` takes them.
       out: folder, made where it is not.

@@ -175,15 +175,12 @@ class Staging:
         warnings: Iterable[Warned] = (),
         **known: NDArray,
     ) -> Staging:
-        """A night from its probabilities; see the attributes.
+        """A night from its probabilities; arguments as the attributes.
 
         Args:
-          probs: [N, K], of any value where `missing` leaves a window without a stage.
-          missing, heart_bpm, card, flagged_by: as the attributes.
           doubtful: [N] whether a stage, if there is one, is not to be relied on.
-          warnings: those of the recording; the ones that the stages give reason to are added.
-          **known: [N] `sqi`, `signal_sqi`, `amplitude`, `breaths_per_min` and `snr_db`, so far as
-            they are known.
+          warnings: those of the recording; those that stages and heart rate give are added.
+          **known: [N] `sqi`, `signal_sqi`, `amplitude`, `breaths_per_min` and `snr_db`, if known.
         """
         usable = missing < MOST_MISSING
         unknown = np.full(len(usable), np.nan)

@@ -5,22 +5,18 @@ same heart, and the pattern of long and short intervals over some minutes is lik
 night. The clock is found in two steps:
 
 1. The beats of the ECG, as a train of bumps, are correlated with the BCG's beat energy in segments
-   of `SEGMENT_S`, at every lag of the search. The segments' correlations are added up along every
-   line of lags that a drift of up to `MAX_DRIFT` allows: a segment too noisy to find its own lag
-   still adds to the sum. The highest sum is the clock, to within some 50 ms; near it there may be
-   others that are nearly as high, a beat off, where the heart is regular. Where no clock is found,
-   or one that drifts by more than `SURE_DRIFT`, the beats are stretched by each of `STRETCHES` and
-   searched again.
-2. Each of these lines is looked at closely: the energy around every beat is averaged by segment,
-   its peak is the segment's lag, and a straight line through the lags is the clock. The line along
-   which the energy is highest wins; by how much is the confidence.
+   of `SEGMENT_S`, at every lag of the search. The correlations are summed along every line of lags
+   that a drift of up to `MAX_DRIFT` allows, so that a noisy segment still adds to the sum. The
+   highest sum is the clock to within some 50 ms; near it, others a beat off may be nearly as high.
+   Where none is found, or one that drifts by more than `SURE_DRIFT`, the beats are stretched by
+   each of `STRETCHES` and searched again.
+2. Along each of these lines the energy around every beat is averaged by segment. Its peak is the
+   segment's lag, and a straight line through the lags is the clock. The line along which the energy
+   is highest wins; by how much is the confidence.
 
 A clock that half an hour of the night clearly contradicts is refused: it jumped, or its drift
-changes, and no line is right for the whole night.
-
-The line holds the mean R-to-J delay as well: one constant cannot tell it from the offset, nor can
-its trend over the night be told from drift. We take the mean to be `RJ_S`, so a clock is off by a
-person's own deviation from it, and the delay's track over the night is relative to it.
+changes. The line holds the mean R-to-J delay as well, which we take to be `RJ_S`; a person's own
+deviation from it stays in the clock, and the delay's track over the night is relative to it.
 """
 
 from __future__ import annotations
@@ -78,8 +74,8 @@ class Alignment:
         few beats that both sensors saw.
       segment_agrees: [S] bool.
       rj_times_s: [P] true times, every TRACK_S.
-      rj_s: [P] R-to-J delay over SEGMENT_S around them, relative to a mean of RJ_S and with its
-        trend over the night taken out, which no one can tell from the clock's; NaN where unknown.
+      rj_s: [P] R-to-J delay over SEGMENT_S around them, about a mean of RJ_S and without its trend
+        over the night; NaN where unknown.
       height: mean beat energy on the line.
     """
 
@@ -262,10 +258,7 @@ def _check_parts(z_SL: NDArray, at_S: NDArray[np.int64]) -> None:
     """Refuses a clock that a part of the night contradicts: it jumped, or drifts unevenly.
 
     In every PART segments in a row, no lag more than a beat's width off the clock's may correlate
-    clearly better than it does.
-
-    Raises:
-      NoAlignment: when and by how much.
+    clearly better than it does (NoAlignment).
     """
     size, reach = min(PART, len(z_SL)), int(BEYOND_S * COARSE_HZ)
     lags = at_S[:, None] + np.arange(-reach, reach + 1)
@@ -311,8 +304,7 @@ def _correlations(
 ) -> NDArray[np.float32]:
     """[S, L] correlation of each segment with the beats at lags from `first_s` over `range_s`.
 
-    In units of its own SD over the lags, so that one where a sensor saw nothing is 0 and no segment
-    outweighs another.
+    In units of its own SD over the lags, so that no segment outweighs another.
     """
     segment, lags = int(SEGMENT_S * COARSE_HZ), int(range_s * COARSE_HZ) + 1
     pieces = energy[::COARSE][: segments * segment].reshape(segments, segment)
@@ -338,7 +330,7 @@ def _correlations(
 
 
 def _highest_sums(z_SL: NDArray, lag_L: NDArray) -> list[tuple[float, float]]:
-    """The lines along which the correlations sum up highest: lag at sensor time 0, and slope."""
+    """Lag at sensor time 0, and slope, of the lines with the highest sums."""
     segments, lags = z_SL.shape
     # Two neighbours in one: the steepest line moves by less than a sample from one to the next.
     pairs_PL = z_SL[: segments // 2 * 2].reshape(-1, 2, lags).sum(1)
@@ -380,8 +372,7 @@ def _look_closely(
     Args:
       energy: [n] at ENERGY_HZ.
       bumps_s: [M] true times at which the beats' energy is expected.
-      start_s: true minus sensor time where the sensor's clock reads 0, roughly.
-      slope: by which it grows.
+      start_s, slope: of true minus sensor time, roughly.
       segments: how many there are.
     """
     sensor = (bumps_s - start_s) / (1.0 + slope)
@@ -441,8 +432,8 @@ def _peak(values: NDArray) -> NDArray[np.float64]:
 def _best(clocks: list[_Clock]) -> tuple[_Clock, float]:
     """The clock along which the energy is highest, and how sure that is.
 
-    Segment by segment its height is compared with a rival's. The mean difference over its standard
-    error, through the normal distribution, is the chance that the order holds; a coin toss is 0.
+    The mean difference of its segments' heights from a rival's over its standard error, through the
+    normal distribution, is the chance that the order holds; a coin toss is 0.
     """
     height = [float(np.nanmean(c.heights_S)) if c.near_S.any() else -np.inf for c in clocks]
     best = clocks[int(np.argmax(height))]
