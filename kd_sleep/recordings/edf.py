@@ -250,7 +250,7 @@ def _signal(file: EdfFile, layout: Layout, channel: int) -> Signal:
             path,
             f"channel {label!r} has {layout.duration_s * rate_hz:.2g} samples, nearly all of them"
             " in gaps.",
-            "Cut the night out of it, or correct the file.",
+            "Cut the night out of it, or correct the header.",
         )
     shape = (layout.records, sum(file.per_record))
     stored = np.memmap(file.file, "<i2", "r", file.bytes, shape)

@@ -174,7 +174,7 @@ def layout_of(file: EdfFile) -> Layout:
     present, surplus = divmod(file.size - file.bytes, 2 * sum(file.per_record))
     records = present if file.records == -1 else file.records
     if records < 1:
-        raise RecordingError(path, "holds no data records, only a file.", FETCH_AGAIN)
+        raise RecordingError(path, "holds no data records, only a header.", FETCH_AGAIN)
     if present < records:
         raise RecordingError(
             path, f"is cut short: {present} of {records} data records are there.", FETCH_AGAIN
@@ -191,7 +191,7 @@ def layout_of(file: EdfFile) -> Layout:
         raise RecordingError(
             path,
             f"lasts {layout.duration_s / 3600:.4g} h by its header, no night.",
-            "Cut the night out of it, or correct the file.",
+            "Cut the night out of it, or correct the header.",
         )
     return layout
 

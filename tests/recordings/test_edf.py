@@ -380,8 +380,8 @@ def test_of_equal_labels_the_fastest_and_first_is_read(tmp_path):
 REFUSED_FIXTURES = {
     "SC4001EC-Hypnogram.edf": "holds no sampled signals",
     "test_edfann.edf": "holds no sampled signals",
-    "invalid-date.edf": "holds no data records",
-    "zero-data-records.edf": "holds no data records",
+    "invalid-date.edf": "holds no data records, only a header",
+    "zero-data-records.edf": "holds no data records, only a header",
     "short_psg.bdf": "is a BDF file",
     "test_generator_datarec_generator_0_5.bdf": "is a BDF file",
 }
