@@ -261,7 +261,8 @@ summary { cursor: pointer; }
   .scores th:first-child, .published th:first-child {
   white-space: normal; width: 6.5rem; min-width: 6.5rem; } th, td { padding: .35rem; }
   .scores th:first-child { box-shadow: inset 0 -1px var(--line); }  /* its border stays behind */
-  .claims :is(th, td) { min-width: 5.5rem; }
+  .claims thead { display: none; } .claims :is(th, td) { display: block; border: 0; }
+  .claims tr { border-bottom: 1px solid var(--line); }
   figure { padding: .7rem .5rem; } .lead p { font-size: 1rem; } }
 @media print { h2, h3, .findings { break-after: avoid; }
   body { background: #fff; font-size: 10pt; } .scroll { overflow: visible; }

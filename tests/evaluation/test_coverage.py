@@ -66,4 +66,4 @@ def test_nominal_95_percent_intervals_cover_at_least_93(parts):
 
 
 def test_intervals_of_few_runs_cover():
-    assert coverage(80, **MEASURED) >= 0.9
+    assert coverage(40, **MEASURED) >= 0.875
