@@ -27,7 +27,7 @@ from kd_sleep.training.loop import KAPPA, predict
 from kd_sleep.training.members import Members, fit_members
 from kd_sleep.training.run import Run
 from kd_sleep.training.steps import Objective
-from kd_sleep.training.training_set import TrainingSet
+from kd_sleep.training.training_set import TrainingSet, labelled_rows
 
 TUNING_SEED = 0  # of the tries; the seeds of the results are trained anew, this one among them
 
@@ -128,7 +128,8 @@ class Bench:
         objective: tuple[str, Objective] | None,
     ) -> Found:
         groups = [(loss, list(self.seeds))]
-        if loss.labelled_nights > 0:
+        every = labelled_rows(self.data.nights, dataclasses.replace(loss, labelled_nights=0))
+        if 0 < loss.labelled_nights < len(every):
             groups = [
                 (dataclasses.replace(loss, label_seed=loss.label_seed + seed), [seed])
                 for seed in self.seeds

@@ -173,10 +173,11 @@ def test_edges_are_defined():
     assert found.before.nll == Interval(pytest.approx(-(np.log(p[2]) + np.log(p[0])) / 2))
     assert found.before.ece.value == pytest.approx(p[2] - 0.5)
     assert found.after.ece.value == pytest.approx(0, abs=1e-4)
-    third = np.log(np.maximum([[1 / 3, 1 / 3, 1 / 3, 0.0], [1.0, 0.0, 0.0, 0.0]], 1e-300))
-    edge = ScoredNights(["a"], ["a"], [np.array([0, 0])])
-    rows = before(edge, [third]).reliability
-    assert [row.predicted for row in rows] == pytest.approx([1 / 3, 1])
+    # A third is the upper edge of a bin, and belongs to it.
+    probs = [[1 / 3, 1 / 3, 1 / 3, 0.0], [0.3, 0.3, 0.3, 0.1], [1.0, 0.0, 0.0, 0.0]]
+    edge = ScoredNights(["a"], ["a"], [np.zeros(3, int)])
+    rows = before(edge, [np.log(np.maximum(probs, 1e-300))]).reliability
+    assert [row.windows for row in rows] == [2, 1]
     nights, logits = study()
     assert temperature(nights, [1e6 * night for night in logits]) == HOTTEST
 
