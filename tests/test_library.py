@@ -55,7 +55,7 @@ def student(parts, teacher):
 def test_a_student_in_memory_stages_is_scored_and_is_saved(parts, teacher, student, tmp_path):
     scores = kd_sleep.evaluate(student, parts[2], teacher=teacher, train=parts[0])
     assert set(scores.systems) == {"student", "teacher", "time_of_night", "majority"}
-    assert scores["data"]["recordings"] == 3
+    assert scores.data.recordings == 3
     bcg = simulated_arrays([20], hours=0.6)["bcg"][0]
     night = student.stage(bcg, 50.0)
     assert len(night) == 72
@@ -65,7 +65,7 @@ def test_a_student_in_memory_stages_is_scored_and_is_saved(parts, teacher, stude
     again = kd_sleep.load_student(tmp_path / "mine.kdsleep")
     np.testing.assert_allclose(again.stage(bcg, 50.0).probs, night.probs, atol=1e-4)
     there = kd_sleep.evaluate(again, parts[2], teacher=teacher)
-    assert there["systems"]["student"] == scores["systems"]["student"]
+    assert there.systems["student"] == scores.systems["student"]
     with pytest.raises(TrainingError, match="on 1 of the 2 subjects of the test split: 30"):
         kd_sleep.evaluate(again, nights_of([30, 70]))
     again.save(tmp_path / "again.kdsleep")
@@ -212,7 +212,7 @@ def test_a_teachers_file_is_the_teacher_with_its_folds(parts, tmp_path):
     assert names == {fold.name for fold in again.trained.folds}
     assert again.trained.for_subject("10", nights.cohort) is again.trained
     assert again.trained.for_subject(nights.subject_ids[0], "recorded") is again.trained
-    assert kd_sleep.evaluate(again, test)["systems"] == kd_sleep.evaluate(teacher, test)["systems"]
+    assert kd_sleep.evaluate(again, test).systems == kd_sleep.evaluate(teacher, test).systems
     for load in (kd_sleep.load_student, lambda path: load_network(path, "student")):
         with pytest.raises(ExportError, match="holds a teacher"):
             load(path)
