@@ -27,7 +27,7 @@ from kd_sleep.evaluation.sleep_measures import agreement
 from kd_sleep.evaluation.sqi_judged import judge_sqi
 from kd_sleep.provenance import provenance, write_json
 from kd_sleep.training.fit_kept_share import features_of
-from kd_sleep.training.run import reads_samples
+from kd_sleep.training.run import reads_samples, record_of
 from kd_sleep.training.seen_subjects import TRAINED_ON, assert_unseen
 from kd_sleep.training.soft_labels import mixed_log_probs, soft_labels
 from kd_sleep.training.trained import Trained, load_trained
@@ -59,13 +59,17 @@ def evaluate_folders(
       TrainingError, DatasetError: as `evaluate`, or a folder without a trained run.
     """
     _assert_names(students)
-    taught = [_loaded(teacher, "teacher") for teacher in teachers]
+    for teacher in teachers:
+        _settings(teacher, "teacher")  # before any data is read
     runs = {
         name: [each] if isinstance(each, Path | Trained) else each
         for name, each in students.items()
     }
+    _assert_comparable(
+        {name: [_settings(run, "student") for run in each] for name, each in runs.items()}
+    )
+    taught = [_loaded(teacher, "teacher") for teacher in teachers]
     trained = {name: [_loaded(run, "student") for run in each] for name, each in runs.items()}
-    _assert_comparable({name: [run.settings for run in each] for name, each in trained.items()})
     reading = any(reads_samples(run.run.model) for each in trained.values() for run in each)
     return evaluate(
         read_split(data_dirs, split, samples=reading),
@@ -286,6 +290,12 @@ def _data(
 
 def _loaded(network: Path | Trained, kind: str) -> Trained:
     return network if isinstance(network, Trained) else load_trained(network, kind)
+
+
+def _settings(network: Path | Trained, kind: str) -> Mapping[str, Any]:
+    if isinstance(network, Trained):
+        return network.settings
+    return record_of(network, kind)["settings"]
 
 
 def readable(nights: Nights, ecg: bool, bcg: bool, name: str) -> Nights:
