@@ -49,7 +49,7 @@ def nn_intervals(beat_times_s: NDArray, beat_normal: NDArray | None = None) -> I
 
     Args:
       beat_times_s: [M] increasing.
-      beat_normal: [M] False for ectopic beats and artefacts; None where nobody told.
+      beat_normal: [M] False for ectopic beats and artefacts; None where unknown.
     """
     rr_s = np.diff(beat_times_s)
     if len(rr_s) == 0:

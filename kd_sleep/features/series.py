@@ -94,15 +94,15 @@ def bcg_series(bcg: Series, windows: int, unit: float | None = None) -> BcgSerie
     usable_N = missing_NS.mean(1) < MOST_MISSING
     gone = np.zeros(len(bcg), bool)
     gone[:inside] = np.repeat(~usable_N, BCG_SAMPLES)
-    whole = bcg.without(gone)
+    shown = bcg.without(gone)
     if not windows or not usable_N[-1]:
-        whole = whole[:inside]
-    beats = heartbeats(whole, usable_N)
-    missing_NS = whole.missing[:inside].reshape(windows, -1)
+        shown = shown[:inside]
+    beats = heartbeats(shown, usable_N)
+    missing_NS = shown.missing[:inside].reshape(windows, -1)
     intervals = rr.nn_intervals(beats.times_s)
     jj_NT = rr.tachogram(intervals, windows)
-    movement, unit = _movement(whole, unit)
-    breath_NT, depth_N = _breath(whole, missing_NS, unit)
+    movement, unit = _movement(shown, unit)
+    breath_NT, depth_N = _breath(shown, missing_NS, unit)
     return BcgSeries(
         beats=beats,
         jj=jj_NT.astype(np.float32),

@@ -60,7 +60,7 @@ MAX_LINES = 7
 
 @dataclasses.dataclass(frozen=True)
 class Alignment:
-    """Sensor time = (true time - offset_s) * (1 + drift), and what this was told from.
+    """Sensor time = (true time - offset_s) * (1 + drift), and what this was found from.
 
     Attributes:
       offset_s: true time at which the sensor's clock reads 0.
@@ -155,7 +155,7 @@ def align(
       search_s: how far off the guess may be.
 
     Raises:
-      NoAlignment: the clock cannot be told, and why: too short, no beats in either signal, too few
+      NoAlignment: no clock was found, and why: too short, no beats in either signal, too few
         segments that agree on any clock, or a heart so regular that two clocks fit alike.
     """
     beats = np.asarray(beat_times_s, np.float64)

@@ -86,9 +86,9 @@ def ecg_quality(
 def usable_share(usable: NDArray[np.bool_], windows: int) -> NDArray[np.float32]:
     """Segments, as `ecg_usable` has them, to the share of each of N windows; 0 beyond their end."""
     per_window = round(WINDOW_S / SEGMENT_S)
-    whole = np.zeros(windows * per_window, np.float32)
-    whole[: len(usable)] = usable[: len(whole)]
-    return whole.reshape(windows, per_window).mean(1)
+    padded = np.zeros(windows * per_window, np.float32)
+    padded[: len(usable)] = usable[: len(padded)]
+    return padded.reshape(windows, per_window).mean(1)
 
 
 def ecg_usable(ecg: NDArray, rate_hz: float, beat_times_s: NDArray) -> NDArray[np.bool_]:

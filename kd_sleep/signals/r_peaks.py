@@ -56,18 +56,18 @@ def r_peaks(ecg: NDArray, rate_hz: float) -> NDArray[np.float64]:
         return np.empty(0)
     dead |= _spikes(ecg, rate_hz, dead)
     # A line from one side to the other has no edge that would upset the detector's thresholds.
-    whole = ecg.astype(np.float64)
+    filled = ecg.astype(np.float64)
     if dead.any():
         clock = np.arange(len(ecg))
-        whole[dead] = np.interp(clock[dead], clock[~dead], whole[~dead])
-    if np.ptp(whole) == 0:
+        filled[dead] = np.interp(clock[dead], clock[~dead], filled[~dead])
+    if np.ptp(filled) == 0:
         return np.empty(0)
-    peaks = _detected(whole, rate_hz)
-    if _is_inverted(whole, rate_hz, peaks):
-        whole = -whole
-        peaks = _detected(whole, rate_hz)
+    peaks = _detected(filled, rate_hz)
+    if _is_inverted(filled, rate_hz, peaks):
+        filled = -filled
+        peaks = _detected(filled, rate_hz)
     peaks = peaks[~_near(dead, rate_hz)[peaks]]
-    return np.unique(_refined(whole, peaks) / rate_hz)
+    return np.unique(_refined(filled, peaks) / rate_hz)
 
 
 def typed_beats(
@@ -151,14 +151,14 @@ def _spikes(ecg: NDArray, rate_hz: float, dead: NDArray[np.bool_]) -> NDArray[np
     """
     size = round(BLOCK_S * rate_hz)
     blocks = np.where(dead, np.nan, ecg)[: len(ecg) // size * size].reshape(-1, size)
-    whole = np.isfinite(blocks).all(1)
+    intact = np.isfinite(blocks).all(1)
     spikes = np.zeros(len(ecg), bool)
-    spans = np.ptp(blocks[whole], axis=1)  # no reach is above a span, or below half of one
-    if whole.any() and spans.max() > LARGEST * np.percentile(0.5 * spans, 90):
-        middle = np.median(blocks[whole], axis=1, keepdims=True)
-        reach = np.abs(blocks[whole] - middle)
+    spans = np.ptp(blocks[intact], axis=1)  # no reach is above a span, or below half of one
+    if intact.any() and spans.max() > LARGEST * np.percentile(0.5 * spans, 90):
+        middle = np.median(blocks[intact], axis=1, keepdims=True)
+        reach = np.abs(blocks[intact] - middle)
         far = np.zeros(blocks.shape, bool)
-        far[whole] = reach > LARGEST * np.percentile(reach.max(1), 90)
+        far[intact] = reach > LARGEST * np.percentile(reach.max(1), 90)
         spikes[: far.size] = far.ravel()
     at = np.flatnonzero(spikes)
     for index in np.flatnonzero(np.diff(at) <= EDGE_S * rate_hz):  # between two is no heart either

@@ -76,12 +76,12 @@ class _Kernel:
             taps, beta = signal.kaiserord(_DECIMATION_DB, width)
             self._fir_side = every * math.ceil(taps / 2 / every)
             self._fir = signal.firwin(2 * self._fir_side + 1, 1.0 / every, window=("kaiser", beta))
-        cut = min(1.0, new_rate_hz / slow_hz)
-        self._side = side = math.ceil(ZEROS / cut)
+        edge = min(1.0, new_rate_hz / slow_hz)
+        self._side = side = math.ceil(ZEROS / edge)
         node = 0.5 - 0.5 * np.cos(np.pi * (np.arange(TERMS) + 0.5) / TERMS)
         x = np.arange(1 - side, side + 1)[:, None] - node
         window = np.i0(BETA * np.sqrt(np.clip(1.0 - (x / side) ** 2, 0.0, 1.0))) - 1.0
-        weights = np.sinc(cut * x) * window
+        weights = np.sinc(edge * x) * window
         weights /= weights.sum(0)
         self._weights = weights @ np.linalg.inv(np.vander(node - 0.5, increasing=True)).T
         # To a rate that divides the old one, all fractions are alike: one FIR does.

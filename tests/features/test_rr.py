@@ -71,9 +71,9 @@ def test_ectopic_beats_and_lost_beats_are_no_nn_intervals():
     beats = np.delete(beats, 200)  # missed
     intervals = rr.nn_intervals(beats)
     assert np.flatnonzero(~intervals.normal).tolist() == [99, 100, 199]
-    told = np.ones(len(beats), bool)
-    told[50] = False
-    assert not rr.nn_intervals(beats, told).normal[[49, 50]].any()
+    normal = np.ones(len(beats), bool)
+    normal[50] = False
+    assert not rr.nn_intervals(beats, normal).normal[[49, 50]].any()
 
 
 def test_one_lost_beat_is_bridged_and_a_hole_is_missing():

@@ -265,7 +265,7 @@ def test_a_card_that_cannot_be_is_refused(content, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "there", "said"),
+    ("name", "there", "differing"),
     [
         ("bcg.HIGHPASS_HZ", 0.1, r"bcg\.HIGHPASS_HZ 0\.1 there, 0\.05 here"),
         ("schema", "1.0.0", r"schema 1\.0\.0 there, "),
@@ -273,10 +273,10 @@ def test_a_card_that_cannot_be_is_refused(content, name):
         ("inputs.OF_OLD", 1.0, r"inputs\.OF_OLD 1\.0 there, None here"),
     ],
 )
-def test_inputs_made_by_another_version_are_refused_by_name(content, name, there, said):
+def test_inputs_made_by_another_version_are_refused_by_name(content, name, there, differing):
     other = {**content.card["preprocessing"], name: there}
     bad = dataclasses.replace(content, card={**content.card, "preprocessing": other})
-    with pytest.raises(ExportError, match=f"in another way: {said}.*kd_sleep it is of .0.1.0"):
+    with pytest.raises(ExportError, match=f"in another way: {differing}.*kd_sleep it is of .0.1.0"):
         export.of_content(bad, "s")
 
 

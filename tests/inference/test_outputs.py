@@ -60,13 +60,13 @@ def test_the_csv_has_a_line_for_each_window(staged):
     assert rows[2]["start"] == "2026-01-31T22:31:00"
     assert rows[2]["start_s"] == "60"
     for row, probs, sqi in zip(rows, night.probs, night.sqi, strict=True):
-        told = [row[f"p_{name.lower()}"] for name in STAGE_NAMES]
+        written = [row[f"p_{name.lower()}"] for name in STAGE_NAMES]
         if row["flag"] == "missing":
-            assert told == [""] * 4
+            assert written == [""] * 4
             assert row["stage"] == "Unscored"
             assert row["sqi"] == ""
             continue
-        np.testing.assert_allclose([float(p) for p in told], probs, atol=1e-4)
+        np.testing.assert_allclose([float(p) for p in written], probs, atol=1e-4)
         assert (row["flag"] == "doubtful") == (sqi < 0.5)
         assert row["warnings"] == "snr"
     assert [row["flag"] for row in rows[60:70]] == ["missing"] * 10

@@ -108,6 +108,7 @@ def test_the_card_tells_of_the_student(loaded, workdir, validation, data_dir):
             for percent in (1, 50, 99)
         },
         "heart_bpm": card["data"]["heart_bpm"],
+        "digests": settings["data"],
     }
     p01, p50, p99 = (card["data"]["heart_bpm"][name] for name in ("p01", "p50", "p99"))
     assert 35 < p01 < p50 < p99 < 120

@@ -240,9 +240,12 @@ def test_the_flag_is_by_the_students_sqi_or_else_by_the_signals(make_student, ni
     assert shaken_night.signal_sqi[40:44].max() < 0.2
 
 
-def test_from_five_minutes_to_a_day(student, bcg):
-    short = student.stage(bcg.values[: 300 * 100], bcg.rate_hz)
-    assert len(short) == 10
+def test_five_minutes_are_enough(student, bcg):
+    assert len(student.stage(bcg.values[: 300 * 100], bcg.rate_hz)) == 10
+
+
+@pytest.mark.slow
+def test_a_day_is_staged(student, bcg):
     slow = on_grid(Series.of(bcg.values, bcg.rate_hz), 50.0).values
     day = np.tile(slow, 18)[: 24 * 3600 * 50]
     long = student.stage(day, 50.0)
@@ -281,8 +284,8 @@ def test_the_heart_rate_of_a_real_bed_mat_is_the_oximeters(student, real_data):
     table = np.genfromtxt(path, delimiter=",", names=True)
     night = student.stage(table["raw_data_sleepMat"], 50.0)
     windows = len(night)
-    told = table["PulseOximeter_results"][: windows * 1500].reshape(windows, -1)
-    reference = np.nanmedian(np.where(told > 0, told, np.nan), axis=1)
+    oximeter = table["PulseOximeter_results"][: windows * 1500].reshape(windows, -1)
+    reference = np.nanmedian(np.where(oximeter > 0, oximeter, np.nan), axis=1)
     close = np.abs(night.heart_bpm - reference) <= 5.0
     assert close.mean() >= 0.95, f"{close.mean():.1%}"
 

@@ -100,9 +100,9 @@ def test_beat_energy_has_a_bump_at_each_beat_and_none_larger_for_a_movement():
     bcg += 0.05 * np.random.default_rng(0).normal(size=len(time))
     bcg[6000:6300] += 40.0 * np.random.default_rng(1).normal(size=300)
     energy = beat_energy(bcg, 100.0)
-    calm = beats[(beats < 50) | (beats > 75)]
-    at_beat = energy[np.rint(calm * 100).astype(int)]
-    between = energy[np.rint((calm + 0.45) * 100).astype(int)]
+    at_rest = beats[(beats < 50) | (beats > 75)]
+    at_beat = energy[np.rint(at_rest * 100).astype(int)]
+    between = energy[np.rint((at_rest + 0.45) * 100).astype(int)]
     assert np.median(at_beat) > np.median(between) + 1.0
     assert energy.max() <= 3.0
 
