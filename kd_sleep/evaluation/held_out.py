@@ -207,8 +207,8 @@ def _runs(
     ]
     counts = [scores.confusions(str(students[0]), probs, truth)]
     for run in students[1:]:
-        said = [softmax(night.astype(np.float64), axis=-1) for night in run.logits(nights)]
-        counts.append(scores.confusions(str(run), said, truth))
+        of_run = [softmax(night.astype(np.float64), axis=-1) for night in run.logits(nights)]
+        counts.append(scores.confusions(str(run), of_run, truth))
     draws, seeds = (sorted(set(values)) for values in zip(*pairs, strict=True))
     if sorted(pairs) == [(draw, seed) for draw in draws for seed in seeds]:
         order = [pairs.index((draw, seed)) for draw in draws for seed in seeds]
