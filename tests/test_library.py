@@ -274,8 +274,7 @@ def test_the_whole_way_reads_no_file_and_needs_no_reader():
         "s = kd_sleep.fit_student(one, teacher=t, validation=other,"
         " model=StudentConfig(**tiny), **how)\n"
         "test = kd_sleep.Nights.from_arrays(**simulated_arrays([3], hours=0.5))\n"
-        "print(kd_sleep.evaluate(s, test)"
-        "['data']['windows'])\n"
+        "print(kd_sleep.evaluate(s, test).data.windows)\n"
         "print(len(s.stage(simulated_arrays([3], hours=0.5)['bcg'][0], 50.0)))\n"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
