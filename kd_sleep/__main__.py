@@ -21,6 +21,7 @@ COMMANDS = {
     },
     "Evaluation": {
         "evaluate": "scores on held-out subjects -> results.json, report.html",
+        "cross_validate": "recorded people, each scored by networks that never saw them",
         "study": "the article's claims against this dataset -> report.html",
         "benchmark": "speed and memory as ratios to named peers",
     },

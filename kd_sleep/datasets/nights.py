@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -325,6 +326,22 @@ def _records_of(
             f"{data_dir}: {split} holds subjects that are not its own: {sorted(stray)}."
         )
     return sorted(records, key=lambda record: record["recording_id"]), subjects
+
+
+def joined(parts: Sequence[Nights]) -> Nights:
+    """The nights of several splits, one after the other; without samples where a part has none."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(Nights):
+        values = [getattr(part, field.name) for part in parts]
+        if any(value is None for value in values):
+            found[field.name] = None
+        elif isinstance(values[0], str):
+            found[field.name] = " and ".join(sorted({*values}))
+        elif isinstance(values[0], tuple):
+            found[field.name] = tuple(itertools.chain.from_iterable(values))
+        else:
+            found[field.name] = np.concatenate(values)
+    return Nights(**found)
 
 
 def stack(records: list[dict]) -> Nights:

@@ -29,6 +29,7 @@ PARTS = {
     "distill_student": ("student", "distill", "student_train", "execution"),
     "sweep": ("student", "distill", "student_train", "execution"),
     "evaluate": ("evaluation",),
+    "cross_validate": ("student_train", "distill", "evaluation"),
     "study": (
         "study", "study_soft_labels", "student", "student_train", "execution", "evaluation",
     ),
