@@ -57,7 +57,7 @@ def uniform_clock(
     Rows are put into groups, which end where the stamp moves on. By how much the earliest of the
     groups after a row comes later than the earliest before it, beyond its number, is lost in a gap.
     As many groups are taken together as keep stamps from falling behind: late packets do
-    so as often as they run ahead, and gaps never. Period and gaps are told in turns.
+    so as often as they run ahead, and gaps never. Period and gaps are estimated in turns.
 
     Raises:
       RecordingError: stamps that run backwards, never change, are too coarse or keep to no rate.
@@ -105,11 +105,11 @@ def uniform_clock(
             tries.append((unit, _period_of_packets(stamps, unit), 0.0))
         for u, guess, blur in tries:
             threshold = 0.5 * u * guess + 0.6 * blur * (u == 1)
-            told = _with_gaps(last, stamps, guess, threshold, rows * grouped, u, whole)
-            gaps = np.count_nonzero(told[0])
-            if told[2] + _GAP_COST_S * gaps < best_s:
-                best_s, (lost, straight, stray_s) = told[2] + _GAP_COST_S * gaps, told
-            if told[2] < 2 * period and gaps <= _FEW * len(last):
+            candidate = _with_gaps(last, stamps, guess, threshold, rows * grouped, u, whole)
+            gaps = np.count_nonzero(candidate[0])
+            if candidate[2] + _GAP_COST_S * gaps < best_s:
+                best_s, (lost, straight, stray_s) = candidate[2] + _GAP_COST_S * gaps, candidate
+            if candidate[2] < 2 * period and gaps <= _FEW * len(last):
                 break
         gaps = np.count_nonzero(lost)
         if gaps > _MANY * len(last) or (gaps > _FEW * len(last) and stray_s > 5 * period):
@@ -161,13 +161,13 @@ def _with_gaps(
     """Samples lost before each group, period, and how far the stamps' envelope strays off it."""
     lost, stray_s = np.zeros(len(last), np.int64), np.inf
     for turn in range(6):
-        told = _lost(stamps - period * last, period, threshold, rows, unit)
-        if np.array_equal(told, lost) and np.isfinite(stray_s):
+        lost_now = _lost(stamps - period * last, period, threshold, rows, unit)
+        if np.array_equal(lost_now, lost) and np.isfinite(stray_s):
             break
-        lost, index = told, last + np.cumsum(told)
-        if turn < 2 and np.count_nonzero(told) > _FEW * len(last):
+        lost, index = lost_now, last + np.cumsum(lost_now)
+        if turn < 2 and np.count_nonzero(lost_now) > _FEW * len(last):
             # From the stretches between gaps: whose lengths are not sure before the period is.
-            period = _common_slope(np.cumsum(told > 0), last, stamps) or period
+            period = _common_slope(np.cumsum(lost_now > 0), last, stamps) or period
         else:
             period, stray_s = _envelope(index[whole], stamps[whole], period)
     return lost, period, stray_s

@@ -109,11 +109,11 @@ def _layout(path: str | os.PathLike) -> _Layout:
     if len(raw) > 2 and not raw[-1].endswith(b"\n"):
         raw.pop()
     lines = [line.decode("utf-8", "replace").strip("\r\n") for line in raw]
-    told = re.fullmatch(r'"?sep=(.)"?', lines[0], re.IGNORECASE) if lines else None
+    separator = re.fullmatch(r'"?sep=(.)"?', lines[0], re.IGNORECASE) if lines else None
     comments: list[int] = []  # numbers of lines
     text: list[int] = []
     rows: list[int] = []
-    for number, line in enumerate(lines[1:] if told else lines, start=1 if told else 0):
+    for number, line in enumerate(lines[1:] if separator else lines, start=1 if separator else 0):
         if line.startswith(_COMMENTS) or (line.startswith(";") and line.count(";") == 1):
             comments.append(number)
         elif line.strip():
@@ -130,7 +130,7 @@ def _layout(path: str | os.PathLike) -> _Layout:
     first = rows[0]
     named = [*text, *comments[-1:]][0] if text or comments else first
     header = lines[named].lstrip("#%/ ") if named != first else ""
-    delimiter = told[1] if told else _delimiter(header if text else "", lines[first])
+    delimiter = separator[1] if separator else _delimiter(header if text else "", lines[first])
 
     def cells(line: str) -> list[str]:
         if delimiter is None:

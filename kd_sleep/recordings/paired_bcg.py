@@ -189,25 +189,25 @@ def _samples(
     clocks: dict[int, _Beside],
 ) -> tuple[Samples, datetime.datetime | None]:
     """A channel on the clock of its rows, and when it starts."""
-    told_hz = _told_hz(path, column.label, contents.rate if column.rate is None else column.rate)
+    stated_hz = _as_hz(path, column.label, contents.rate if column.rate is None else column.rate)
     start = contents.start if column.start is None else time_stamps.start_of(column.start)
     around = [] if column.rows in clocks else _possible_clocks(contents, column)
     values, *beside = contents.load([column, *around])
-    samples = values if isinstance(values, Samples) else Samples(values, told_hz)
+    samples = values if isinstance(values, Samples) else Samples(values, stated_hz)
     if ramp(samples.values):
         raise RecordingError(
             path, f"channel {column.label!r} {_RISES}: a clock or a count, no BCG.", "Name another."
         )
     if column.rows not in clocks:
         table = list(zip(around, beside, strict=True))
-        clocks[column.rows] = _clock_beside(path, contents, table, told_hz or rate_hz)
+        clocks[column.rows] = _clock_beside(path, contents, table, stated_hz or rate_hz)
     clock, stamped, notes = clocks[column.rows]
     if clock is not None:
-        if told_hz and abs(clock.rate_hz / told_hz - 1.0) > RATE_TOLERANCE:
+        if stated_hz and abs(clock.rate_hz / stated_hz - 1.0) > RATE_TOLERANCE:
             raise RecordingError(
                 path,
                 f"its time stamps tell {clock.rate_hz:.6g} Hz, what it says of its rate"
-                f" {told_hz:g} Hz.",
+                f" {stated_hz:g} Hz.",
                 "Remove the wrong one of them.",
             )
         samples = Samples(clock.spread(samples.values), clock.rate_hz)
@@ -220,16 +220,16 @@ def _samples(
     return dataclasses.replace(samples, notes=(*samples.notes, *notes)), start
 
 
-def _told_hz(path: str | os.PathLike, label: str, told: Any) -> float:
-    if told is None:
+def _as_hz(path: str | os.PathLike, label: str, stated: Any) -> float:
+    if stated is None:
         return 0.0
     try:
-        rate_hz = float(told)
+        rate_hz = float(stated)
     except (ValueError, TypeError):
         rate_hz = -1.0
     if not 0 < rate_hz < np.inf:
         raise RecordingError(
-            path, f"tells {str(told)[:40]!r} as the rate of {label!r}.", "Correct it."
+            path, f"tells {str(stated)[:40]!r} as the rate of {label!r}.", "Correct it."
         )
     return rate_hz
 
@@ -255,7 +255,7 @@ def _clock_beside(
     path: str | os.PathLike,
     contents: Contents,
     table: Sequence[tuple[Column, Any]],
-    told_hz: float,
+    stated_hz: float,
 ) -> _Beside:
     """The clock among columns, its start, and notes on those that only rise and are none."""
     rising = {}
@@ -265,12 +265,12 @@ def _clock_beside(
             continue
         stamps = values
         if not isinstance(values, Stamps):
-            stamps = time_stamps.stamps_of(values, column.label, told_hz, contents.row_name)
+            stamps = time_stamps.stamps_of(values, column.label, stated_hz, contents.row_name)
         if isinstance(stamps, Stamps):
             clock = bcg_clock.uniform_clock(path, stamps.seconds, contents.row_name)
             return clock, stamps.start, (*stamps.notes, *clock.notes)
         rising[column.label] = stamps
-        if named or not told_hz:
+        if named or not stated_hz:
             raise RecordingError(
                 path,
                 f"column {column.label!r} may be its clock, but {stamps}.",

@@ -94,9 +94,9 @@ def clock_times(cells: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], NDArray[n
             raise NoTime(int(np.arange(len(cells))[rows][np.argmin(right)]))
         fraction = fraction * 10**9 // 10 ** (3 + len(match[7] or b""))
         wall_us[rows] = ((days * 24 + hour) * 60 + minute) * 60_000_000 + second * 10**6 + fraction
-        told = re.search(rb"(Z|UTC|GMT)\s*$", match[0]) or match[8]
+        known = re.search(rb"(Z|UTC|GMT)\s*$", match[0]) or match[8]
         sign = -1 if match[8] == b"-" else 1
-        zone_min[rows] = sign * (zone_h * 60 + zone_m) if told else NO_ZONE
+        zone_min[rows] = sign * (zone_h * 60 + zone_m) if known else NO_ZONE
         todo = todo[~alike]
         if not todo.size:
             return wall_us, zone_min
@@ -187,7 +187,7 @@ def text_stamps(wall_us: NDArray, zone_min: NDArray, first: bytes) -> Stamps:
 
 
 def stamps_of(
-    stamps: NDArray, label: str, told_hz: float, row_name: Callable[[int], str]
+    stamps: NDArray, label: str, stated_hz: float, row_name: Callable[[int], str]
 ) -> Stamps | str:
     """Stamps of a clock in numbers, or why the column is none.
 
@@ -203,9 +203,9 @@ def stamps_of(
     if not np.isfinite(stamps).all():
         return f"{row_name(int(np.argmin(np.isfinite(stamps))))} has '' in it, and no time stamp"
     step = row_step(stamps)
-    if not per_s and told_hz and step > 0:
-        units = (1.0, 1e3, 1e6, 1e9, 1 / 86400, told_hz)
-        per_s = next((u for u in units if abs(step / u * told_hz - 1.0) < _SAME_RATE), 0.0)
+    if not per_s and stated_hz and step > 0:
+        units = (1.0, 1e3, 1e6, 1e9, 1 / 86400, stated_hz)
+        per_s = next((u for u in units if abs(step / u * stated_hz - 1.0) < _SAME_RATE), 0.0)
     if not per_s and step > 0:
         usual = row_step(stamps, 1)
         if usual == 1.0 and start_of(stamps[0], 1e3) is None:

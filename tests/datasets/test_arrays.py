@@ -67,7 +67,7 @@ def test_a_night_may_lack_anything_but_all(drawn):
     assert some.digest() != both.digest()
 
 
-def test_gain_and_rate_of_a_bcg_change_nothing_that_is_told(drawn):
+def test_gain_and_rate_of_a_bcg_change_nothing(drawn):
     twice = [np.repeat(1e3 * bcg, 2) for bcg in drawn["bcg"]]
     other = Nights.from_arrays(**drawn | {"bcg": twice, "bcg_rate_hz": 100})
     one = Nights.from_arrays(**drawn)

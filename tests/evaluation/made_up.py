@@ -171,8 +171,8 @@ def sqi_of(nights, systems):
     }
     flag = float(np.quantile(learned, 0.2))
     flags = selective.flagged(learned < flag, labels, losses["error"], gap, subjects, CONFIG)
-    said = ["The learned SQI comes nearer to the oracle than entropy does."]
-    sqi = results.Sqi("student_distilled", flag, 0.2, judged, flags, said)
+    conclusions = ["The learned SQI comes nearer to the oracle than entropy does."]
+    sqi = results.Sqi("student_distilled", flag, 0.2, judged, flags, conclusions)
     return sqi, np.split(learned, np.cumsum(counts)[:-1])
 
 

@@ -126,7 +126,7 @@ def settings_of(seed=0, label_seed=0):
 
 
 @pytest.fixture
-def said():
+def scored_splits():
     """Two runs without a network."""
     splits = {name: synthetic_nights(n, 40, seed) for name, (n, seed) in SPLITS.items()}
     sharpness, asked = {"teacher": 1.0, "student": 3.0}, []
@@ -146,8 +146,8 @@ def said():
     return scored, splits, sharpness
 
 
-def test_results_hold_sleep_measures_and_calibration_fitted_on_validation(said, tmp_path):
-    scored, splits, _ = said
+def test_results_hold_sleep_measures_and_calibration_fitted_on_validation(scored_splits, tmp_path):
+    scored, splits, _ = scored_splits
     results, asked = scored(out=tmp_path)
     assert sorted(asked) == [("student", 3), ("student", 6), ("teacher", 3), ("teacher", 6)]
     systems = {"teacher", "student", "time_of_night", "majority"}
@@ -163,9 +163,9 @@ def test_results_hold_sleep_measures_and_calibration_fitted_on_validation(said, 
     assert "Calibration" in page
 
 
-def test_several_runs_of_one_name_are_means_with_intervals_over_seeds_and_draws(said):
+def test_several_runs_of_one_name_are_means_with_intervals_over_seeds_and_draws(scored_splits):
     """As a full cross of seeds and draws, or each draw with a seed of its own."""
-    scored, _, sharpness = said
+    scored, _, sharpness = scored_splits
 
     def students(pairs):
         return [
@@ -192,8 +192,8 @@ def test_several_runs_of_one_name_are_means_with_intervals_over_seeds_and_draws(
         scored(students=students([(0, 0), (0, 1), (1, 0)]))
 
 
-def test_test_labels_have_no_say_in_a_temperature(said):
-    scored, splits, _ = said
+def test_test_labels_have_no_say_in_a_temperature(scored_splits):
+    scored, splits, _ = scored_splits
     before = scored()[0].calibration.systems
     splits["test"].label[:] = np.roll(splits["test"].label, 7)
     after = scored()[0].calibration.systems
@@ -202,16 +202,16 @@ def test_test_labels_have_no_say_in_a_temperature(said):
     assert before["student"].after != after["student"].after
 
 
-def test_validation_itself_is_judged_without_a_temperature(said):
-    scored, _, _ = said
+def test_validation_itself_is_judged_without_a_temperature(scored_splits):
+    scored, _, _ = scored_splits
     results, _ = scored("validation")
     assert results.calibration.validation_nights == 0
     assert results.calibration.systems["student"].after is None
 
 
 @pytest.mark.parametrize("which", ["teachers", "students"])
-def test_either_can_be_scored_alone(said, which):
-    scored, _, _ = said
+def test_either_can_be_scored_alone(scored_splits, which):
+    scored, _, _ = scored_splits
     results, asked = scored(**{which: ()})
     left = "student" if which == "teachers" else "teacher"
     assert {name for name, _ in asked} == {left}
@@ -220,8 +220,8 @@ def test_either_can_be_scored_alone(said, which):
         scored(teachers=(), students=())
 
 
-def test_nights_without_what_is_read_are_left_out_by_name(said):
-    scored, splits, _ = said
+def test_nights_without_what_is_read_are_left_out_by_name(scored_splits):
+    scored, splits, _ = scored_splits
     test = splits["test"]
     test.rr_missing[:40] = 1.0
     test.bcg_missing[40:80] = 1.0
@@ -233,8 +233,8 @@ def test_nights_without_what_is_read_are_left_out_by_name(said):
         scored()
 
 
-def test_a_model_is_not_scored_on_its_own_training_subjects(said, tmp_path):
-    scored, splits, sharpness = said
+def test_a_model_is_not_scored_on_its_own_training_subjects(scored_splits, tmp_path):
+    scored, splits, sharpness = scored_splits
     run = a_pair()[scores.DISTILLED] | {"teacher": "teacher"}
     run["trained_on"] = {"seen": [seen(splits["test"], splits["validation"])]}
     for name in ("teacher", "student"):
@@ -253,9 +253,9 @@ def test_a_network_gone_wrong_is_named_with_its_night(data_dir, teacher_dir):
 
 
 def test_one_subject_a_dark_night_and_a_network_of_one_class_make_a_page(
-    said, monkeypatch, tmp_path
+    scored_splits, monkeypatch, tmp_path
 ):
-    scored, splits, _ = said
+    scored, splits, _ = scored_splits
     test = splits["test"]
     splits["test"] = dataclasses.replace(test, subject_ids=("s",) * len(test))
     test.label[:40] = -1

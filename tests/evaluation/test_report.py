@@ -161,8 +161,8 @@ def test_the_first_screen_says_what_was_found_on_what(alone, plain, study, html)
     assert all(name in text for name in wording.SYSTEM_LABELS.values())
     value = results.systems["student_distilled"].pooled.accuracy.value
     assert f"accuracy of {100 * value:.1f} %" in text
-    said, text = study[0].study.conclusions, Page(html).text
-    places = [text.index(sentence) for sentence in said]
+    conclusions, text = study[0].study.conclusions, Page(html).text
+    places = [text.index(sentence) for sentence in conclusions]
     assert places == sorted(places)
     assert places[2] < text.index("Macro F1") < places[3]
 

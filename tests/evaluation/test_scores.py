@@ -108,8 +108,8 @@ def test_draws_are_those_of_resampled_subjects(study):
             for row in np.flatnonzero(np.array(nights.subject_ids) == name).tolist() * weight
         ]
         labels = np.concatenate([nights.labels[row] for row in drawn])
-        said = np.concatenate([systems["teacher"][row] for row in drawn]).argmax(-1)
-        kappas.append(sklearn_metrics.cohen_kappa_score(labels, said))
+        predicted = np.concatenate([systems["teacher"][row] for row in drawn]).argmax(-1)
+        kappas.append(sklearn_metrics.cohen_kappa_score(labels, predicted))
     assert [found.low, found.high] == pytest.approx(np.quantile(kappas, [0.025, 0.975]))
 
 

@@ -126,7 +126,7 @@ def test_losses_shift_and_scale_the_areas():
 
 
 @pytest.mark.parametrize(
-    ("loss", "confidence", "said"),
+    ("loss", "confidence", "error"),
     [
         ([0.0, np.nan], [1.0, 2.0], "loss: 1 of 2"),
         ([0.0, 1.0], [np.nan, 2.0], "confidence: 1 of 2 windows are NaN"),
@@ -135,8 +135,8 @@ def test_losses_shift_and_scale_the_areas():
         ([], [], "N > 0"),
     ],
 )
-def test_bad_numbers_are_refused(loss, confidence, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_numbers_are_refused(loss, confidence, error):
+    with pytest.raises(ValueError, match=error):
         aurc(loss, confidence)
 
 

@@ -165,8 +165,8 @@ def test_windows_the_scorer_left_out_are_left_out_of_the_systems_too():
     labels = hypnogram("WWLLRR")
     spoilt = hypnogram("WW..RR")
     nights = ScoredNights(["a", "b"], ["a", "b"], [spoilt, labels])
-    said = [one_hot(hypnogram("WWDDRR")), one_hot(labels)]
-    found = agreement(nights, {"x": said}, CONFIG)
+    predicted = [one_hot(hypnogram("WWDDRR")), one_hot(labels)]
+    found = agreement(nights, {"x": predicted}, CONFIG)
     assert found.systems["x"]["tst_min"].bias.value == 0.0
     assert found.per_recording[0].systems["x"]["deep_min"] == 0.0
 
@@ -176,8 +176,8 @@ def test_a_night_without_the_measure_is_counted_not_averaged():
     labels = [hypnogram(text) for text in ("WLLRR", "WLLLL", "WWWWW", ".....", "LLRRW")]
     names = list("abcde")
     nights = ScoredNights(names, names, labels)
-    said = [one_hot(np.where(n == 1, 2, np.maximum(n, 0))) for n in labels]
-    found = agreement(nights, {"x": said}, CONFIG)
+    predicted = [one_hot(np.where(n == 1, 2, np.maximum(n, 0))) for n in labels]
+    found = agreement(nights, {"x": predicted}, CONFIG)
     latency = found.systems["x"]["rem_latency_min"]
     assert latency.bias == Interval()
     assert (latency.nights, latency.undefined, latency.sd) == (0, 4, None)

@@ -243,9 +243,9 @@ def test_advice_names_flags_that_exist():
 
 
 def test_a_sentence_inside_another_ends_once():
-    told = RecordingError("a..b/../c", "no heartbeat: is the rate right?.", "Look at it.")
-    assert str(told) == "a..b/../c: no heartbeat: is the rate right? Look at it."
-    assert told.problem == "no heartbeat: is the rate right?"
+    shown = RecordingError("a..b/../c", "no heartbeat: is the rate right?.", "Look at it.")
+    assert str(shown) == "a..b/../c: no heartbeat: is the rate right? Look at it."
+    assert shown.problem == "no heartbeat: is the rate right?"
     assert (
         str(KdSleepError("It ends: it is damaged..", "Wait ..."))
         == "It ends: it is damaged. Wait ..."
@@ -278,8 +278,8 @@ def test_an_absent_package_is_one_line_that_says_what_to_install(monkeypatch, ca
         Flags("").run(main, [])
     assert ended.value.code == 2
     extra = PACKAGES[package]
-    told = f"Error: {package} is not installed. Run `pip install 'kd_sleep[{extra}]'`.\n"
-    assert capsys.readouterr().err == told
+    shown = f"Error: {package} is not installed. Run `pip install 'kd_sleep[{extra}]'`.\n"
+    assert capsys.readouterr().err == shown
 
 
 def test_a_package_of_no_extra_that_is_absent_is_a_bug(monkeypatch):

@@ -167,10 +167,10 @@ def test_dropout_is_for_training_alone():
     batch = shown(module, a_batch())
     params = randomised(module, batch)
     inputs = module.inputs(batch)
-    calm = module.apply(params, *inputs)
-    np.testing.assert_array_equal(calm, module.apply(params, *inputs))
+    still = module.apply(params, *inputs)
+    np.testing.assert_array_equal(still, module.apply(params, *inputs))
     key = {"dropout": jax.random.PRNGKey(0)}
-    assert jnp.abs(module.apply(params, *inputs, train=True, rngs=key) - calm).max() > 1e-3
+    assert jnp.abs(module.apply(params, *inputs, train=True, rngs=key) - still).max() > 1e-3
 
 
 def convolved(params, x_NTC, width, stride, dilation, padding):

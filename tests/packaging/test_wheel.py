@@ -151,8 +151,8 @@ def test_the_base_stages_arrays_edf_csv_and_npy(built, cohort, tmp_path):
             [command[0], *others], cwd=tmp_path, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 2
-        told = rf"Error: \w+ is not installed. Run `pip install 'kd_sleep\[{extra}\]'`.\n"
-        assert re.fullmatch(told, done.stderr), done.stderr
+        expected = rf"Error: \w+ is not installed. Run `pip install 'kd_sleep\[{extra}\]'`.\n"
+        assert re.fullmatch(expected, done.stderr), done.stderr
 
 
 @pytest.mark.slow

@@ -157,7 +157,7 @@ def test_what_is_no_time_is_found(cell, row):
 
 
 @pytest.mark.parametrize(
-    ("label", "per_s", "base_s", "told_hz", "start"),
+    ("label", "per_s", "base_s", "stated_hz", "start"),
     [("time_us", 1e6, 3600, 0, None), ("time_us", 1e6, 2.3 * 3600, 0, None),
      ("time", 1e6, 30 * 3600, 0, None), ("time", 1e3, 30 * 3600, 0, None),
      ("ts", 1e9, 3600, 0, None), ("x", 1.0, 0, 0, None), ("x", 1e3, 0, 0, None),
@@ -165,9 +165,9 @@ def test_what_is_no_time_is_found(cell, row):
      ("x", 1.0, 1.7e9, 0, 2023), ("x", 1e3, 1.7e9, 0, 2023), ("Zeit [s]", 1.0, 1.7e9, 0, 2023),
      ("ms", 1e3, 1.7e9, 0, 2023), ("timestamp", 1e9, 1.7e9, 100, 2023)],
 )  # fmt: skip
-def test_units_and_starts_of_numeric_stamps(label, per_s, base_s, told_hz, start):
+def test_units_and_starts_of_numeric_stamps(label, per_s, base_s, stated_hz, start):
     stamps = (base_s + np.arange(60_000) / 100) * per_s
-    found = time_stamps.stamps_of(stamps, label, told_hz, str)
+    found = time_stamps.stamps_of(stamps, label, stated_hz, str)
     assert isinstance(found, time_stamps.Stamps)
     np.testing.assert_allclose(found.seconds, np.arange(60_000) / 100, atol=1e-4)
     assert (found.start and found.start.year) == start

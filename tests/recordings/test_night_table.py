@@ -167,11 +167,11 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_table_that_cannot_be_is_refused_by_row_and_column(home, wrong):
-    lines, told = WRONG[wrong]
+    lines, reason = WRONG[wrong]
     path = table(home, *lines)
-    with pytest.raises(DatasetError, match=f"^{path}: .*{told}") as error:
+    with pytest.raises(DatasetError, match=f"^{path}: .*{reason}") as error:
         nights_of(path)
-    assert error.value.remedy or "column" in told
+    assert error.value.remedy or "column" in reason
 
 
 def test_bytes_that_are_no_table_are_refused(home, tmp_path):
@@ -183,14 +183,14 @@ def test_bytes_that_are_no_table_are_refused(home, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "config", "told"),
+    ("lines", "config", "reason"),
     [
         (["id,subject,bcg", "a,eve,bcg.npy"], SIMULATED, "names 1 BCG files, which .*simulated"),
         (["id,subject,beats", "a,eve,beats.npy"], PAIRED, "names no BCG file"),
     ],
 )
-def test_a_bcg_that_would_not_be_read_is_no_silence(home, lines, config, told):
-    with pytest.raises(DatasetError, match=told):
+def test_a_bcg_that_would_not_be_read_is_no_silence(home, lines, config, reason):
+    with pytest.raises(DatasetError, match=reason):
         nights_of(table(home, *lines), config)
 
 

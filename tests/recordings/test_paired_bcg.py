@@ -174,11 +174,11 @@ def test_gain_and_polarity_pass_unchanged(tmp_path, dtype):
 
 def test_a_huge_offset_costs_no_precision_and_infinities_are_gaps(tmp_path):
     values = heartbeats()
-    for offset, said in ((0.0, False), (1e9, True)):
+    for offset, noted in ((0.0, False), (1e9, True)):
         np.save(tmp_path / "night.npy", values + offset)
         bcg = read_bcg(tmp_path / "night.npy", rate_hz=RATE)
         np.testing.assert_allclose(np.diff(bcg.signal.values), np.diff(values), atol=1e-5)
-        assert ("median" in " ".join(bcg.notes)) == said
+        assert ("median" in " ".join(bcg.notes)) == noted
     values[100:110] = (np.inf, -np.inf) * 5
     values[200] = 1e300
     np.save(tmp_path / "night.npy", values)

@@ -137,11 +137,11 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_record_that_is_half_there_is_left_out_by_name(folder, damage):
-    harm, suffix, told = DAMAGE[damage]
+    harm, suffix, reason = DAMAGE[damage]
     harm(folder)
     result = only(folder)
     assert isinstance(result, Exclusion)
-    assert told in result.reason
+    assert reason in result.reason
     assert result.path == str(folder / f"slp01a{suffix}")
 
 

@@ -94,10 +94,10 @@ def test_each_night_is_labelled_by_its_folds_teacher_and_other_splits_by_the_tea
         rows = np.flatnonzero(folds_of(nights.subject_ids, FOLDS) == fold)
         others = nights.select(np.setdiff1d(np.arange(len(nights)), rows))
         assert one.settings["data"] == [others.digest(), validation.digest()]
-        said = one.logits(nights)
+        expected = one.logits(nights)
         for row in rows:
             assert teacher.for_subject(nights.subject_ids[row], nights.cohort).name == one.name
-            np.testing.assert_allclose(found[row], said[row], atol=1e-5)
+            np.testing.assert_allclose(found[row], expected[row], atol=1e-5)
 
 
 def test_a_stopped_run_goes_on_with_the_folds_that_it_has(data_dir, folded, tmp_path, monkeypatch):
