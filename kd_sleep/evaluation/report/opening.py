@@ -129,7 +129,7 @@ def table(results: Results) -> str:
         lines.append(" " * 20 + "".join(f"{head:>20}" for head in heads[block]))
         for name, row in rows.items():
             texts = (f"{value} {interval}" for value, interval in row[block])
-            lines.append(f"{name:<20.20}" + "".join(f"{text:>20}" for text in texts))
+            lines.append(f"{name:<20.20}" + "".join(f" {text:>19}" for text in texts))
         lines.append("")
     if results.distillation is not None:
         conclusion = results.distillation.conclusion
