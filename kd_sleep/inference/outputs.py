@@ -54,6 +54,7 @@ EDF_TEXTS = {
     UNSCORED: "Sleep stage ?",
 }
 EDF_NOTE = "N2 stands for Light, N1 or N2"
+_HALF_DAY_S = 43_200
 DOUBTFUL = "doubtful"
 _OWN = ("-hypnogram.edf", "-hypnogram.csv")
 _LONGEST_NAME = 100
@@ -262,11 +263,25 @@ def _stage_ecg(teacher: StagingTeacher, path: Path, reading: Reading) -> _Staged
 
 
 def _labels(path: Path, start: datetime.datetime | None, windows: int) -> NDArray[np.int8]:
-    """A scorer's stages of the night's windows."""
+    """A scorer's stages of the night's windows, placed by the clocks where both are known.
+
+    A scoring without a clock is taken to begin with the recording.
+    """
     from kd_sleep.recordings.scored_windows import labels_of_night
     from kd_sleep.recordings.stage_files import read_scoring  # needs kd_sleep[data]
 
-    return labels_of_night(path, read_scoring(path, start), windows)
+    scoring = read_scoring(path, start)
+    if start is None or scoring.start_time is None:
+        return labels_of_night(path, scoring, windows)
+    began = datetime.datetime.combine(start.date(), scoring.start_time)
+    late_s = (start.replace(tzinfo=None) - began).total_seconds()  # of the recording
+    late = round(((late_s + _HALF_DAY_S) % (2 * _HALF_DAY_S) - _HALF_DAY_S) / WINDOW_S)
+    labels = np.full(windows, UNSCORED, np.int8)
+    scored = labels_of_night(path, scoring)
+    first, last = max(late, 0), min(late + windows, len(scored))
+    if first < last:
+        labels[first - late : last - late] = scored[first:last]
+    return labels
 
 
 def write_csv(path: Path, staging: Staging, start: datetime.datetime | None) -> None:

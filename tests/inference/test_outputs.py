@@ -242,6 +242,20 @@ def test_a_night_is_compared_with_a_scorers_stages(
     outputs._network.cache_clear()
 
 
+@pytest.mark.parametrize("late", [-3, 0, 4, 2000])
+def test_stages_are_placed_by_the_clocks(cohort, late):
+    """A recording that begins `late` windows after the scoring, or ends before it."""
+    name = "shhs1-200001"
+    xml = shhs.paths_of(cohort, name).stages_xml
+    scoring = read_scoring(xml)
+    first = datetime.datetime.combine(datetime.date(2001, 1, 1), scoring.start_time)
+    start = first + datetime.timedelta(seconds=30 * late + 10, days=400)
+    labels = outputs._labels(xml, start, len(scoring.labels) - 5)
+    for window, label in enumerate(labels.tolist()):
+        there = 0 <= window + late < len(scoring.labels)
+        assert label == (scoring.labels[window + late] if there else -1)
+
+
 def test_stages_of_no_common_window_or_another_length_are_refused(student, bcg):
     staged = student.stage(bcg.values, bcg.rate_hz)
     with pytest.raises(KdSleepError, match="3 stages for a night of"):
