@@ -128,7 +128,8 @@ def table(results: Results) -> str:
     for block in (slice(0, 3), slice(3, None)):
         lines.append(" " * 20 + "".join(f"{head:>20}" for head in heads[block]))
         for name, row in rows.items():
-            texts = (f"{value} {interval}" for value, interval in row[block])
+            texts = [f"{value} {interval}" for value, interval in row[block]]
+            texts = [text if len(text) < 20 else text.replace(", ", ",") for text in texts]
             lines.append(f"{name:<20.20}" + "".join(f" {text:>19}" for text in texts))
         lines.append("")
     if results.distillation is not None:
