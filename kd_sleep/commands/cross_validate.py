@@ -28,13 +28,16 @@ def main(
     preset: Preset, data_dir: Path, teacher: Path, student: Path | None, workdir: Path
 ) -> None:
     from kd_sleep.datasets.nights import joined, read_split
+    from kd_sleep.evaluation.plain_json import to_json
+    from kd_sleep.evaluation.report import table
+    from kd_sleep.evaluation.scores import verdict
     from kd_sleep.inference.saved import load_network
     from kd_sleep.provenance import write_json
     from kd_sleep.schema import SPLITS
     from kd_sleep.study import leave_one_out
 
     nights = joined([read_split(data_dir, split) for split in SPLITS])
-    found = leave_one_out.leave_one_out(
+    probs = leave_one_out.leave_one_out(
         nights,
         load_network(teacher, "teacher").trained,
         load_network(student, "student").trained if student else None,
@@ -42,12 +45,14 @@ def main(
         preset.student_train,
         preset.distill,
     )
-    write_json(
-        workdir / "results.json",
-        nights.origin() | leave_one_out.summary(found, preset.evaluation),
-    )
-    print(leave_one_out.table(found, preset.evaluation))
-    print(f"\nResults: {workdir / 'results.json'}")
+    results = leave_one_out.evaluated(nights, probs, preset.evaluation, preset.student_train.seed)
+    gains = leave_one_out.gains(nights, probs, preset.evaluation)
+    path = workdir / "results.json"
+    write_json(path, to_json({"results": results, "gains": gains}))
+    print(table(results))
+    for name, changes in gains.items():
+        print(f"{name}, accuracy: {verdict(changes.accuracy)}")
+    print(f"\nResults: {path}")
 
 
 if __name__ == "__main__":

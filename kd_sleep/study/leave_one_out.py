@@ -19,11 +19,11 @@ import dataclasses
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
+from scipy.special import softmax
 from tqdm import tqdm
 
 from kd_sleep.config import (
@@ -36,60 +36,27 @@ from kd_sleep.config import (
 )
 from kd_sleep.datasets.nights import Nights
 from kd_sleep.errors import DatasetError
-from kd_sleep.evaluation.scores import ScoredNights, time_of_night_probs
-from kd_sleep.metrics import accuracy, confusion_counts, kappa
-from kd_sleep.provenance import read_json, write_json
+from kd_sleep.evaluation.bootstrap import Bootstrap, ScoredNights
+from kd_sleep.evaluation.results import Data, Results, Scores
+from kd_sleep.evaluation.scores import (
+    MAJORITY,
+    TIME_OF_NIGHT,
+    Runs,
+    confusions,
+    difference_of,
+    majority_probs,
+    score,
+    time_of_night_probs,
+)
 from kd_sleep.stages import NUM_STAGES
 from kd_sleep.training.fit import fit_student, fit_teacher
 from kd_sleep.training.run import write_settings
 from kd_sleep.training.trained import Trained
 
 CHOOSING = 2  # people who choose the best step
-BOOSTING, CLOCK, MAJORITY = "gradient boosting on HRV", "time of night", "majority"
+BOOSTING = "gradient boosting"
 SIMULATION, REAL, TUNED = "simulation", "real", "fine-tuned"
 _AROUND = 11  # windows
-
-
-@dataclasses.dataclass(frozen=True)
-class LeftOut:
-    """Confusion counts of every system on every person.
-
-    Attributes:
-      people: [P] ids.
-      counts: system -> [P, K, K].
-    """
-
-    people: tuple[str, ...]
-    counts: Mapping[str, NDArray[np.int64]]
-
-    def pooled(self, config: EvaluationConfig) -> dict[str, dict[str, dict[str, float]]]:
-        """Accuracy and kappa over all windows, with intervals from a bootstrap over people."""
-        draws_DP = self._draws(config)
-        edges = _edges(config)
-        found: dict[str, dict[str, dict[str, float]]] = {}
-        for system, counts_PKK in self.counts.items():
-            drawn = np.tensordot(draws_DP, counts_PKK, axes=1)
-            found[system] = {
-                score.__name__: {
-                    "value": float(score(counts_PKK.sum(0))),
-                    **dict(zip(("low", "high"), np.nanquantile(score(drawn), edges), strict=True)),
-                }
-                for score in (accuracy, kappa)
-            }
-        return found
-
-    def gain(self, system: str, over: str, config: EvaluationConfig) -> dict[str, float]:
-        """Difference in pooled kappa, both on the same draws of people."""
-        draws_DP = self._draws(config)
-        drawn = [kappa(np.tensordot(draws_DP, self.counts[s], axes=1)) for s in (system, over)]
-        value = kappa(self.counts[system].sum(0)) - kappa(self.counts[over].sum(0))
-        low, high = np.nanquantile(drawn[0] - drawn[1], _edges(config))
-        return {"value": float(value), "low": float(low), "high": float(high)}
-
-    def _draws(self, config: EvaluationConfig) -> NDArray[np.int64]:
-        count = len(self.people)
-        rng = np.random.default_rng(config.bootstrap_seed)
-        return rng.multinomial(count, np.full(count, 1 / count), size=config.bootstrap_draws)
 
 
 def leave_one_out(
@@ -99,7 +66,7 @@ def leave_one_out(
     workdir: Path,
     train: TrainConfig,
     distill: DistillConfig,
-) -> LeftOut:
+) -> dict[str, list[NDArray]]:
     """Trains on all people but one, for each of them; a stopped call goes on at its next person.
 
     Args:
@@ -109,6 +76,9 @@ def leave_one_out(
       workdir: gets a file for each person.
       train: training of every network.
       distill: loss of the students.
+
+    Returns:
+      System -> probabilities [N_r, K] of each night, in the order of `nights`.
 
     Raises:
       DatasetError: fewer than four people.
@@ -123,16 +93,22 @@ def leave_one_out(
     about = names | {"train": to_dict(train), "distill": to_dict(distill)}
     workdir.mkdir(parents=True, exist_ok=True)
     write_settings(workdir, "leave_one_out", about | {"data": nights.digest()})
-    counts: dict[str, list[NDArray[np.int64]]] = {}
+    found: dict[str, dict[int, NDArray]] = {}
+    subject_R = np.array(nights.subject_ids)
     for number, person in enumerate(tqdm(people, desc="Leaving one out", unit=" people")):
-        path = workdir / f"{person}.json"
+        path = workdir / f"{person}.npz"
         if not path.exists():
             chosen = {people[(number + 1 + k) % len(people)] for k in range(CHOOSING)}
-            folds = _parts(nights, person, chosen)
-            write_json(path, _score(*folds, teacher, student, train, distill))
-        for system, table in read_json(path, "Delete it: it is made again.").items():
-            counts.setdefault(system, []).append(np.array(table, np.int64))
-    return LeftOut(tuple(people), {system: np.stack(of) for system, of in counts.items()})
+            probs = _probs(*_parts(nights, person, chosen), teacher, student, train, distill)
+            partial = workdir / f".{person}.partial.npz"
+            np.savez(partial, **probs)  # type: ignore[arg-type]
+            partial.replace(path)
+        rows = np.flatnonzero(subject_R == person)
+        with np.load(path, allow_pickle=False) as saved:
+            for system in saved:
+                split = np.split(saved[system], np.cumsum(nights.windows[rows])[:-1])
+                found.setdefault(system, {}).update(zip(rows.tolist(), split, strict=True))
+    return {system: [of[row] for row in range(len(nights))] for system, of in found.items()}
 
 
 def _parts(nights: Nights, person: str, chosen: set[str]) -> tuple[Nights, Nights, Nights]:
@@ -142,7 +118,7 @@ def _parts(nights: Nights, person: str, chosen: set[str]) -> tuple[Nights, Night
     return tuple(nights.where(rows) for rows in (test_R, validation_R, ~(test_R | validation_R)))  # type: ignore[return-value]
 
 
-def _score(
+def _probs(
     test: Nights,
     validation: Nights,
     rest: Nights,
@@ -150,13 +126,13 @@ def _score(
     student: Trained | None,
     train: TrainConfig,
     distill: DistillConfig,
-) -> dict[str, list]:
-    """Confusion counts of every system on one person's nights."""
+) -> dict[str, NDArray]:
+    """Probabilities [W, K] of every system on one person's nights."""
     teachers, students = teacher.run.model, student.run.model if student else None
     assert isinstance(teachers, TeacherConfig)
-    logits: dict[str, NDArray] = {f"teacher, {SIMULATION}": _logits(teacher, test)}
+    probs: dict[str, NDArray] = {f"teacher, {SIMULATION}": _of(teacher, test)}
     if student:
-        logits[f"student, {SIMULATION}"] = _logits(student, test)
+        probs[f"student, {SIMULATION}"] = _of(student, test)
     for name, begins in ((REAL, False), (TUNED, True)):
         fold = fit_teacher(
             rest,
@@ -165,7 +141,7 @@ def _score(
             train=train,
             start=teacher if begins else None,
         )
-        logits[f"teacher, {name}"] = _logits(fold, test)
+        probs[f"teacher, {name}"] = _of(fold, test)
         if isinstance(students, StudentConfig):
             found = fit_student(
                 rest,
@@ -176,22 +152,18 @@ def _score(
                 train=train,
                 start=student if begins else None,
             )
-            logits[f"student, {name}"] = _logits(found, test)
+            probs[f"student, {name}"] = _of(found, test)
     labels = [*rest.labels(), *validation.labels()]
-    known = np.concatenate(labels)
-    share_K = np.bincount(known[known >= 0], minlength=NUM_STAGES)
     if find_spec("sklearn"):
-        logits[BOOSTING] = _boosting(rest, validation, test)
-    logits[CLOCK] = np.concatenate(time_of_night_probs(labels, ScoredNights.of(test)))
-    logits[MAJORITY] = np.tile(share_K, (len(test.label), 1))
-    return {
-        system: confusion_counts(test.label, scores.argmax(-1), NUM_STAGES).tolist()
-        for system, scores in logits.items()
-    }
+        probs[BOOSTING] = _boosting(rest, validation, test)
+    truth = ScoredNights.of(test)
+    probs[TIME_OF_NIGHT] = np.concatenate(time_of_night_probs(labels, truth))
+    probs[MAJORITY] = np.concatenate(majority_probs(labels, truth))
+    return probs
 
 
-def _logits(network: Trained, nights: Nights) -> NDArray:
-    return np.concatenate(network.logits(nights))
+def _of(network: Trained, nights: Nights) -> NDArray:
+    return softmax(np.concatenate(network.logits(nights)).astype(np.float64), axis=-1)
 
 
 def _boosting(rest: Nights, validation: Nights, test: Nights) -> NDArray[np.float64]:
@@ -214,35 +186,41 @@ def _features(nights: Nights) -> NDArray[np.float32]:
     return np.concatenate([nights.hrv, np.concatenate(means)], axis=1)
 
 
-def _edges(config: EvaluationConfig) -> tuple[float, float]:
-    return (1 - config.confidence) / 2, (1 + config.confidence) / 2
+def evaluated(
+    nights: Nights, probs: Mapping[str, list[NDArray]], config: EvaluationConfig, seed: int
+) -> Results:
+    """Scores with intervals over people; `probs` and `seed` are of `leave_one_out`."""
+    found = score(ScoredNights.of(nights), probs, config)
+    data = Data(
+        split="left-out",
+        subjects=found.bootstrap.subjects,
+        recordings=len(nights),
+        windows=int(np.count_nonzero(nights.label >= 0)),
+        left_out=[],
+        seeds=[seed],
+        training_nights=len(nights),
+        labelled_nights=len(nights),
+        validation_nights=0,
+        **nights.origin(),
+    )
+    return dataclasses.replace(found, data=data)
 
 
-def table(left_out: LeftOut, config: EvaluationConfig) -> str:
-    """Pooled scores of every system, and each person's kappa."""
-    lines = [f"{'':34}{'kappa':>22}{'accuracy, %':>24}"]
-    for system, scores in left_out.pooled(config).items():
-        k, a = scores["kappa"], scores["accuracy"]
-        lines.append(
-            f"{system:34}{k['value']:8.3f} [{k['low']:5.2f}, {k['high']:5.2f}]"
-            f"{100 * a['value']:10.1f} [{100 * a['low']:4.1f}, {100 * a['high']:4.1f}]"
-        )
-    return "\n".join(lines)
-
-
-def summary(left_out: LeftOut, config: EvaluationConfig) -> dict[str, Any]:
-    """What results.json holds: pooled scores, gains of fine-tuning, kappa of each person."""
-    networks = [name for name in ("teacher", "student") if f"{name}, {TUNED}" in left_out.counts]
+def gains(
+    nights: Nights, probs: Mapping[str, list[NDArray]], config: EvaluationConfig
+) -> dict[str, Scores]:
+    """What fine-tuning changed against both other starts, on the same draws of people."""
+    scored = ScoredNights.of(nights)
+    bootstrap = Bootstrap.of(scored, config)
+    drawn = {
+        name: Runs(confusions(name, each, scored)[None, None], []).drawn(bootstrap)
+        for name, each in probs.items()
+    }
     return {
-        "people": list(left_out.people),
-        "pooled": left_out.pooled(config),
-        "gains": {
-            f"{name}, {TUNED} over {other}": left_out.gain(
-                f"{name}, {TUNED}", f"{name}, {other}", config
-            )
-            for name in networks
-            for other in (REAL, SIMULATION)
-        },
-        "kappa": {system: kappa(counts).tolist() for system, counts in left_out.counts.items()},
-        "counts": {system: counts.tolist() for system, counts in left_out.counts.items()},
+        f"{network}, {TUNED} over {other}": difference_of(
+            bootstrap, drawn[f"{network}, {TUNED}"], drawn[f"{network}, {other}"]
+        )
+        for network in ("teacher", "student")
+        if f"{network}, {TUNED}" in drawn
+        for other in (REAL, SIMULATION)
     }

@@ -1,7 +1,6 @@
 """Leave one person out: nobody is scored by a network that saw them; intervals over people."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -9,13 +8,13 @@ import pytest
 from kd_sleep.config import PRESETS, DistillConfig, EvaluationConfig
 from kd_sleep.datasets.nights import Nights, joined, read_split
 from kd_sleep.errors import DatasetError, TrainingError
-from kd_sleep.metrics import kappa
 from kd_sleep.simulation.night_arrays import simulated_arrays
 from kd_sleep.study import leave_one_out
-from kd_sleep.study.leave_one_out import LeftOut
 from kd_sleep.training.trained import load_trained
 
 TRAIN = dataclasses.replace(PRESETS["tiny"].student_train, steps=4, evaluate_every=2)
+
+CONFIG = EvaluationConfig(bootstrap_draws=50)
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +37,39 @@ def found(people, networks, tmp_path_factory):
     return workdir, leave_one_out.leave_one_out(people, *networks, workdir, TRAIN, DistillConfig())
 
 
-def test_every_person_is_scored_by_every_system(people, found):
-    _, left_out = found
-    assert left_out.people == tuple(sorted(set(people.subject_ids)))
-    assert {name.split(", ")[0] for name in left_out.counts} >= {"teacher", "student"}
-    scored = [np.count_nonzero(labels >= 0) for labels in people.labels()]
-    for counts in left_out.counts.values():
-        np.testing.assert_array_equal(counts.sum((1, 2)), scored)
+def test_every_night_is_scored_by_every_system(people, found):
+    _, probs = found
+    assert {name.split(", ")[0] for name in probs} >= {"teacher", "student", "majority"}
+    results = leave_one_out.evaluated(people, probs, CONFIG, seed=0)
+    assert results.bootstrap.subjects == len(set(people.subject_ids))
+    for name, system in results.systems.items():
+        assert [len(night) for night in probs[name]] == people.windows.tolist()
+        assert np.sum(system.confusion) == np.count_nonzero(people.label >= 0)
+    assert results.data.cohort == "some people"
+
+
+def test_nights_keep_their_places(people, monkeypatch, networks, tmp_path):
+    """Each night's probabilities are those of its own windows, whatever the order of people."""
+    mixed = people.select([3, 1, 0, 2])
+
+    def probs_of(test, *_):
+        probs = np.zeros((len(test.label), 4))
+        probs[:, 0] = test.hrv[:, -1]  # the level of the night tells whose it is
+        return {"x": probs}
+
+    monkeypatch.setattr(leave_one_out, "_probs", probs_of)
+    probs = leave_one_out.leave_one_out(mixed, networks[0], None, tmp_path, TRAIN, DistillConfig())
+    for night, hrv in zip(probs["x"], mixed.split(mixed.hrv), strict=True):
+        np.testing.assert_array_equal(night[:, 0], hrv[:, -1])
+
+
+def test_gains_are_paired(people, found):
+    _, probs = found
+    same = probs | {
+        f"teacher, {name}": probs["majority"] for name in ("real", "simulation", "fine-tuned")
+    }
+    gain = leave_one_out.gains(people, same, CONFIG)["teacher, fine-tuned over real"]
+    assert (gain.accuracy.value, gain.accuracy.low, gain.accuracy.high) == (0, 0, 0)
 
 
 def test_test_choosing_and_training_people_differ(people, monkeypatch, networks, tmp_path):
@@ -52,9 +77,9 @@ def test_test_choosing_and_training_people_differ(people, monkeypatch, networks,
 
     def score(test, validation, rest, *_):
         folds.append([set(part.subject_ids) for part in (test, validation, rest)])
-        return {"x": np.eye(4, dtype=int).tolist()}
+        return {"x": np.full((len(test.label), 4), 0.25)}
 
-    monkeypatch.setattr(leave_one_out, "_score", score)
+    monkeypatch.setattr(leave_one_out, "_probs", score)
     leave_one_out.leave_one_out(people, networks[0], None, tmp_path, TRAIN, DistillConfig())
     everybody = set(people.subject_ids)
     assert len(folds) == len(everybody)
@@ -65,13 +90,13 @@ def test_test_choosing_and_training_people_differ(people, monkeypatch, networks,
 
 
 def test_a_second_call_goes_on_and_other_settings_are_refused(people, networks, found):
-    workdir, left_out = found
-    path = workdir / f"{left_out.people[0]}.json"
-    table = json.loads(path.read_text())
-    table["majority"] = np.full((4, 4), 7).tolist()
-    path.write_text(json.dumps(table))
+    workdir, probs = found
+    path = workdir / f"{people.subject_ids[0]}.npz"
+    with np.load(path) as saved:
+        np.savez(path, **dict(saved) | {"majority": np.full((people.windows[0], 4), 0.25)})
     again = leave_one_out.leave_one_out(people, *networks, workdir, TRAIN, DistillConfig())
-    assert again.counts["majority"][0].sum() == 7 * 16
+    assert (again["majority"][0] == 0.25).all()
+    np.testing.assert_array_equal(again["majority"][1], probs["majority"][1])
     with pytest.raises(TrainingError, match="other settings"):
         leave_one_out.leave_one_out(people, *networks, workdir, TRAIN, DistillConfig(alpha=0.5))
 
@@ -86,24 +111,6 @@ def test_too_few_people(people, networks, tmp_path):
     few = people.select([0, 1, 2])
     with pytest.raises(DatasetError, match="3 people"):
         leave_one_out.leave_one_out(few, networks[0], None, tmp_path, TRAIN, DistillConfig())
-
-
-def test_intervals_are_over_people():
-    rng = np.random.default_rng(0)
-    right, wrong = np.eye(4, dtype=int) * 50, rng.integers(0, 30, (4, 4))
-    same = LeftOut(tuple("abcd"), {"x": np.stack([right + wrong] * 4)})
-    config = EvaluationConfig(bootstrap_draws=200)
-    score = same.pooled(config)["x"]["kappa"]
-    assert score["low"] == pytest.approx(score["value"]) == pytest.approx(score["high"])
-    mixed = LeftOut(
-        tuple("abcd"), {"x": np.stack([right, right, wrong, wrong]), "y": same.counts["x"]}
-    )
-    score = mixed.pooled(config)["x"]["kappa"]
-    assert score["low"] < score["value"] - 0.1 < score["value"] + 0.1 < score["high"]
-    gain = mixed.gain("x", "y", config)
-    assert gain["value"] == pytest.approx(
-        kappa(mixed.counts["x"].sum(0)) - kappa(mixed.counts["y"].sum(0))
-    )
 
 
 def test_joined_nights_are_those_of_the_parts(people):
